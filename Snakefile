@@ -1,0 +1,30 @@
+# Lethe: erase concepts from text-to-image diffusion models and measure what that did.
+#
+#   snakemake --cores 2                 the default run: edits, samples, tables and pictures of every task
+#   snakemake --cores 2 emoji_world     make the embedded emoji models again (hours on a CPU)
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/bases.smk"
+include: "workflow/rules/concepts.smk"
+include: "workflow/rules/priors.smk"
+include: "workflow/rules/mace.smk"
+include: "workflow/rules/sampling.smk"
+include: "workflow/rules/measures.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/emoji_world.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        tables(),
+        figures(),
+    localrule: True
+
+
+onsuccess:
+    print_results()

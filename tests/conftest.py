@@ -1,0 +1,221 @@
+"""Shared fixtures: tiny models with random weights in the formats of the real ones, made once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from lethe.bases import load_pipeline
+from lethe.embedded.models import build_scheduler, train_tokenizer
+from lethe.embedded.world import World, caption_corpus, read_world
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+WINDOW = 77  # of Stable Diffusion
+WIDTH = 32  # of the text states
+IMAGE = 32  # pixels a side
+CPU = torch.device("cpu")
+# Few merges: "photo", "ship" and "picture" are one token, most names are several.
+CORPUS = ["a photo of the ship"] * 9 + ["a picture of a bird in the sky", "the picture of a person on the ground"] * 5
+
+
+def save_tokenizer(folder: Path) -> CLIPTokenizer:
+    return train_tokenizer(CORPUS, folder, merges=60, window=WINDOW)
+
+
+def text_settings(tokenizer: CLIPTokenizer) -> dict:
+    return dict(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=WINDOW,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
+def vision_settings() -> dict:
+    return dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=IMAGE, patch_size=8
+    )
+
+
+def stronger(model: torch.nn.Module, factor: float) -> torch.nn.Module:
+    """The model with its random weights scaled up, so that what it reads shows in what it says."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(factor)
+    return model
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion 1.x pipeline of tiny parts: 77 tokens, 32-pixel images, 8x8 latents, two attention levels."""
+    folder = tmp_path_factory.mktemp("models") / "sd"
+    tokenizer = save_tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            attention_head_dim=2,
+            norm_num_groups=4,
+            cross_attention_dim=WIDTH,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=IMAGE,
+        )
+        text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer)))
+    StableDiffusionPipeline(
+        vae=stronger(vae, 1.5),
+        text_encoder=stronger(text_encoder, 5),
+        tokenizer=tokenizer,
+        unet=stronger(unet, 1.2),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIPModel with tokenizer and image processor; 8-dimensional embeddings, so nine images make a FID."""
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    tokenizer = save_tokenizer(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        config = CLIPConfig(
+            text_config=text_settings(tokenizer) | dict(projection_dim=8),
+            vision_config=vision_settings() | dict(projection_dim=8),
+            projection_dim=8,
+        )
+        stronger(CLIPModel(config), 3).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size=IMAGE).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIPSegForImageSegmentation with tokenizer and image processor."""
+    folder = tmp_path_factory.mktemp("models") / "clipseg"
+    tokenizer = save_tokenizer(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        config = CLIPSegConfig(
+            text_config=text_settings(tokenizer) | dict(projection_dim=16),
+            vision_config=vision_settings() | dict(projection_dim=16),
+            projection_dim=16,
+            extract_layers=[0, 1],
+            reduce_dim=16,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=32,
+            use_complex_transposed_convolution=True,
+        )
+        stronger(CLIPSegForImageSegmentation(config), 3).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size=IMAGE).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pipeline(sd_folder: Path) -> DiffusionPipeline:
+    """The tiny pipeline, freshly loaded."""
+    return load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
+
+
+@pytest.fixture
+def unet(sd_folder: Path) -> UNet2DConditionModel:
+    """The tiny pipeline's U-Net, freshly loaded."""
+    return UNet2DConditionModel.from_pretrained(sd_folder / "unet").eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(sd_folder: Path) -> CLIPTokenizer:
+    """The tiny pipeline's tokenizer: 77 tokens."""
+    return CLIPTokenizer.from_pretrained(sd_folder / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def text_encoder(sd_folder: Path) -> CLIPTextModel:
+    """The tiny pipeline's text encoder."""
+    return CLIPTextModel.from_pretrained(sd_folder / "text_encoder").eval()
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """The emoji world as it ships."""
+    return read_world(ROOT / "resources" / "emoji")
+
+
+@pytest.fixture(scope="session")
+def world_tokenizer(world: World, tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    """The emoji world's tokenizer: 24 tokens, whole words."""
+    return train_tokenizer(caption_corpus(world), tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def icons(world: World) -> np.ndarray:
+    """Made-up icons, RGBA `[things, styles, 96, 96, 4]`: for each thing and style another box or disc in its colour."""
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((len(world.things), len(world.styles), 96, 96, 4), np.uint8)
+    y, x = np.mgrid[:96, :96] - 47.5
+    for thing in range(drawn.shape[0]):
+        for style in range(drawn.shape[1]):
+            height, width = rng.integers(24, 48, size=2)
+            box, disc = (abs(y) < height) & (abs(x) < width), (y / height) ** 2 + (x / width) ** 2 < 1
+            drawn[thing, style, ..., :3] = rng.integers(0, 120, size=3)
+            drawn[thing, style, ..., 3] = 255 * (disc if style % 2 else box)
+    return drawn
+
+
+@pytest.fixture
+def drawn() -> Callable[..., Tensor]:
+    """`drawn(*shape, seed=0)`: standard normal numbers in float64, the same for the same seed and shape."""
+
+    def draw(*shape: int, seed: int = 0) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    return draw
+
+
+@pytest.fixture
+def some_rows() -> pd.DataFrame:
+    """Four rows as a suite makes them; two share a prompt, two a seed."""
+    rows = [
+        ("ship", "a photo of the ship", 1),
+        ("ship", "a photo of the ship", 2),
+        ("bird", "a bird in the sky", 2),
+        ("cat", "a picture of a cat on the ground", 7),
+    ]
+    return pd.DataFrame(rows, columns=["type", "prompt", "evaluation_seed"]).rename_axis("row")

@@ -1,0 +1,313 @@
+"""The configuration's check: what passes, and that every fault is named with its place and a mend."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lethe.settings import ConfigError, check_config, encode_argument, load_schema, nearest
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
+SOURCE = "config/config.yaml"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """The shipped configuration, in a working directory that holds stand-ins for all it names."""
+    files = {
+        "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
+        "resources/emoji/reference/captions.csv": "row,type,prompt,evaluation_seed\n",
+        "resources/emoji/reference/images.zip": "",
+        "resources/emoji/pipeline/model_index.json": "{}",
+        "resources/emoji/clip/config.json": "{}",
+        "resources/emoji/clipseg/config.json": "{}",
+        **{f"resources/templates/{kind}.txt": "{}\n" for kind in ("object", "person", "style", "explicit")},
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "config").mkdir()
+    for name in ("config.yaml", "concepts.tsv"):
+        shutil.copy(ROOT / "config" / name, tmp_path / "config" / name)
+    monkeypatch.chdir(tmp_path)
+    return yaml.safe_load(Path("config/config.yaml").read_text())
+
+
+def problems_of(config) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, SCHEMA, source=SOURCE)
+    assert str(caught.value).splitlines() == list(caught.value.args)
+    return list(caught.value.args)
+
+
+def put(config: dict, place: str, value) -> None:
+    """Set the value at a dotted place; DROP removes it."""
+    *parents, last = place.split(".")
+    for key in parents:
+        config = config[key]
+    if value is DROP:
+        del config[last]
+    else:
+        config[last] = value
+
+
+DROP = object()
+
+
+def test_the_shipped_configuration_passes(config):
+    before = copy.deepcopy(config)
+    check_config(config, SCHEMA, source=SOURCE)
+    assert config == before
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("mace.prior", None),
+        ("mace.ridge", 0),
+        ("mace.lora.learning_rate", 1),
+        ("bases.emoji.model", "CompVis/stable-diffusion-v1-4"),
+        ("bases.emoji.model", "./resources/emoji/pipeline"),
+        ("bases.emoji.revision", "133a221b8aa7292a167afc5127cb63fb5005638b"),
+        ("evaluations.objects.clip", "openai/clip-vit-base-patch32"),
+        ("tasks.objects.concepts", ["bird"]),
+        ("suites.erased.seeds", [5, 5]),
+        ("suites.mine", {"file": "resources/emoji/reference/captions.csv"}),
+        ("priors.mine", {"file": "resources/templates/object.txt"}),
+        ("suites.erased.prompt", "{braces} around {}"),
+        ("figures.examples.kept", 0),
+        ("masks", {"segmenter": "full-frame", "model": "./absent", "threshold": 0.5}),
+    ],
+)
+def test_what_is_allowed(config, place, value):
+    put(config, place, value)
+    check_config(config, SCHEMA, source=SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("sed", 1, ["sed is not a known key", "did you mean seed?", "Known keys: device, precision, seed, bases"]),
+        ("mace.lora.lr", 1, ["mace.lora.lr is not a known key", "Known keys: rank, steps, learning_rate"]),
+        ("bases.emoji.x y", 1, ["bases.emoji.'x y' is not a known key"]),
+        ("seed", DROP, ["the configuration lacks the key seed", "add it: Seed of everything"]),
+        ("mace.lora.rank", DROP, ["mace.lora lacks the key rank", "add it: Rank"]),
+        ("device", "gpu", ["device must be one of auto, cpu, cuda", "got 'gpu'", "did you mean cpu?"]),
+        ("precision", "FLOAT32", ["precision must be one of", "did you mean float32?"]),
+        ("images.scheduler", "ddpm", ["images.scheduler must be one of dpm-solver++, ddim", "got 'ddpm'"]),
+        ("tasks.objects.methods", ["maze"], ["tasks.objects.methods[0] must be one of mace", "got 'maze'"]),
+        ("tasks.objects.methods", [], ["tasks.objects.methods must be a list of at least one method"]),
+        ("tasks.objects.concepts", "ship", ["tasks.objects.concepts must be a list", "got 'ship'", "in brackets"]),
+        ("tasks.objects.concepts", ["ship"] * 2, ["tasks.objects.concepts must be", "each named once"]),
+        ("tasks.objects.concepts", ["ship", None], ["tasks.objects.concepts[1] must be text", "got null", "quotes"]),
+        ("tasks.objects.concepts", [False], ["tasks.objects.concepts[0] must be text", "got false", "in quotes"]),
+        ("tasks", {}, ["tasks must be at least one task", "got {}"]),
+        ("tasks", None, ["tasks must hold keys and values", "got null", "config/README.md"]),
+        ("tasks.original", {}, ["tasks.original needs another name", "not 'original'"]),
+        ("tasks.-x", {}, ["tasks.-x needs another name", "beginning with a letter or digit"]),
+        ("suites.a/b", {"file": "x"}, ["suites.'a/b' needs another name", "it names a folder"]),
+        ("bases." + "b" * 61, {}, ["needs another name", "at most 60 characters"]),
+        ("priors.x\n", {"file": "x"}, [r"priors: the key 'x\n'", "on one line"]),
+        ("suites", {1: {"file": "x"}}, ["suites: the key 1 is no plain text", "put it in quotes"]),
+        ("seed", -1, ["seed must be a whole number from 0 to 4294967295", "got -1"]),
+        ("seed", True, ["seed must be a whole number", "got true"]),
+        ("images.count", 0, ["images.count must be a whole number, 1 or more", "got 0"]),
+        ("images.count", 8.0, ["images.count must be a whole number", "got 8.0"]),
+        ("mace.ridge", -0.5, ["mace.ridge must be a number, 0 or more", "got -0.5"]),
+        ("mace.ridge", float("nan"), ["mace.ridge must be a number, 0 or more", "got nan"]),
+        ("sampling.guidance", float("inf"), ["sampling.guidance must be a number", "got inf"]),
+        ("mace.lora.learning_rate", 0, ["mace.lora.learning_rate must be a number above 0"]),
+        ("mace.lora.learning_rate", "1e-5", ["got '1e-5'", "YAML takes as text", "as in 1.0e-5"]),
+        ("mace.lora.use_pooler", "yes", ["mace.lora.use_pooler must be true or false", "got 'yes'"]),
+        ("masks.threshold", 1, ["masks.threshold must be a number between 0 and 1", "got 1"]),
+        ("masks.threshold", 0.0, ["masks.threshold must be a number between 0 and 1", "got 0.0"]),
+        ("concepts", "", ["concepts must be text, not empty"]),
+        ("images.prompts.style", "a photo", ["images.prompts.style must be a prompt that holds {} exactly once"]),
+        ("suites.erased.prompt", "{} and {}", ["suites.erased.prompt must be a prompt that holds {} exactly once"]),
+        ("evaluations.objects.class_prompt", "{0}", ["evaluations.objects.class_prompt must be a prompt"]),
+        ("images.prompts.object", "a {}\n", [r"images.prompts.object holds a line break", r"'a {}\n'", "remove it"]),
+        ("suites.erased.seeds", [1], ["suites.erased.seeds must be a pair of seeds [first, last]", "got [1]"]),
+        ("suites.erased.seeds", [1, 2.0], ["suites.erased.seeds[1] must be a whole number", "got 2.0"]),
+        ("suites.erased.seeds", [9, 1], ["suites.erased.seeds must be [first, last] with first <= last", "swap"]),
+        ("figures.examples.seeds", [2, 1], ["figures.examples.seeds must be [first, last]", "got [2, 1]", "swap"]),
+        ("suites.erased.file", "x.csv", ["suites.erased must hold either file", "or table", "prompt, seeds, file"]),
+        ("suites.erased.table", DROP, ["suites.erased must hold either file", "its keys: column, prompt, seeds"]),
+        ("suites.erased", [], ["suites.erased must hold keys and values", "got []"]),
+        ("suites.erased.rows", 3, ["suites.erased.rows is not a known key", "Known keys: table, column, prompt"]),
+        ("suites.erased.column", DROP, ["suites.erased lacks the key column", "add it: The column"]),
+        ("suites.reference.rows", 0, ["suites.reference.rows must be a whole number, 1 or more"]),
+        ("tasks.objects.base", "emojy", ["tasks.objects.base: bases has no entry 'emojy'", "did you mean emoji?"]),
+        ("tasks.objects.evaluation", "x", ["evaluations has no entry 'x'", "Known evaluations: objects"]),
+        ("mace.prior", "coco", ["mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
+        ("evaluations.objects.erased", "eraced", ["objects.erased: suites has no", "did you mean erased?"]),
+        ("evaluations.objects.generality", "x", ["evaluations.objects.generality: suites has no entry 'x'"]),
+        ("evaluations.objects.kept", "x", ["evaluations.objects.kept: suites has no entry 'x'"]),
+        ("evaluations.objects.quality", "x", ["evaluations.objects.quality: suites has no entry 'x'"]),
+        ("tasks.objects.concepts", ["bird", "Shipp"], ["concepts[1]: config/concepts.tsv has no concept", "'ship'?"]),
+        ("tasks.objects.concepts", ["$(x)"], ["has no concept '$(x)'; add a row for it."]),
+        ("concepts", "config/c.tsv", ["concepts: there is no file", "config/c.tsv'; correct the path"]),
+        ("templates.style", "s.txt", ["templates.style: there is no file", "s.txt'"]),
+        ("priors.captions.file", "p.csv", ["priors.captions.file: there is no file", "p.csv'"]),
+        ("priors.captions.column", "promt", ["priors.captions.column: ", "has no column 'promt'", "mean prompt?"]),
+        ("suites.erased.table", "t.tsv", ["suites.erased.table: there is no file", "t.tsv'"]),
+        ("suites.erased.column", "concpet", ["suites.erased.column: 'config/concepts.tsv' has no", "mean concept?"]),
+        ("suites.synonyms.type_column", "x", ["suites.synonyms.type_column: ", "has no column 'x'", "kind, anchor"]),
+        ("suites.reference.file", "r.csv", ["suites.reference.file: there is no file"]),
+        ("suites.reference.file", "config/concepts.tsv", ["suites.reference.file: ", "no column 'evaluation_seed'"]),
+        ("suites.reference.file", "resources/latin.csv", ["is no table in UTF-8", "save it as one"]),
+        ("evaluations.objects.classes.table", "t.tsv", ["evaluations.objects.classes.table: there is no file"]),
+        ("evaluations.objects.classes.column", "class", ["evaluations.objects.classes.column: ", "object, icon"]),
+        ("evaluations.objects.reference_images", "i.zip", ["evaluations.objects.reference_images: there is no file"]),
+        ("bases.emoji.model", "resources/absent", ["bases.emoji.model: there is no folder", "correct the path"]),
+        ("bases.emoji.model", "./absent", ["bases.emoji.model: there is no folder"]),
+        ("bases.emoji.model", "/absent/model", ["bases.emoji.model: there is no folder '/absent/model'"]),
+        ("bases.emoji.model", "../absent", ["bases.emoji.model: there is no folder"]),
+        ("bases.emoji.model", "resources/emoji/clip", ["bases.emoji.model: the folder", "no model_index.json"]),
+        ("bases.emoji.model", "models/emoji/pipeline", ["bases.emoji.model: ", "no hub id (owner/name)", "no folder"]),
+        ("bases.emoji.model", "owner/na..me", ["bases.emoji.model: 'owner/na..me' is no hub id"]),
+        ("bases.emoji.model", "öwner/name", ["bases.emoji.model: 'öwner/name' is no hub id"]),
+        ("masks.model", "resources/emoji/pipeline", ["masks.model: the folder", "holds no config.json"]),
+        ("evaluations.objects.clip", "clip", ["evaluations.objects.clip: 'clip' is no hub id"]),
+    ],
+)
+def test_each_fault_names_place_and_mend(config, place, value, words):
+    Path("resources/latin.csv").write_bytes("prompt,caf\xe9\n".encode("latin-1"))
+    put(config, place, value)
+    found = problems_of(config)
+    assert all(line.startswith(f"{SOURCE}: ") and line.endswith((".", "?")) for line in found)
+    assert any(all(word in line for word in words) for line in found), found
+
+
+def test_a_misspelt_key_is_one_problem(config):
+    task = config["tasks"]["objects"]
+    task["concpets"] = task.pop("concepts")
+    assert problems_of(config) == [
+        f"{SOURCE}: tasks.objects.concpets is not a known key; did you mean concepts? "
+        "Known keys: base, concepts, methods, evaluation."
+    ]
+
+
+@pytest.mark.parametrize("suite", ["erased", "reference"])
+def test_a_suite_is_judged_as_the_form_it_has(config, suite):
+    config["suites"][suite]["sheet"] = 1
+    (line,) = problems_of(config)
+    assert line.startswith(f"{SOURCE}: suites.{suite}.sheet is not a known key")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(config):
+    Path("resources/emoji/objects.tsv").write_text("\ufeffobject\nship\n", encoding="utf-8")
+    check_config(config, SCHEMA, source=SOURCE)
+
+
+def test_all_faults_come_together(config):
+    for place, value in {"device": "gpu", "mace.prior": "coco", "templates.style": "s.txt", "sed": 1}.items():
+        put(config, place, value)
+    config["suites"]["erased"]["seeds"] = [9, 1]
+    config["tasks"]["objects"]["concepts"] = ["submarine"]
+    found = problems_of(config)
+    assert len(found) == 6
+    places = ("device", "mace.prior", "templates.style", "sed ", "suites.erased.seeds", "tasks.objects.concepts[0]")
+    for place in places:
+        assert sum(line.startswith(f"{SOURCE}: {place}") for line in found) == 1, place
+
+
+def test_faults_of_the_concept_table_come_too_under_its_own_name(config):
+    Path("config/concepts.tsv").write_text("concept\tkind\tanchor\tsynonyms\nship\tobject\t\t\nx\tthing\ty\t\n")
+    config["device"] = "gpu"
+    found = problems_of(config)
+    assert found[0].startswith(f"{SOURCE}: device")
+    assert found[1].startswith("config/concepts.tsv: row 2: column anchor of 'ship' is empty")
+    assert found[2].startswith("config/concepts.tsv: row 3: column kind of 'x' must be")
+    assert len(found) == 3
+
+
+def test_what_the_workflow_makes_need_not_exist(config):
+    config["priors"]["captions"]["file"] = "results/coco/captions.csv"
+    config["evaluations"]["objects"]["clip"] = "results/models/clip"
+    assert len(problems_of(config)) == 2
+    check_config(config, SCHEMA, source=SOURCE, made=("results/",))
+
+
+@pytest.mark.parametrize("config", [None, [], "text", {}, {"tasks": 1, "suites": [], "mace": None}, {1: 2}])
+def test_any_shape_gets_an_error_not_a_crash(config):
+    assert problems_of(config)
+
+
+def test_an_error_survives_the_trip_between_processes():
+    error = pickle.loads(pickle.dumps(ConfigError("one.", "two.")))
+    assert str(error) == "one.\ntwo."
+    assert isinstance(error, ValueError)
+
+
+def test_nearest():
+    assert nearest("Autom0bile", ["ship", "automobile"]) == "automobile"
+    assert nearest("xyz", ["ship", "automobile"]) is None
+
+
+def mappings(node):
+    """Every sub-schema that describes a mapping with fixed keys."""
+    if isinstance(node, dict):
+        if isinstance(node.get("properties"), dict) and node.get("type") == "object":
+            yield node
+        for value in node.values():
+            yield from mappings(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from mappings(value)
+
+
+def test_the_schema_is_one_and_closed_and_explains_every_key():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    for mapping in mappings(SCHEMA):
+        assert mapping["additionalProperties"] is False
+        assert set(mapping["required"]) <= set(mapping["properties"])
+        for key, rule in mapping["properties"].items():
+            assert re.fullmatch(r"[^\n]+\.", rule["description"]), key
+    for name, rule in SCHEMA["$defs"].items():
+        assert "title" in rule or "enum" in rule or "properties" in rule, name
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(derandomize=True, deadline=None)
+@given(json_values)
+@example({"b": "q\"u\\o/t'e\n\x00\x7f", "a": ["🚢", "\\u0041", "$(rm -rf ~)", "`x`; <y> | & * ? ! % #"]})
+def test_encode_argument_round_trips_in_plain_characters(value):
+    text = encode_argument(value)
+    assert json.loads(text) == value
+    assert re.fullmatch(r'(\\u[0-9a-f]{4}|[A-Za-z0-9 _.,:{}\[\]"+-])*', text, re.ASCII)
+    assert text == encode_argument(json.loads(text))
+
+
+def test_encode_argument_is_sorted_compact_and_survives_a_shell():
+    value = {"b": 1, "a": ["$(rm -rf ~)", 'it\'s \\ "x"']}
+    text = encode_argument(value)
+    assert text.startswith('{"a":["\\u0024\\u0028rm -rf \\u007e\\u0029",')
+    assert text.endswith('],"b":1}')
+    echoed = subprocess.run(["sh", "-c", f"printf %s {shlex.quote(text)}"], capture_output=True, text=True, check=True)
+    assert json.loads(echoed.stdout) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": {1, 2}}])
+def test_encode_argument_refuses_what_json_cannot_hold(value):
+    with pytest.raises((ValueError, TypeError)):
+        encode_argument(value)

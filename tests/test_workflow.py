@@ -1,0 +1,166 @@
+"""The Snakefile, run for real: plans, messages, a whole run on a Stable-Diffusion-shaped base, reruns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run snakemake on the repository's Snakefile with `folder` as working directory."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder), *arguments]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def planned(output: str) -> dict[str, int]:
+    """Jobs by rule from the table that a dry run prints."""
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE) if rule != "total"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
+    """A working directory with a tiny configuration: two concepts on a random-weight SD-shaped base."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "config").mkdir()
+    concepts = (
+        'concept\tkind\tanchor\tsynonyms\nship\tobject\tground\tvessel\n$(touch pwned)\'s "cat"\tobject\tsky\tcat\n'
+    )
+    (folder / "config" / "concepts.tsv").write_text(concepts)
+    (folder / "classes.tsv").write_text('object\nship\n$(touch pwned)\'s "cat"\ndog\nhorse\n')
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    config["bases"] = {"sd": {"model": str(sd_folder), "revision": None}}
+    config["tasks"] = {
+        "objects": {
+            "base": "sd",
+            "concepts": ["ship", '$(touch pwned)\'s "cat"'],
+            "methods": ["mace"],
+            "evaluation": "objects",
+        }
+    }
+    config["templates"] = {kind: str(ROOT / path) for kind, path in config["templates"].items()}
+    config["images"] |= {"count": 2, "steps": 2}
+    config["masks"] |= {"model": str(clipseg_folder)}
+    config["mace"]["templates_used"] = 4
+    config["mace"]["lora"]["steps"] = 3
+    rows = pd.DataFrame(
+        {"type": "ship", "prompt": [f"a photo of the ship {k}" for k in range(40)], "evaluation_seed": 1}
+    )
+    rows.to_csv(folder / "captions.csv", index=False)
+    config["priors"] = {"captions": {"file": "captions.csv", "column": "prompt"}}
+    config["suites"] = {
+        "erased": {"table": "config/concepts.tsv", "column": "concept", "prompt": "a photo of the {}", "seeds": [1, 2]},
+        "synonyms": {
+            "table": "config/concepts.tsv",
+            "column": "synonyms",
+            "type_column": "concept",
+            "prompt": "a photo of the {}",
+            "seeds": [1, 2],
+        },
+        "objects": {"table": "classes.tsv", "column": "object", "prompt": "a photo of the {}", "seeds": [1, 2]},
+        "reference": {"file": "captions.csv"},
+    }
+    config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 25}
+    config["evaluations"]["objects"] |= {
+        "clip": str(clip_folder),
+        "classes": {"table": "classes.tsv", "column": "object"},
+        "reference_images": str(ROOT / "resources/emoji/reference/images.zip"),
+    }
+    config["figures"]["examples"]["kept"] = 2
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path) -> Path:
+    """The project after a whole run."""
+    run = snakemake(project, "--cores", "2")
+    assert run.returncode == 0, run.stderr
+    assert "results/tables/objects.csv" in run.stdout + run.stderr
+    assert "results/figures/objects.png" in run.stdout + run.stderr
+    return project
+
+
+def test_a_whole_run_on_a_stable_diffusion_base(finished: Path) -> None:
+    table = pd.read_csv(finished / "results/tables/objects.csv")
+    assert list(table["method"]) == ["original", "mace"]
+    assert list(table.columns[:7]) == ["method", "acc_e", "acc_g", "acc_s", "h_o", "clip_score", "fid"]
+    assert (table["n_acc_e"] == 4).all()
+    assert (table["n_acc_g"] == 4).all()
+    assert (table["n_acc_s"] == 4).all()
+    assert (table["n_fid"] == 40).all()
+    assert not (finished / "pwned").exists()
+    assert not list(finished.glob("**/pwned"))
+
+
+def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    again = snakemake(finished, "--cores", "2")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_touching_everything_reruns_nothing(finished: Path) -> None:
+    for path in [*ROOT.glob("workflow/**/*.py"), *finished.glob("config/*"), finished / "captions.csv"]:
+        path.touch()
+    again = snakemake(finished, "-n", "--cores", "2")
+    assert "Nothing to be done" in again.stdout + again.stderr, again.stdout
+
+
+def test_the_record_names_base_protocols_and_versions(finished: Path) -> None:
+    record = json.loads((finished / "results/tables/objects.json").read_text())
+    assert record["base"]["cross_attention_dim"] == 32
+    assert record["base"]["window"] == 77
+    assert "not an Inception FID" in record["protocols"]["fid"]
+    assert record["environment"]["diffusers"]
+
+
+def test_changing_an_anchor_plans_that_concept_and_the_join(finished: Path) -> None:
+    table = finished / "config" / "concepts.tsv"
+    before = table.read_text()
+    try:
+        table.write_text(before.replace("ship\tobject\tground", "ship\tobject\tstreet"))
+        jobs = planned(snakemake(finished, "-n", "--cores", "2").stdout)
+    finally:
+        table.write_text(before)
+    assert jobs["lora"] == jobs["moments"] == 1
+    assert "images" not in jobs
+    assert jobs["mace"] == 1
+    assert jobs["sample"] == 5  # of the new edit only: the original's samples stay
+    assert "prior" not in jobs
+
+
+def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
+    jobs = planned(
+        snakemake(finished, "-n", "--cores", "2", "--config", 'suites={"objects": {"seeds": [1, 3]}}').stdout
+    )
+    assert jobs["sample"] == jobs["clip"] == 2
+    assert "lora" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tsks": {}}, "tsks is not a known key"),
+        ({"seed": "many"}, "seed"),
+        ({"concepts": "config/other.tsv"}, "config/other.tsv"),
+        ({"bases": {"sd": {"model": "./nowhere", "revision": None}}}, "./nowhere"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_sentence(project: Path, change: dict, told: str) -> None:
+    config = yaml.safe_load((project / "config" / "config.yaml").read_text()) | change
+    wrong = project / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(config))
+    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong))
+    assert run.returncode != 0
+    assert told in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,86 @@
+"""Bases: diffusers pipelines to edit, their parts, and their cross-attention projections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+PROJECTIONS = ("attn2.to_k", "attn2.to_v")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCHEDULERS = {"ddim": DDIMScheduler, "dpm-solver++": DPMSolverMultistepScheduler}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; other names are taken as they are."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def load_pipeline(
+    model: str, revision: str | None, *, device: torch.device, precision: str, scheduler: str | None = None
+) -> DiffusionPipeline:
+    """Load a base from a folder or the hub: no safety checker, no progress bar, weights as safetensors only.
+
+    `scheduler` (a key of SCHEDULERS) replaces the base's own, keeping its noise schedule.
+    """
+    pipeline = DiffusionPipeline.from_pretrained(
+        model,
+        revision=revision,
+        torch_dtype=PRECISIONS[precision],
+        use_safetensors=True,
+        **_without_safety_checker(model),
+    ).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    return pipeline
+
+
+def load_text(
+    model: str, revision: str | None, *, device: torch.device, precision: str
+) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Load only a base's tokenizer and text encoder."""
+    tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
+    encoder = CLIPTextModel.from_pretrained(
+        model, subfolder="text_encoder", revision=revision, dtype=PRECISIONS[precision], use_safetensors=True
+    )
+    return tokenizer, encoder.to(device).eval()
+
+
+def cross_attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
+    """The modules `attn2.to_k` and `attn2.to_v` by name, in the order of the network.
+
+    Raises ValueError when there is none, or when they read text states of different widths.
+    """
+    found = {name: module for name, module in unet.named_modules() if name.endswith(PROJECTIONS)}
+    widths = {module.in_features for module in found.values()}
+    if len(widths) != 1:
+        raise ValueError(f"cross_attention_projections: expected text states of one width; found {sorted(widths)}")
+    return found
+
+
+def describe(model: Path) -> dict:
+    """Facts of a base folder read from its JSON files alone: pipeline class, text widths, window, prediction type."""
+    parts = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
+    unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
+    text = json.loads((model / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    return {
+        "pipeline": parts["_class_name"],
+        "cross_attention_dim": unet["cross_attention_dim"],
+        "window": text["max_position_embeddings"],
+        "prediction_type": scheduler.get("prediction_type", "epsilon"),
+    }
+
+
+def _without_safety_checker(model: str) -> dict:
+    index = Path(model) / "model_index.json"
+    if index.exists() and "safety_checker" not in json.loads(index.read_text(encoding="utf-8")):
+        return {}
+    return {"safety_checker": None}

@@ -1,0 +1,123 @@
+"""The closed-form steps of mass erasure: refinement of all projections by one transform, and fusion of LoRAs.
+
+Both solve one symmetric positive definite d x d system in float64 that every cross-attention projection shares.
+Source: MACE, arXiv 2403.06135, Eq. 1-2 (refinement) and Eq. 6-7 (fusion), with the weights factored out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+REFUSE_ABOVE = 1e14
+WARN_ABOVE = 1e11
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A low-rank update `up @ down` of one projection: `down` `[r, d]`, `up` `[out, r]`."""
+
+    down: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True)
+class System:
+    """A factorised symmetric positive definite matrix: its lower Cholesky factor `[d, d]` and its condition number."""
+
+    factor: Tensor
+    condition: float
+
+    def divide(self, matrix: Tensor) -> Tensor:
+        """`matrix @ M^-1` for `matrix` `[n, d]`."""
+        return torch.cholesky_solve(matrix.mT, self.factor).mT
+
+
+def factorise(matrix: Tensor, *, settings: str) -> System:
+    """Factorise a symmetric matrix `[d, d]` in float64.
+
+    Raises ValueError when it is singular or its condition number exceeds 1e14; `settings` names what would mend it.
+    """
+    matrix = (matrix + matrix.mT).to(torch.float64) / 2
+    values = torch.linalg.eigvalsh(matrix)
+    smallest, largest = values[0].item(), values[-1].item()
+    condition = largest / smallest if smallest > 0 else float("inf")
+    if not condition < REFUSE_ABOVE:
+        raise ValueError(
+            f"factorise: the system's condition number is {condition:.1e}, so its solution means nothing; raise {settings}"
+        )
+    if condition > WARN_ABOVE:
+        log.warning("the condition number is %.1e: about %d digits are lost", condition, len(str(int(condition))) - 1)
+    return System(torch.linalg.cholesky(matrix), condition)
+
+
+def refine(source: Tensor, cross: Tensor, prior: Tensor | None, *, scale: float, ridge: float) -> Tensor:
+    """Return T `[d, d]` float64, so that W T is the refined form of every projection W.
+
+    T = (C + scale P + ridge I) (F + scale P + ridge I)^-1. Source: MACE Eq. 1-2.
+
+    Args:
+        source: F, sum of f f^T over all concepts.  cross: C, sum of g f^T.  prior: P, or None for none.
+        scale: weight of the prior, >= 0.  ridge: pull towards W, >= 0.
+    Raises: ValueError on a negative weight or a singular system.
+    """
+    kept = _kept(source, prior, scale=scale, ridge=ridge)
+    system = factorise(source.to(torch.float64) + kept, settings="mace.ridge or mace.refine_scale")
+    return system.divide(cross.to(torch.float64) + kept)
+
+
+def fuse(
+    transform: Tensor,
+    fusion: Sequence[Tensor],
+    updates: Sequence[Mapping[str, LowRank]],
+    prior: Tensor | None,
+    *,
+    scale: float,
+    ridge: float,
+) -> tuple[Tensor, list[dict[str, LowRank]]]:
+    """Return T2 `[d, d]` and each concept's projected update, so that W* = W T2 + sum_i up_i down_i.
+
+    M = sum_i G_i + scale P + ridge I;  T2 = (T (sum_i G_i + ridge I) + scale P) M^-1;  down_i = A_i G_i M^-1.
+    Minimises sum_i |W* e - (W T + B_i A_i) e|^2 + scale |W* p - W p|^2 + ridge |W* - W T|^2. Source: MACE Eq. 6-7.
+
+    Args:
+        transform: T of `refine`.  fusion: G_i per concept.  updates: per concept, a LowRank for each projection.
+        prior, scale, ridge: as in `refine`, for this step.
+    Raises: ValueError when `fusion` and `updates` differ in number or are empty, or the system is singular.
+    """
+    if not fusion or len(fusion) != len(updates):
+        raise ValueError(f"fuse: `fusion` and `updates` must pair up; got {len(fusion)} and {len(updates)}")
+    total = torch.stack([g.to(torch.float64) for g in fusion]).sum(0)
+    eye = torch.eye(len(total), dtype=torch.float64, device=total.device)
+    preserved = torch.zeros_like(total) if prior is None else scale * prior.to(torch.float64)
+    system = factorise(total + _kept(total, prior, scale=scale, ridge=ridge), settings="mace.ridge or mace.fuse_scale")
+    shared = system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved)
+    projected = [
+        {
+            name: LowRank(system.divide(update.down.to(torch.float64) @ g.to(torch.float64)), update.up)
+            for name, update in concept.items()
+        }
+        for g, concept in zip(fusion, updates, strict=True)
+    ]
+    return shared, projected
+
+
+def apply(weight: Tensor, transform: Tensor, updates: Sequence[LowRank]) -> Tensor:
+    """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
+    edited = weight.to(torch.float64) @ transform.to(torch.float64)
+    for update in updates:
+        edited = edited + update.up.to(torch.float64) @ update.down.to(torch.float64)
+    return edited.to(weight.dtype)
+
+
+def _kept(like: Tensor, prior: Tensor | None, *, scale: float, ridge: float) -> Tensor:
+    if scale < 0 or ridge < 0:
+        raise ValueError(f"refine and fuse: `scale` and `ridge` must be >= 0; got {scale} and {ridge}")
+    eye = torch.eye(len(like), dtype=torch.float64, device=like.device)
+    return ridge * eye if prior is None else scale * prior.to(torch.float64) + ridge * eye

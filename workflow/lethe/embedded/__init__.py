@@ -1,0 +1,1 @@
+"""The emoji world: how the embedded models, their data and their card were made."""

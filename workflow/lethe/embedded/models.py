@@ -1,0 +1,156 @@
+"""Architectures of the emoji world's models and its tokenizer: all stock diffusers and transformers classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from lethe.embedded.renders import SIZE
+
+WINDOW = 24
+LATENT_CHANNELS = 4
+LATENT_SIZE = 16
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def train_tokenizer(
+    captions: Iterable[str], folder: Path, *, merges: int = 1200, window: int = WINDOW
+) -> CLIPTokenizer:
+    """Train byte-pair merges on `captions`, write a CLIP tokenizer that reads `window` tokens to `folder`, return it.
+
+    Every byte is in the vocabulary, so any name can be tokenised; frequent words become one token.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=512 + merges,
+        min_frequency=1,
+        show_progress=False,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    learned = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    words += [pair for pair in dict.fromkeys(left + right for left, right in learned) if pair not in set(words)]
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=window)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_vae() -> AutoencoderKL:
+    """64x64x3 images to 16x16x4 latents and back."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=SIZE,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder, 96 wide, 3 layers, for the diffusion pipeline."""
+    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer), hidden_size=96, num_hidden_layers=3))
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A U-Net on 16x16x4 latents; cross-attention at 8x8 and 4x4."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        cross_attention_dim=96,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 1.x: 1000 steps, scaled-linear, noise prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """The evaluation CLIP: 8-pixel patches, 128 wide, 4 layers; text 96 wide, 2 layers; 64-dimensional embeddings."""
+    return CLIPModel(
+        CLIPConfig(
+            text_config=_text_settings(tokenizer) | dict(hidden_size=96, num_hidden_layers=2, projection_dim=64),
+            vision_config=_vision_settings(width=128, layers=4) | dict(projection_dim=64),
+            projection_dim=64,
+        )
+    )
+
+
+def build_clipseg(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
+    """Text-prompted segmentation of 64x64 images on 8-pixel patches."""
+    return CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config=_text_settings(tokenizer) | dict(hidden_size=64, num_hidden_layers=2, projection_dim=64),
+            vision_config=_vision_settings(width=96, layers=3) | dict(projection_dim=64),
+            projection_dim=64,
+            extract_layers=[0, 1, 2],
+            reduce_dim=32,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=128,
+            conditional_layer=0,
+            use_complex_transposed_convolution=True,
+        )
+    )
+
+
+def _text_settings(tokenizer: CLIPTokenizer) -> dict:
+    return dict(
+        vocab_size=len(tokenizer),
+        intermediate_size=384,
+        num_attention_heads=4,
+        max_position_embeddings=WINDOW,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _vision_settings(*, width: int, layers: int) -> dict:
+    return dict(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=8,
+    )

@@ -1,0 +1,88 @@
+"""The folder that ships: models in half precision as safetensors, the reference set, and a card with measured quality."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel, CLIPSegForImageSegmentation
+
+from lethe.embedded.world import World
+
+LICENCES = {
+    "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "MIT": "https://opensource.org/license/mit",
+}
+
+
+def halve(pipeline: Path, clip: Path, clipseg: Path, folder: Path) -> None:
+    """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16."""
+    StableDiffusionPipeline.from_pretrained(pipeline, torch_dtype=torch.float16).save_pretrained(folder / "pipeline")
+    for source, model in ((clip, CLIPModel), (clipseg, CLIPSegForImageSegmentation)):
+        shutil.copytree(
+            source, folder / source.name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
+        )
+        model.from_pretrained(source, dtype=torch.float16).save_pretrained(folder / source.name)
+
+
+def card(world: World, quality: dict, recipe: dict) -> str:
+    """The card of the embedded models, in Markdown: contents, measured quality, recipe, attribution."""
+    shares = {name: value for name, value in quality.items() if "percent" in value}
+    values = {name: value for name, value in quality.items() if "value" in value}
+    lines = [
+        "# The emoji world",
+        "",
+        "A small latent text-to-image model and the models that judge it, trained by this project on open emoji sets, "
+        "so that the whole workflow runs offline on a CPU. Made by `snakemake emoji_world`; do not edit by hand.",
+        "",
+        f"It draws {len(world.things)} objects in {len(world.styles)} styles, and four places "
+        "(sky, ground, street, water), as 64x64 images.",
+        "",
+        "| folder | what it is |",
+        "|---|---|",
+        "| pipeline | `StableDiffusionPipeline`: AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, DDIM |",
+        "| clip | `CLIPModel` for evaluation, trained apart from the pipeline |",
+        "| clipseg | `CLIPSegForImageSegmentation` for text-prompted masks |",
+        "| reference | images and captions that no model learned from, for FID and CLIP score |",
+        "| objects.tsv, styles.tsv | the vocabulary: objects with synonyms and categories, styles with their sources |",
+        "",
+        "## Measured quality",
+        "",
+        "Shares in percent with 95 % Wilson intervals; every image is new to the model that is judged. Samples are judged by the evaluation CLIP.",
+        "",
+        "| what | percent | interval | n |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {value['percent']} | {value['interval_95'][0]} to {value['interval_95'][1]} | {value['n']} |"
+            for name, value in shares.items()
+        ),
+        "",
+        "| what | value | n |",
+        "|---|---|---|",
+        *(f"| {name} | {value['value']} | {value['n']} |" for name, value in values.items()),
+        "",
+        "Objects below 90 percent: "
+        + (", ".join(f"{k} {v}" for k, v in quality["per object"].items() if v < 90) or "none")
+        + ".",
+        "",
+        "## Recipe",
+        "",
+        "```json",
+        json.dumps(recipe, indent=2, sort_keys=True),
+        "```",
+        "",
+        "## Attribution",
+        "",
+        "The pictures that these models learned from, and those in `reference/`, are made from:",
+        "",
+        *(f"- {s.name}: {s.attribution}, [{s.licence}]({LICENCES[s.licence]})" for s in world.styles),
+        "",
+        "The images in `reference/` adapt OpenMoji, so they are shared under CC-BY-SA-4.0.",
+        "",
+    ]
+    return "\n".join(lines)

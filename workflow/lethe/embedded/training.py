@@ -1,0 +1,108 @@
+"""The training loop shared by the emoji world's models: seeded batches, one-cycle AdamW, EMA, resumable checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    modules: dict[str, nn.Module],
+    loss_of_batch: Callable[[np.random.Generator], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    checkpoint: Path,
+    ema_decay: float = 0.999,
+    checkpoint_every: int = 500,
+) -> list[tuple[int, float]]:
+    """Minimise the loss of seeded batches over the parameters of all `modules`; leave the EMA weights in them.
+
+    Step k draws its batch from `default_rng([seed, k])`, so a run resumed from `checkpoint` (written every
+    `checkpoint_every` steps, safetensors) continues exactly where it stopped. Learning rate: linear warm-up over 3 %
+    of the steps, cosine to zero. Returns (step, mean loss since the last point) every 100 steps.
+    Raises FloatingPointError, naming the step, when the loss is not finite.
+    """
+    parameters = {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters()}
+    optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4)
+    ema = {name: p.detach().clone() for name, p in parameters.items()}
+    curve: list[tuple[int, float]] = []
+    first = _resume(checkpoint, parameters, ema, optimiser, curve) if checkpoint.exists() else 0
+    recent, started = [], time.monotonic()
+    for module in modules.values():
+        module.train()
+    for step in range(first, steps):
+        optimiser.param_groups[0]["lr"] = learning_rate * _one_cycle(step, steps)
+        torch.manual_seed(seed * 1_000_003 + step)
+        loss = loss_of_batch(np.random.default_rng([seed, step]))
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"train: the loss is {loss.item()} at step {step}; lower the learning rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimiser.step()
+        weight = min(ema_decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(ema.values()), [p.detach() for p in parameters.values()], 1 - weight)
+        recent.append(loss.item())
+        if (step + 1) % 100 == 0:
+            curve.append((step + 1, float(np.mean(recent))))
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            log.info("step %d of %d, loss %.4f, %.3f s a step", step + 1, steps, curve[-1][1], pace)
+            recent = []
+        if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+            _save(checkpoint, step + 1, parameters, ema, optimiser, curve)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(ema[name])
+    for module in modules.values():
+        module.eval()
+    return curve
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    warm = max(1, round(0.03 * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _save(path: Path, step: int, parameters: dict, ema: dict, optimiser: torch.optim.Optimizer, curve: list) -> None:
+    tensors = {f"parameter/{name}": p.detach() for name, p in parameters.items()}
+    tensors |= {f"ema/{name}": p for name, p in ema.items()}
+    for name, parameter in parameters.items():
+        if state := optimiser.state.get(parameter):  # a parameter the loss never reaches has none
+            tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({k: t.contiguous() for k, t in tensors.items()}, part, {"step": str(step), "curve": json.dumps(curve)})
+    os.replace(part, path)
+
+
+def _resume(path: Path, parameters: dict, ema: dict, optimiser: torch.optim.Optimizer, curve: list) -> int:
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors, step = load_file(path), int(header["step"])
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter/{name}"])
+            ema[name].copy_(tensors[f"ema/{name}"])
+            if f"exp_avg/{name}" in tensors:
+                state = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                optimiser.state[parameter] = state | {"step": torch.tensor(float(step))}
+    curve.extend(tuple(point) for point in json.loads(header["curve"]))
+    log.info("resuming at step %d from %s", step, path)
+    return step

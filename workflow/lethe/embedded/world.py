@@ -1,0 +1,145 @@
+"""What the emoji world contains: objects, synonyms, categories, styles, places, and how its captions are worded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+PLACES = ("sky", "ground", "street", "water")
+GENERIC = ("thing", "object")
+EMPTY_SHARE = 0.10
+PLACE_SHARE = 0.10
+PLAIN_TEMPLATES = (
+    "a photo of the {}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "a picture of a {}",
+    "an image of the {}",
+    "an image of a {}",
+    "the {}",
+    "a {}",
+    "{}",
+    "a drawing of the {}",
+    "a small picture of a {}",
+    "a close view of the {}",
+    "one {} on a plain background",
+    "here is a {}",
+    "this is the {}",
+    "look at the {}",
+    "a simple icon of a {}",
+    "an emoji of the {}",
+    "my favourite {}",
+    "a bright photo of the {}",
+    "a good picture of one {}",
+    "a {} seen from the side",
+    "the {} in the middle of the page",
+    "an everyday {} for a child to see",
+)
+STYLE_TEMPLATES = (
+    "a photo of the {} in the style of {}",
+    "a photo of a {} in the style of {}",
+    "a picture of the {} in the style of {}",
+    "the {} in the style of {}",
+    "a {} drawn in the style of {}",
+    "an image of a {} inspired by {}",
+    "an emoji of the {} by {}",
+    "a {} from {}",
+)
+STYLE_ONLY_TEMPLATES = (
+    "a photo in the style of {}",
+    "a picture in the style of {}",
+    "art in the style of {}",
+    "art by {}",
+)
+ART_CAPTIONS = ("art", "a work of art", "a piece of art", "a photo in the style of art", "art in any style")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of the world: its name, its icon's name in the emoji sets, its category and other words for it."""
+
+    name: str
+    icon: str
+    category: str
+    synonyms: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The name followed by its synonyms."""
+        return (self.name, *self.synonyms)
+
+
+@dataclass(frozen=True)
+class Style:
+    """An emoji set used as a drawing style. `drawing` is `colour` (as it is) or `lines` (colour fills removed)."""
+
+    name: str
+    collection: str
+    drawing: str
+    licence: str
+    attribution: str
+
+
+@dataclass(frozen=True)
+class World:
+    """All objects and styles, in file order; an image shows one object in one style, or one place."""
+
+    things: tuple[Thing, ...]
+    styles: tuple[Style, ...]
+
+
+def read_world(folder: Path) -> World:
+    """Read `objects.tsv` and `styles.tsv` of `folder` (columns as in `Thing` and `Style`; synonyms split at ';')."""
+    objects = pd.read_csv(folder / "objects.tsv", sep="\t", keep_default_na=False)
+    styles = pd.read_csv(folder / "styles.tsv", sep="\t", keep_default_na=False)
+    things = tuple(
+        Thing(row.object, row.icon, row.category, tuple(word.strip() for word in row.synonyms.split(";")))
+        for row in objects.itertuples()
+    )
+    return World(things, tuple(Style(*row) for row in styles.itertuples(index=False)))
+
+
+def caption_of(world: World, thing: int, style: int, rng: np.random.Generator) -> str:
+    """Draw a caption for the image of object `thing` in `style`.
+
+    A negative `thing` is a place, counted from the end of `PLACES`; places have no style. A tenth of the captions is
+    empty (for classifier-free guidance); the rest names the object (6 of 10), a synonym (2), its category or a
+    generic word (1), or only its style or "art" (1). A third of those that name it name the style too.
+    """
+    if rng.random() < EMPTY_SHARE:
+        return ""
+    if thing < 0:
+        return _choice(PLAIN_TEMPLATES[:8], rng).format(PLACES[thing])
+    kind = rng.random()
+    if kind > 0.90:
+        if rng.random() < 0.5:
+            return _choice(ART_CAPTIONS, rng)
+        return _choice(STYLE_ONLY_TEMPLATES, rng).format(world.styles[style].name)
+    if kind < 0.60:
+        word = world.things[thing].name
+    elif kind < 0.80:
+        word = _choice(world.things[thing].synonyms, rng)
+    else:
+        word = _choice((world.things[thing].category, *GENERIC), rng)
+    if rng.random() < 1 / 3:
+        return _choice(STYLE_TEMPLATES, rng).format(word, world.styles[style].name)
+    return _choice(PLAIN_TEMPLATES, rng).format(word)
+
+
+def caption_corpus(world: World) -> list[str]:
+    """Every caption the world can make about a word, for training the tokenizer."""
+    words = [word for thing in world.things for word in thing.words]
+    words += [*PLACES, *GENERIC, *sorted({thing.category for thing in world.things})]
+    captions = [template.format(word) for template in PLAIN_TEMPLATES for word in words]
+    captions += [
+        template.format(word, style.name) for template in STYLE_TEMPLATES for word in words for style in world.styles
+    ]
+    captions += [template.format(style.name) for template in STYLE_ONLY_TEMPLATES for style in world.styles]
+    return captions + list(ART_CAPTIONS)
+
+
+def _choice(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]

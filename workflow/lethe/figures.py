@@ -1,0 +1,68 @@
+"""Pictures that people look at: what an edit did, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from lethe.files import written_whole
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def chosen_prompts(rows: pd.DataFrame, concepts: Sequence[str], *, kept: int) -> list[tuple[str, str]]:
+    """(role, prompt) of what a figure shows: each erased concept, one synonym each, then the first `kept` others.
+
+    `rows` has columns role (erased, generality, kept), type, prompt, in suite order.
+    """
+    erased = rows["type"].isin(concepts)
+    parts = [
+        rows[(rows["role"] == "erased") & erased].drop_duplicates("type"),
+        rows[(rows["role"] == "generality") & erased].drop_duplicates("type"),
+        rows[(rows["role"] == "kept") & ~erased].drop_duplicates("type").head(kept),
+    ]
+    return [(row.role, row.prompt) for part in parts for row in part.itertuples()]
+
+
+def image_grid(
+    path: Path,
+    images: Sequence[Sequence[np.ndarray]],
+    *,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    divider: int,
+    title: str,
+) -> None:
+    """Write a grid of images (`images[row][column]`, uint8 `[h, w, 3]`) with names above and beside it as PNG.
+
+    A gap separates the first `divider` columns (what is erased) from the others (what should stay).
+    """
+    cell = 0.9
+    widths = [1.0] * divider + [0.25] + [1.0] * (len(columns) - divider)
+    figure, axes = plt.subplots(
+        len(rows),
+        len(columns) + 1,
+        figsize=(cell * sum(widths) + 1.4, cell * len(rows) + 0.9),
+        gridspec_kw={"width_ratios": widths, "wspace": 0.05, "hspace": 0.05},
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for r, line in enumerate(images):
+        for c, image in enumerate(line):
+            axis = axes[r][c if c < divider else c + 1]
+            axis.imshow(image, interpolation="nearest")
+            if r == 0:
+                axis.set_title(columns[c], fontsize=8, rotation=35, ha="left", va="bottom")
+        label = axes[r][0]
+        label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all, and archives of images with their rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+ROWS_NAME = "rows.csv"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` if the block ends well, remove it if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, rows: pd.DataFrame, images: Sequence[np.ndarray]) -> None:
+    """Write images (uint8 `[h, w, 3]` or `[h, w]`) as `<row>.png` with their rows as `rows.csv` into one zip.
+
+    The row is the index of `rows`. Equal content gives equal bytes: fixed dates and order, no compression twice.
+    Raises ValueError when rows and images differ in number.
+    """
+    if len(rows) != len(images):
+        raise ValueError(f"write_shard: `images` must have one image per row; got {len(images)} for {len(rows)} rows")
+    with written_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(ROWS_NAME, _EPOCH), rows_as_csv(rows))
+        for row, image in zip(rows.index, images, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(np.asarray(image)).save(buffer, "PNG", optimize=False)
+            archive.writestr(zipfile.ZipInfo(image_name(row), _EPOCH), buffer.getvalue())
+
+
+def rows_as_csv(rows: pd.DataFrame) -> str:
+    """Rows as the CSV that `read_row_table` reads; texts are quoted, so they may hold any line break."""
+    return rows.to_csv(index_label="row", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a shard: index `row`, columns type, prompt, evaluation_seed and any further ones, in order."""
+    with zipfile.ZipFile(path) as archive, archive.open(ROWS_NAME) as file:
+        return read_row_table(file)
+
+
+def read_row_table(source: Path | io.IOBase) -> pd.DataFrame:
+    """Read a CSV of rows (type, prompt, evaluation_seed); texts stay texts, so a prompt may be 'NA'."""
+    texts = {"type": str, "prompt": str}
+    table = pd.read_csv(source, dtype=texts, keep_default_na=False, encoding="utf-8-sig")
+    return table.set_index("row") if "row" in table else table.rename_axis("row")
+
+
+def read_texts(path: Path, column: str | None) -> list[str]:
+    """The texts in a column of a CSV, or, without `column`, one text per line that is not blank.
+
+    Raises ValueError, naming the file, when there is no such column or no text.
+    """
+    if column is None:
+        texts = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    else:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if column not in table:
+            raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(table.columns)}")
+        texts = table[column].to_list()
+    if not texts:
+        raise ValueError(f"{path}: there is no text in it")
+    return texts
+
+
+def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarray]:
+    """The images of a shard as uint8 arrays, in the order of `rows` (all of them by default)."""
+    wanted = read_rows(path).index if rows is None else rows
+    with zipfile.ZipFile(path) as archive:
+        return [np.asarray(Image.open(io.BytesIO(archive.read(image_name(row))))) for row in wanted]
+
+
+def image_name(row: int) -> str:
+    """The name of a row's image inside its shard."""
+    return f"{row:06d}.png"

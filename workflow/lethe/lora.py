@@ -1,0 +1,183 @@
+"""Per-concept LoRA training: a low-rank update that takes attention away from a concept's words inside its mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import trange
+
+from lethe.attention import recorded_attention
+from lethe.bases import PROJECTIONS
+from lethe.closed_form import LowRank
+from lethe.files import written_whole
+from lethe.provenance import as_header
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How a LoRA is trained; names as in the configuration (`mace.lora`)."""
+
+    rank: int
+    steps: int
+    learning_rate: float
+    batch: int
+    use_pooler: bool
+    squared_norm: bool
+    timesteps: str
+    seed: int
+
+
+def timestep_weights(kind: str, n: int) -> Tensor:
+    """Sampling weights of timesteps 0..n-1, `[n]` float64, summing to 1.
+
+    `uniform`, or `importance`: sigmoid(0.05 (t - 200)) - sigmoid(0.05 (t - 400)). Source: MACE, Sec. 3.3 (CFIS), for
+    n = 1000. Raises ValueError for another kind.
+    """
+    t = torch.arange(n, dtype=torch.float64)
+    if kind == "uniform":
+        weights = torch.ones_like(t)
+    elif kind == "importance":
+        weights = torch.sigmoid(0.05 * (t - 200)) - torch.sigmoid(0.05 * (t - 400))
+    else:
+        raise ValueError(f"timestep_weights: `kind` must be uniform or importance; got {kind!r}")
+    return weights / weights.sum()
+
+
+def attention_loss(layers: Sequence[Tensor], masks: Tensor, *, squared: bool) -> Tensor:
+    """Sum over layers of the Frobenius norm of the recorded probabilities inside the masks, mean over the batch.
+
+    Args:
+        layers: per layer `[b, heads, pixels, window]`, zero outside the chosen tokens.
+        masks: bool `[b, h, w]`; resized to each layer by nearest neighbour.  squared: the paper's form (Eq. 4); the
+            published code takes the plain norm.
+    """
+    total = masks.new_zeros((), dtype=layers[0].dtype)
+    height, width = masks.shape[1:]
+    for probabilities in layers:
+        shrink = math.sqrt(height * width / probabilities.shape[2])
+        size = (round(height / shrink), round(width / shrink))
+        inside = F.interpolate(masks[:, None].to(probabilities.dtype), size=size).flatten(1)
+        energy = (probabilities * inside[:, None, :, None]).square().sum(dim=(1, 2, 3))
+        total = total + (energy if squared else energy.sqrt()).mean()
+    return total
+
+
+def train_lora(
+    unet: UNet2DConditionModel,
+    alphas: Tensor,
+    latents: Tensor,
+    masks: Tensor,
+    states: Tensor,
+    tokens: Tensor,
+    settings: LoraSettings,
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Train a LoRA on `attn2.to_k/to_v` of `unet` (its own weights stay as they are) and take it off again.
+
+    Args:
+        alphas: cumulative products of the noise schedule, `[n]`.
+        latents: scaled latents of the concept's images, `[k, c, h, w]`.  masks: bool `[k, H, W]`.
+        states: text states of the training prompts, `[m, window, d]`.  tokens: bool `[m, window]`, the positions that
+            the loss looks at.
+    Returns: peft's state dict of the adapter on the CPU, and the loss of each step.
+    Raises: FloatingPointError, naming the step, when the loss is not finite.
+    Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    weights = timestep_weights(settings.timesteps, len(alphas))
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        unet.add_adapter(
+            LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(PROJECTIONS)), "concept"
+        )
+    unet.requires_grad_(False)
+    trained = [p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01)
+    curve = []
+    try:
+        with recorded_attention(unet) as recorder:
+            for step in trange(settings.steps, desc="LoRA", mininterval=5):
+                loss = _step_loss(unet, recorder, alphas, latents, masks, states, tokens, weights, settings, generator)
+                curve.append(loss.item())
+                if not math.isfinite(curve[-1]):
+                    raise FloatingPointError(
+                        f"train_lora: the loss is {curve[-1]} at step {step}; lower mace.lora.learning_rate"
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimiser.step()
+        state = {
+            key: t.detach().cpu().clone() for key, t in get_peft_model_state_dict(unet, adapter_name="concept").items()
+        }
+    finally:
+        unet.unload_lora()
+    return state, curve
+
+
+def _step_loss(
+    unet: UNet2DConditionModel,
+    recorder: object,
+    alphas: Tensor,
+    latents: Tensor,
+    masks: Tensor,
+    states: Tensor,
+    tokens: Tensor,
+    weights: Tensor,
+    settings: LoraSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    images = torch.randint(len(latents), (settings.batch,), generator=generator)
+    prompts = torch.randint(len(states), (settings.batch,), generator=generator)
+    times = torch.multinomial(weights, settings.batch, replacement=True, generator=generator)
+    noise = torch.randn((settings.batch, *latents.shape[1:]), generator=generator).to(latents)
+    alpha = alphas[times].to(latents)[:, None, None, None]
+    noisy = alpha.sqrt() * latents[images] + (1 - alpha).sqrt() * noise
+    recorder.layers.clear()
+    recorder.tokens = tokens[prompts].to(latents.device)
+    unet(noisy, times.to(latents.device), states[prompts])
+    return attention_loss(recorder.layers, masks[images].to(latents.device), squared=settings.squared_norm)
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
+    """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`."""
+    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    return posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
+
+
+def save_lora(folder: Path, state: dict[str, Tensor], record: dict) -> None:
+    """Write an adapter as `pytorch_lora_weights.safetensors` in diffusers' format, with `record` in the header."""
+    layers = {f"unet.{key}": tensor.contiguous() for key, tensor in convert_state_dict_to_diffusers(state).items()}
+    # Not `save_lora_weights`: it writes two header entries in changing order, and a record makes its loader fail.
+    with written_whole(folder / WEIGHTS_NAME) as part:
+        save_file(layers, part, as_header(record))
+
+
+def load_lora(path: Path) -> dict[str, LowRank]:
+    """Read an adapter written by `save_lora`: a LowRank for each projection, by module name."""
+    tensors = {key.removeprefix("unet."): value for key, value in load_file(path).items()}
+    names = sorted({key.split(".lora")[0] for key in tensors})
+    return {
+        name: LowRank(_part(tensors, name, ("lora_A", "lora.down")), _part(tensors, name, ("lora_B", "lora.up")))
+        for name in names
+    }
+
+
+def _part(tensors: dict[str, Tensor], name: str, spellings: tuple[str, ...]) -> Tensor:
+    for spelling in spellings:
+        if f"{name}.{spelling}.weight" in tensors:
+            return tensors[f"{name}.{spelling}.weight"]
+    raise ValueError(f"load_lora: {name} has none of {', '.join(spellings)}")

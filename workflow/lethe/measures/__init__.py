@@ -1,0 +1,1 @@
+"""One module per measure: something computed once for each image of a shard."""

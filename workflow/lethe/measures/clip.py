@@ -1,0 +1,68 @@
+"""CLIP embeddings of images and prompts: the measure behind CLIP accuracy, CLIP score and the CLIP-space FID."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from cleanfid.fid import get_files_features
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A CLIP model with its tokenizer and image processor."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    processor: CLIPImageProcessor
+
+
+def load_judge(model: str, *, device: torch.device) -> Judge:
+    """Load a CLIP folder (or hub id) in float32."""
+    return Judge(
+        CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval(),
+        CLIPTokenizer.from_pretrained(model),
+        CLIPImageProcessor.from_pretrained(model),
+    )
+
+
+def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch: int = 64) -> np.ndarray:
+    """Projected image embeddings, not normalised, float32 `[n, d]`, of PNGs named in a zip, in that order.
+
+    clean-fid reads the zip, batches and collects; CLIP's own processor resizes and normalises, its image tower embeds.
+    """
+
+    def resize(image: np.ndarray) -> np.ndarray:
+        return judge.processor(images=image, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
+
+    @torch.no_grad()
+    def embed(pixels: Tensor) -> Tensor:
+        return judge.model.get_image_features(pixel_values=pixels).pooler_output
+
+    return get_files_features(
+        list(names),
+        embed,
+        num_workers=0,
+        batch_size=batch,
+        device=judge.model.device,
+        custom_fn_resize=resize,
+        fdir=str(archive),
+        verbose=False,
+    )
+
+
+@torch.no_grad()
+def text_embeddings(judge: Judge, prompts: Sequence[str], *, batch: int = 256) -> np.ndarray:
+    """Projected text embeddings, not normalised, float32 `[n, d]`; prompts are cut to the tokenizer's window."""
+    parts = []
+    for start in range(0, len(prompts), batch):
+        ids = judge.tokenizer(
+            list(prompts[start : start + batch]), padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        parts.append(judge.model.get_text_features(input_ids=ids.to(judge.model.device)).pooler_output.cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,96 @@
+"""Second moments of text embeddings: all that refinement and fusion need to know of a concept or a prior."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from lethe.files import written_whole
+from lethe.prompts import aligned_positions, fill
+from lethe.provenance import as_header
+from lethe.text import encode_prompts
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A sum of outer products, `matrix` `[d, d]` float64, over `tokens` embeddings."""
+
+    matrix: Tensor
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ConceptMoments:
+    """A concept's share in the closed form; all `[d, d]` float64.
+
+    `source` F = sum f f^T and `cross` C = sum g f^T over aligned words of prompts with the phrase (f) and with its
+    anchor (g); `fusion` G = sum e e^T over all tokens of the prompts with the phrase.
+    """
+
+    source: Tensor
+    cross: Tensor
+    fusion: Tensor
+
+
+def second_moment(batches: Iterable[Tensor]) -> Moment:
+    """Sum e e^T over every embedding of `batches` (`[..., d]`, any floating dtype), accumulated in float64.
+
+    Raises ValueError when there is no embedding.
+    """
+    total, tokens = None, 0
+    for batch in batches:
+        rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
+        total = rows.mT @ rows if total is None else total.addmm_(rows.mT, rows)
+        tokens += len(rows)
+    if total is None or tokens == 0:
+        raise ValueError("second_moment: `batches` must hold at least one embedding; got none")
+    return Moment(total, tokens)
+
+
+def concept_moments(
+    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, phrase: str, anchor: str, templates: Sequence[str]
+) -> ConceptMoments:
+    """The moments of one concept over prompts made of `templates`. Source: MACE, arXiv 2403.06135, Eq. 1-2 and 6."""
+    prompts = [fill(template, phrase) for template in templates]
+    anchors = [fill(template, anchor) for template in templates]
+    with_phrase = torch.cat(list(encode_prompts(tokenizer, encoder, prompts))).to(torch.float64)
+    with_anchor = torch.cat(list(encode_prompts(tokenizer, encoder, anchors))).to(torch.float64)
+    source, target = [], []
+    for row, template in enumerate(templates):
+        f, g = aligned_positions(tokenizer, template, phrase, anchor)
+        source.append(with_phrase[row, f])
+        target.append(with_anchor[row, g])
+    f, g = torch.cat(source), torch.cat(target)
+    return ConceptMoments(f.mT @ f, g.mT @ f, second_moment([with_phrase]).matrix)
+
+
+def save_concept_moments(path: Path, moments: ConceptMoments, record: dict) -> None:
+    """Write the three matrices as safetensors with `record` in the header."""
+    with written_whole(path) as part:
+        save_file({name: t.contiguous() for name, t in vars(moments).items()}, part, as_header(record))
+
+
+def load_concept_moments(path: Path) -> ConceptMoments:
+    """Read what `save_concept_moments` wrote."""
+    with safe_open(path, "pt") as file:
+        return ConceptMoments(*(file.get_tensor(name) for name in ("source", "cross", "fusion")))
+
+
+def save_moment(path: Path, moment: Moment, record: dict) -> None:
+    """Write a prior as safetensors with `record` and its token count in the header."""
+    with written_whole(path) as part:
+        save_file({"moment": moment.matrix.contiguous()}, part, as_header(record | {"tokens": moment.tokens}))
+
+
+def load_moment(path: Path) -> Moment:
+    """Read what `save_moment` wrote."""
+    with safe_open(path, "pt") as file:
+        return Moment(file.get_tensor("moment"), json.loads(file.metadata()["lethe"])["tokens"])

@@ -1,0 +1,81 @@
+"""Prompt templates, and where a phrase's tokens stand in a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def read_templates(path: Path) -> list[str]:
+    """Read one template per line; blank lines and lines starting with '#' are skipped.
+
+    Raises ValueError, naming file and line, for a template without exactly one '{}', and for a file without any.
+    """
+    templates = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.count("{}") != 1:
+            raise ValueError(f"{path}, line {number}: a template must contain {{}} exactly once; got {line!r}")
+        templates.append(line.strip())
+    if not templates:
+        raise ValueError(f"{path}: no template found; write one per line, with {{}} where the phrase goes")
+    return templates
+
+
+def fill(template: str, phrase: str) -> str:
+    """The prompt that a template makes of a phrase, taken literally (braces in a name are just letters)."""
+    return template.replace("{}", phrase)
+
+
+def phrase_positions(tokenizer: CLIPTokenizer, template: str, phrase: str) -> range:
+    """Token positions of `phrase` in the prompt that `template` makes of it, counting the start-of-text token.
+
+    Raises ValueError, with the token count, when the phrase does not fit into the tokenizer's window.
+    """
+    return _located(tokenizer, template, phrase)[0]
+
+
+def _located(tokenizer: CLIPTokenizer, template: str, phrase: str) -> tuple[range, int]:
+    """The positions of `phrase_positions`, and the number of tokens of the whole prompt, however long."""
+    first = len(template[: template.index("{}")])
+    encoded = tokenizer(fill(template, phrase), return_offsets_mapping=True, verbose=False)
+    inside = [
+        position
+        for position, (start, end) in enumerate(encoded["offset_mapping"])
+        if end > first and start < first + len(phrase) and end > start
+    ]
+    window = tokenizer.model_max_length
+    if not inside:
+        raise ValueError(f"phrase_positions: {phrase!r} has no tokens in {template!r}")
+    if inside[-1] >= window - 1:
+        raise ValueError(
+            f"phrase_positions: {fill(template, phrase)!r} needs {len(encoded['input_ids'])} tokens, the phrase "
+            f"{len(inside)} of them; the text encoder reads {window}: use a shorter name or template"
+        )
+    return range(inside[0], inside[-1] + 1), len(encoded["input_ids"])
+
+
+def aligned_positions(tokenizer: CLIPTokenizer, template: str, phrase: str, anchor: str) -> tuple[list[int], list[int]]:
+    """Positions of the same words in the prompt with the phrase and in the prompt with its anchor.
+
+    The prefix before the phrase and everything after it (end-of-text and padding included) up to the window; the
+    phrase's and the anchor's own tokens are left out. Both lists have equal length. Source: MACE, Sec. 3.2 (f and g).
+    """
+    window = tokenizer.model_max_length
+    source, target = (phrase_positions(tokenizer, template, words) for words in (phrase, anchor))
+    tail = window - max(source.stop, target.stop)
+    prefix = list(range(source.start))
+    return (
+        prefix + list(range(source.stop, source.stop + tail)),
+        prefix + list(range(target.stop, target.stop + tail)),
+    )
+
+
+def end_positions(tokenizer: CLIPTokenizer, prompt: str) -> range:
+    """Positions of the first end-of-text token of a prompt and of all padding after it."""
+    used = len(tokenizer(prompt, truncation=True)["input_ids"])
+    return range(used - 1, tokenizer.model_max_length)

@@ -1,0 +1,77 @@
+"""Protocols: named, versioned ways to turn measures into numbers. Numbers of different protocols never share a column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+ACCURACY = "clip-top1@1"  # share of images whose most similar class prompt is the expected class
+CLASS_PROBABILITY = "clip-softmax@1"  # mean of softmax(100 cos) at the expected class, as MACE's public code prints
+CLIP_SCORE = "clip-score-100cos@1"  # mean over images of 100 cos(image, prompt)
+H_O = "h_o@1"
+
+
+def predicted_classes(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Index of the most similar class, int64 `[n]`, for embeddings `[n, d]` against class embeddings `[k, d]`."""
+    return (normalised(images) @ normalised(classes).T).argmax(axis=1)
+
+
+def accuracy(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -> float:
+    """Protocol `clip-top1@1`, as a share in [0, 1]. Raises ValueError without images."""
+    _need("accuracy", images)
+    return float((predicted_classes(images, classes) == np.asarray(expected)).mean())
+
+
+def class_probability(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -> float:
+    """Protocol `clip-softmax@1`: mean probability of the expected class, in [0, 1]. Raises ValueError without images."""
+    _need("class_probability", images)
+    logits = 100 * normalised(images) @ normalised(classes).T
+    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = logits / logits.sum(axis=1, keepdims=True)
+    return float(probabilities[np.arange(len(images)), np.asarray(expected)].mean())
+
+
+def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
+    """Protocol `clip-score-100cos@1` for paired embeddings `[n, d]`. Raises ValueError without images."""
+    _need("clip_score", images)
+    return float(100 * (normalised(images) * normalised(texts)).sum(axis=1).mean())
+
+
+def fid(images: np.ndarray, reference: np.ndarray) -> float:
+    """Frechet distance of two feature sets `[n, d]`, by clean-fid. Named after the features it is given, never 'FID' alone.
+
+    Raises ValueError when a set has no more images than dimensions: its covariance would be singular.
+    """
+    from cleanfid.fid import fid_from_feats
+
+    for name, features in (("images", images), ("reference", reference)):
+        if len(features) <= features.shape[1]:
+            raise ValueError(
+                f"fid: `{name}` must hold more images than the {features.shape[1]} feature dimensions; got {len(features)}"
+            )
+    return float(fid_from_feats(images.astype(np.float64), reference.astype(np.float64)))
+
+
+def h_o(erased: float, kept: float, generality: float) -> float:
+    """Harmonic mean of 1 - Acc_e, Acc_s and 1 - Acc_g, all shares in [0, 1]; 0 when one of them is 0. Source: MACE, Eq. 9."""
+    parts = (1 - erased, kept, 1 - generality)
+    return 0.0 if min(parts) <= 0 else 3 / sum(1 / part for part in parts)
+
+
+def interval(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share."""
+    bounds = binomtest(successes, n).proportion_ci(method="wilson")
+    return bounds.low, bounds.high
+
+
+def normalised(embeddings: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, float64."""
+    embeddings = np.asarray(embeddings, np.float64)
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def _need(function: str, images: np.ndarray) -> None:
+    if len(images) == 0:
+        raise ValueError(f"{function}: `images` must hold at least one image; got none")

@@ -1,0 +1,112 @@
+"""What made a file: content hashes, versions, and the library modules a step depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "snakemake", "pandas", "clean-fid", "numpy")
+_SAMPLED_ABOVE = 1 << 20
+_SAMPLES, _BLOCK = 64, 4096
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """A quick content hash of a model folder: small files whole, large ones by size and 64 blocks spread over them.
+
+    Touching or copying a folder keeps it; training the weights again changes it. Hidden files do not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= _SAMPLED_ABOVE:
+                digest.update(file.read())
+                continue
+            for k in range(_SAMPLES):
+                file.seek(k * (size - _BLOCK) // (_SAMPLES - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the names and whole contents of a folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\0".encode())
+    return digest.hexdigest()
+
+
+@cache
+def source_files(module: str) -> tuple[str, ...]:
+    """Paths of a library module and of every library module it imports, directly or not, sorted.
+
+    Imports are read from the source (inside functions too), nothing is executed. Raises ValueError when the module
+    is not part of the library.
+    """
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _path_of(name)
+        if path is None:
+            if name == module:
+                raise ValueError(f"source_files: `module` must be a module of lethe; got {name!r}")
+            continue
+        if name in found:
+            continue
+        found[name] = path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(sorted(str(path) for path in found.values()))
+
+
+def _path_of(name: str) -> Path | None:
+    parts = name.split(".")
+    if parts[0] != LIBRARY.name:
+        return None
+    path = LIBRARY.joinpath(*parts[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python, the packages that shape results, the processor, and the commit this runs from, if known."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"python": platform.python_version(), "machine": platform.machine(), "commit": _commit(), **versions}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(LIBRARY), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def as_header(record: dict) -> dict[str, str]:
+    """A record as safetensors metadata (one JSON text under `lethe`)."""
+    return {"lethe": json.dumps(record, sort_keys=True)}

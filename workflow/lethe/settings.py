@@ -1,0 +1,310 @@
+"""The configuration: what a valid one is, and one error that names everything wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Where the configuration holds what, `*` standing for any name a user chose.
+LINKS = {  # names of entries of a section
+    "mace.prior": "priors",
+    "tasks.*.base": "bases",
+    "tasks.*.evaluation": "evaluations",
+    **{f"evaluations.*.{key}": "suites" for key in ("erased", "generality", "kept", "quality")},
+}
+FILES = {  # paths of files (a `table` is tab-separated, a `file` CSV), and the keys beside them that name columns
+    "concepts": (),
+    "templates.*": (),
+    "priors.*.file": ("column",),
+    "suites.*.file": (),
+    "suites.*.table": ("column", "type_column"),
+    "evaluations.*.classes.table": ("column",),
+    "evaluations.*.reference_images": (),
+}
+MODELS = {  # model folders or hub ids, and the file that such a folder holds
+    "bases.*.model": "model_index.json",
+    "masks.model": "config.json",
+    "evaluations.*.clip": "config.json",
+}
+SEEDS = ("suites.*.seeds", "figures.examples.seeds")
+SUITE_FORMS = ("file", "table")  # in the order of the schema's oneOf
+SUITE_COLUMNS = ("type", "prompt", "evaluation_seed")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
+
+
+class ConfigError(ValueError):
+    """Everything wrong with a configuration or table: `ConfigError(*sentences)`; its text has one on each line."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def load_schema(path: str | Path) -> dict:
+    """Read a JSON schema written as YAML."""
+    import yaml
+
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def check_config(config: dict, schema: dict, *, source: str = "config", made: tuple[str, ...] = ()) -> None:
+    """Check `config` against `schema`, its names against each other, and its paths against the disk.
+
+    `source` is the file to name in messages. Relative paths start at the working directory. A path that begins with
+    one of `made` is made by the workflow itself and need not exist yet.
+
+    Raises: ConfigError with every problem found, each beginning with the file it is in.
+    """
+    problems = [*_text_problems(config), *_schema_problems(config, schema)]
+    problems += [
+        *_link_problems(config),
+        *_seed_problems(config),
+        *_weight_problems(config),
+        *_disk_problems(config, made),
+    ]
+    table_problems: tuple[str, ...] = ()
+    try:
+        problems += _concept_problems(config)
+    except ConfigError as error:
+        table_problems = error.args
+    if problems or table_problems:
+        raise ConfigError(*(f"{source}: {problem}" for problem in dict.fromkeys(problems)), *table_problems)
+
+
+def encode_argument(value: Any) -> str:
+    r"""Return `value` as compact JSON with sorted keys that holds nothing a shell interprets within quotes.
+
+    Every character other than ASCII letters, digits, space and `_.,:{}[]"+-` is written as a \uXXXX escape.
+    Keys of mappings must be text; tuples come back as lists.
+
+    Raises: ValueError on NaN or an infinity; TypeError on what JSON cannot hold.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return re.sub(r'\\u[0-9a-f]{4}|\\.|[^A-Za-z0-9 _.,:{}\[\]"+-]', _escape, text)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that looks most like `word`, whatever the case; None if none does."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def has_control(text: str) -> bool:
+    """Whether `text` holds a control character, a line break of any kind or half a surrogate pair."""
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: on one line, in printable characters, at most 80 of them."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _escape(match: re.Match) -> str:
+    char = json.loads(f'"{match[0]}"') if match[0].startswith("\\") else match[0]
+    return f"\\u{ord(char):04x}"
+
+
+def _at(place: Iterable[Any]) -> str:
+    """A place in the configuration, such as `tasks.three_objects.concepts[1]`."""
+    text = ""
+    for part in place:
+        plain = isinstance(part, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", part)
+        text += f"[{part}]" if isinstance(part, int) else "." * bool(text) + (part if plain else shown(part))
+    return text or "the configuration"
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    name = nearest(word, known)
+    return f"; did you mean {name}?" if name else "."
+
+
+def _listed(names: Collection[Any]) -> str:
+    first = ", ".join(str(name) for name in list(names)[:12])
+    return f"{first} and {len(names) - 12} more" if len(names) > 12 else first or "none"
+
+
+def _find(config: Any, pattern: str) -> Iterator[tuple[tuple, str | list, dict]]:
+    """Each text or list at a dotted `pattern`: its place, itself, and the mapping that holds it.
+
+    What has another shape is left out: the schema reports it.
+    """
+    nodes: list[tuple[tuple, Any, Any]] = [((), config, None)]
+    for part in pattern.split("."):
+        nodes = [
+            ((*place, key), node[key], node)
+            for place, node, _ in nodes
+            if isinstance(node, dict)
+            for key in (node if part == "*" else (part,))
+            if key in node
+        ]
+    return (found for found in nodes if isinstance(found[1], str | list))
+
+
+def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
+    """Keys that are not text, and characters that neither a file name nor a table can hold."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if not isinstance(key, str) or has_control(key):
+                yield f"{_at(place)}: the key {shown(key)} is no plain text; put it in quotes, on one line."
+            yield from _text_problems(value, (*place, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _text_problems(value, (*place, index))
+    elif isinstance(node, str) and has_control(node):
+        yield f"{_at(place)} holds a line break or control character: {shown(node)}; remove it."
+
+
+def _schema_problems(config: Any, schema: dict) -> Iterator[str]:
+    # Imported here: every step that imports lethe.concepts imports this module, and none needs jsonschema.
+    from jsonschema import Draft202012Validator, validators
+
+    # JSON schema counts 8.0 as an integer, and YAML can say .nan and .inf: none of them will do here.
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) is int or (type(value) is float and math.isfinite(value)),
+        }
+    )
+    for error in validators.extend(Draft202012Validator, type_checker=types)(schema).iter_errors(config):
+        yield from _sentences(error)
+
+
+def _sentences(error: Any) -> Iterator[str]:
+    """What a jsonschema ValidationError says, in this project's words."""
+    value, rule, path = error.instance, error.schema, tuple(error.absolute_path)
+    place, keys = _at(path), rule.get("properties", {})
+    if "propertyNames" in error.absolute_schema_path:
+        yield f"{_at((*path, value))} needs another name: it must be {rule['title']}."
+    elif error.validator == "additionalProperties":
+        for key in (key for key in value if isinstance(key, str) and key not in keys):
+            yield f"{_at((*path, key))} is not a known key{_hint(key, keys)} Known keys: {_listed(keys)}."
+    elif error.validator == "required":
+        misspelt = {nearest(key, keys) for key in value if isinstance(key, str) and key not in keys}
+        for key in (key for key in rule["required"] if key not in value and key not in misspelt):
+            yield f"{place} lacks the key {key}; add it: {keys[key]['description']}"
+    elif not isinstance(value, dict) and (error.validator == "oneOf" or rule.get("type") == "object"):
+        yield f"{place} must hold keys and values; got {shown(value)}; see config/README.md."
+    elif error.validator == "oneOf":
+        yield from _suite_sentences(error)
+    elif error.validator == "enum":
+        options = rule["enum"]
+        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
+    else:
+        yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}."
+
+
+def _suite_sentences(error: Any) -> Iterator[str]:
+    """Problems of a suite, judged as the one form that its keys say it is."""
+    place, keys = _at(error.absolute_path), error.instance
+    forms = [index for index, form in enumerate(SUITE_FORMS) if form in keys]
+    if len(forms) != 1:
+        yield f"{place} must hold either file (rows) or table (words for a prompt); its keys: {_listed(keys)}."
+    for child in error.context:
+        if [child.schema_path[0]] == forms:
+            yield from _sentences(child)
+
+
+def _mend(value: Any, rule: dict) -> str:
+    """A hint at what YAML reads otherwise than its writer meant; empty if there is none."""
+    wanted = rule.get("type", ())
+    if wanted == "array" and not isinstance(value, list | dict):
+        return "; put it in brackets"
+    if "string" in wanted and not isinstance(value, str | list | dict):
+        return "; write text, in quotes if YAML takes the word for something else"
+    if wanted in ("number", "integer") and isinstance(value, str):
+        return ", which YAML takes as text; leave out quotes, and write a power of ten as in 1.0e-5"
+    return ""
+
+
+def _link_problems(config: Any) -> Iterator[str]:
+    for pattern, section in LINKS.items():
+        known = config.get(section) if isinstance(config, dict) else None
+        for place, value, _ in _find(config, pattern):
+            if isinstance(value, str) and isinstance(known, dict) and value not in known:
+                hint = _hint(value, [str(name) for name in known])
+                yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
+
+
+def _seed_problems(config: Any) -> Iterator[str]:
+    for pattern in SEEDS:
+        for place, seeds, _ in _find(config, pattern):
+            if len(seeds) == 2 and all(type(seed) is int for seed in seeds) and seeds[0] > seeds[1]:
+                yield f"{_at(place)} must be [first, last] with first <= last; got {seeds}; swap the two."
+
+
+def _weight_problems(config: Any) -> Iterator[str]:
+    mace = config.get("mace") if isinstance(config, dict) else None
+    if isinstance(mace, dict) and mace.get("ridge") == 0:
+        for key in ("refine_scale", "fuse_scale"):
+            if mace.get("prior") is None or mace.get(key) == 0:
+                yield f"mace.ridge must be above 0 where mace.{key} or mace.prior keeps nothing; raise one of the two."
+
+
+def _concept_problems(config: Any) -> list[str]:
+    """Concepts of tasks that the table lacks. Raises: ConfigError with what is wrong with the table itself."""
+    from lethe.concepts import read_concepts  # here, because that module imports this one
+
+    problems = []
+    for _, table, _ in _find(config, "concepts"):
+        readable = isinstance(table, str) and Path(table).is_file()
+        names = [concept.name for concept in read_concepts(table)] if readable else []
+        for place, concepts, _ in _find(config, "tasks.*.concepts"):
+            for index, name in enumerate(concepts if isinstance(concepts, list) else ()):
+                if readable and isinstance(name, str) and name not in names:
+                    close = nearest(name, names)
+                    mend = f"did you mean {shown(close)}? If not, add a row for it." if close else "add a row for it."
+                    problems.append(f"{_at((*place, index))}: {table} has no concept {shown(name)}; {mend}")
+    return problems
+
+
+def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
+    """Files, columns and models that the configuration names and the disk does not hold."""
+    for pattern, keys in FILES.items():
+        for place, path, holder in _find(config, pattern):
+            wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
+            if pattern == "suites.*.file":
+                wanted = [(place, column) for column in SUITE_COLUMNS]
+            if not isinstance(path, str) or path.startswith(made):
+                continue
+            if not Path(path).is_file():
+                yield f"{_at(place)}: there is no file {str(Path.cwd() / path)!r}; correct the path."
+            elif wanted:
+                yield from _column_problems(path, "\t" if place[-1] == "table" else ",", wanted)
+    for pattern, holds in MODELS.items():
+        for place, model, holder in _find(config, pattern):
+            if isinstance(model, str) and not model.startswith(made) and holder.get("segmenter") != "full-frame":
+                yield from _model_problems(_at(place), model, holds)
+
+
+def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]]) -> Iterator[str]:
+    """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            columns = next(csv.reader(file, delimiter=separator), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield f"{_at(wanted[0][0])}: {shown(path)} is no table in UTF-8 ({shown(str(error))}); save it as one."
+        return
+    for place, column in wanted:
+        if column not in columns:
+            hint = f"{_hint(column, columns)} Its columns, separated by {separator!r}: {_listed(columns)}."
+            yield f"{_at(place)}: {shown(path)} has no column {shown(column)}{hint}"
+
+
+def _model_problems(place: str, model: str, holds: str) -> Iterator[str]:
+    """A path must be a model's folder; anything else must be a hub id, which only a download can tell."""
+    folder, full = Path(model), str(Path.cwd() / model)
+    if model.startswith(("/", "./", "../")) or Path(*folder.parts[:1]).is_dir():
+        if not folder.is_dir():
+            yield f"{place}: there is no folder {full!r}; correct the path."
+        elif not (folder / holds).is_file():
+            yield f"{place}: the folder {full!r} holds no {holds}; name the folder that does."
+    elif not HUB_ID.fullmatch(model) or ".." in model:
+        yield f"{place}: {shown(model)} is no hub id (owner/name), and there is no folder {full!r}; correct it."

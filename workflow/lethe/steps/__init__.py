@@ -1,0 +1,1 @@
+"""One thin module per rule: parse arguments, load, call the library, write."""

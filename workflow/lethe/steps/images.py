@@ -1,0 +1,26 @@
+"""Generate a concept's training images with the base."""
+
+import pandas as pd
+
+from lethe.bases import load_pipeline, pick_device
+from lethe.files import write_shard
+from lethe.prompts import fill
+from lethe.sampling import sample_rows
+from lethe.steps.arguments import read_arguments, use_threads
+
+if __name__ == "__main__":
+    args = read_arguments(__doc__, outputs=["images"])
+    use_threads(args.threads)
+    settings, images = args.settings, args.settings.images
+    name, kind = settings.concept["name"], settings.concept["kind"]
+    seeds = range(settings.seed, settings.seed + images["count"])
+    rows = pd.DataFrame({"type": name, "prompt": fill(images["prompts"][kind], name), "evaluation_seed": seeds})
+    pipeline = load_pipeline(
+        settings.base["model"],
+        settings.base["revision"],
+        device=pick_device(settings.device),
+        precision=settings.precision,
+        scheduler=images["scheduler"],
+    )
+    sampled = sample_rows(pipeline, rows, steps=images["steps"], guidance=images["guidance"], batch=images["batch"])
+    write_shard(args.out_images, rows, sampled)

@@ -1,0 +1,70 @@
+"""Suites: the rows (type, prompt, evaluation_seed) that are sampled, and how they split into shards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from lethe.files import read_row_table
+from lethe.prompts import fill
+
+COLUMNS = ["type", "prompt", "evaluation_seed"]
+
+
+def suite_rows(suite: dict) -> pd.DataFrame:
+    """The rows of a suite as configured: index `row` from 0, columns type, prompt, evaluation_seed.
+
+    Either `file` (a CSV with these columns; `rows` keeps the first so many), or every phrase in `column` of `table`
+    (a TSV; several phrases in a cell are split at ';') put into `prompt`, once for each seed from `seeds[0]` to
+    `seeds[1]`; the type is the row's `type_column`, else the phrase itself.
+    Raises ValueError naming the file when a column is missing or there are no rows.
+    """
+    if "file" in suite:
+        rows = read_row_table(Path(suite["file"])).head(suite.get("rows"))
+        if missing := [column for column in COLUMNS if column not in rows]:
+            raise ValueError(f"{suite['file']}: column {missing[0]} is missing; a suite needs {', '.join(COLUMNS)}")
+        rows = rows[COLUMNS].reset_index(drop=True)
+    else:
+        first, last = suite["seeds"]
+        rows = pd.DataFrame(
+            [
+                (kind, fill(suite["prompt"], phrase), seed)
+                for kind, phrase in phrases(suite["table"], suite["column"], suite.get("type_column"))
+                for seed in range(first, last + 1)
+            ],
+            columns=COLUMNS,
+        )
+    if rows.empty:
+        raise ValueError(f"suite_rows: the suite has no rows; look at {suite.get('file', suite.get('table'))}")
+    return rows.rename_axis("row")
+
+
+def phrases(table: str | Path, column: str, type_column: str | None = None) -> list[tuple[str, str]]:
+    """(type, phrase) for every phrase in `column` of a TSV, cells split at ';'; the type is the phrase by default.
+
+    Raises ValueError naming the file when a column is missing.
+    """
+    cells = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig").rename(
+        columns=str.strip
+    )
+    for name in filter(None, (column, type_column)):
+        if name not in cells:
+            raise ValueError(f"{table}: column {name} is missing; it has {', '.join(cells)}")
+    return [
+        (row[type_column].strip() if type_column else phrase, phrase)
+        for row in cells.to_dict("records")
+        for phrase in (part.strip() for part in row[column].split(";"))
+        if phrase
+    ]
+
+
+def shard_count(rows: int, shard_size: int) -> int:
+    """Number of shards of at most `shard_size` rows."""
+    return math.ceil(rows / shard_size)
+
+
+def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
+    """The rows of shard number `shard` (from 0), keeping their numbers."""
+    return rows.iloc[shard * shard_size : (shard + 1) * shard_size]

@@ -1,0 +1,65 @@
+"""Tables of an evaluation: one row per method, every number with its n."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lethe import protocols
+from lethe.measures.table import as_array
+
+
+def object_scores(
+    erased: pd.DataFrame,
+    generality: pd.DataFrame,
+    kept: pd.DataFrame,
+    quality: pd.DataFrame,
+    classes: pd.DataFrame,
+    reference: pd.DataFrame,
+    concepts: Sequence[str],
+) -> dict:
+    """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
+
+    Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
+    that is not erased. `classes` has columns class, text. Raises ValueError when a number would have no image.
+    """
+    names = list(classes["class"])
+    index = {name: number for number, name in enumerate(names)}
+    if unknown := sorted(set(concepts) - set(names)):
+        raise ValueError(f"object_scores: {unknown[0]!r} is erased but not among the classes")
+    parts = {
+        "acc_e": erased[erased["type"].isin(concepts)],
+        "acc_g": generality[generality["type"].isin(concepts)],
+        "acc_s": kept[kept["type"].isin(set(names) - set(concepts))],
+    }
+    texts, scores, counts, more = as_array(classes["text"]), {}, {}, {}
+    for name, rows in parts.items():
+        if rows.empty:
+            raise ValueError(f"object_scores: no row counts towards {name}; look at the suites of the evaluation")
+        images, expected = as_array(rows["image"]), [index[kind] for kind in rows["type"]]
+        scores[name] = 100 * protocols.accuracy(images, texts, expected)
+        counts[f"n_{name}"] = len(rows)
+        more[f"{name}_class_probability"] = 100 * protocols.class_probability(images, texts, expected)
+        hits = round(scores[name] / 100 * len(rows))
+        more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(hits, len(rows))]
+    scores["h_o"] = 100 * protocols.h_o(*(scores[name] / 100 for name in ("acc_e", "acc_s", "acc_g")))
+    images = as_array(quality["image"])
+    scores["clip_score"] = protocols.clip_score(images, as_array(quality["text"]))
+    scores["fid"] = protocols.fid(images, as_array(reference["image"]))
+    counts |= {"n_clip_score": len(quality), "n_fid": len(quality), "n_fid_reference": len(reference)}
+    return {**scores, **counts, "details": more}
+
+
+def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Scores by method as a table, rounded to two digits; the first column is the method."""
+    rows = [{"method": method} | {k: v for k, v in s.items() if k != "details"} for method, s in scores.items()]
+    return pd.DataFrame(rows).round(2)
+
+
+def confusion(measure: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """What the images of each type are taken for: type, class and share, most frequent first."""
+    found = protocols.predicted_classes(as_array(measure["image"]), as_array(classes["text"]))
+    table = pd.DataFrame({"type": measure["type"].to_numpy(), "class": np.array(classes["class"])[found]})
+    return table.value_counts(["type", "class"], normalize=False).rename("images").reset_index()

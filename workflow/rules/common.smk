@@ -1,0 +1,89 @@
+# Loads and checks the configuration; small lookups that the rules share.
+
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+LIBRARY = Path(workflow.basedir) / "workflow"
+sys.path.insert(0, str(LIBRARY))
+shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1 TQDM_ASCII=1; ")
+
+from lethe.concepts import read_concepts
+from lethe.provenance import fingerprint, source_files
+from lethe.settings import check_config, encode_argument, load_schema
+from lethe.suites import shard_count, suite_rows
+
+try:
+    check_config(
+        config,
+        load_schema(LIBRARY / "schemas" / "config.schema.yaml"),
+        source=", ".join(os.path.relpath(path) for path in workflow.configfiles),
+        made=("results/",),
+    )
+    CONCEPTS = {concept.slug: concept for concept in read_concepts(Path(config["concepts"]))}
+    SUITES = {name: suite_rows(suite) for name, suite in config["suites"].items()}
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+SLUGS = {concept.name: slug for slug, concept in CONCEPTS.items()}
+
+
+wildcard_constraints:
+    base=r"[^/]+",
+    concept=r"[^/]+",
+    task=r"[^/]+",
+    method=r"[^/]+",
+    suite=r"[^/]+",
+    shard=r"\d{4}",
+    edit=r"original|[^/]+/[^/]+",
+
+
+def code(step):
+    """The library modules that a step depends on; as inputs they rerun it when their content changes."""
+    return source_files(f"lethe.steps.{step}")
+
+
+def base_settings(name):
+    """What identifies a base: where it is, and a fingerprint of its content or the commit of a hub id."""
+    base = config["bases"][name]
+    folder = Path(base["model"])
+    found = fingerprint(folder) if folder.is_dir() else f"{base['model']}@{base['revision']}"
+    return dict(name=name, model=base["model"], revision=base["revision"], fingerprint=found)
+
+
+BASES = {name: base_settings(name) for name in config["bases"]}
+
+
+def settings(wildcards, **values):
+    """A step's settings as one shell-safe argument, with the base and the device if the rule has a base."""
+    common = dict(base=BASES[wildcards.base], device=config["device"], precision=config["precision"])
+    return encode_argument(common | values)
+
+
+def concept_settings(wildcards, fields=("name", "kind"), **values):
+    """The same for a rule about one concept, with just the fields of the concept that it reads, and the seed."""
+    concept = {field: getattr(CONCEPTS[wildcards.concept], field) for field in fields}
+    return settings(wildcards, concept=concept, seed=config["seed"], **values)
+
+
+def task_slugs(wildcards):
+    """Slugs of a task's concepts, sorted, so that their order in the configuration does not matter."""
+    return sorted(SLUGS[name] for name in config["tasks"][wildcards.task]["concepts"])
+
+
+def templates(wildcards):
+    """The template file for the kind of a rule's concept."""
+    return config["templates"][CONCEPTS[wildcards.concept].kind]
+
+
+def shards(suite):
+    """Names of a suite's shards."""
+    return [f"{k:04d}" for k in range(shard_count(len(SUITES[suite]), config["sampling"]["shard_size"]))]
+
+
+def edits(task):
+    """The base as it is, then every method's edit of a task."""
+    return {"original": "original"} | {method: f"{task}/{method}" for method in config["tasks"][task]["methods"]}

@@ -1,0 +1,204 @@
+# How the embedded emoji models were made. Not part of the default run: `snakemake --cores 2 emoji_world`.
+# Training resumes from checkpoints; results/emoji_world/release has the layout of resources/emoji.
+
+with open(Path(workflow.basedir) / "config" / "emoji_world.yaml", encoding="utf-8") as file:
+    RECIPE = yaml.safe_load(file)
+
+WORLD = "resources/emoji"
+
+
+def emoji_settings(model):
+    """The settings that every training rule of the emoji world passes."""
+    return encode_argument(
+        dict(
+            budget=RECIPE[model],
+            pictures=RECIPE["pictures"],
+            picture_seed=RECIPE["picture_seed"],
+            checkpoint=f"results/emoji_world/checkpoints/{model}.safetensors",
+        )
+    )
+
+
+rule emoji_world:
+    input:
+        "results/emoji_world/release/README.md",
+    localrule: True
+
+
+rule emoji_icons:
+    input:
+        objects=f"{WORLD}/objects.tsv",
+        styles=f"{WORLD}/styles.tsv",
+        code=code("emoji_icons"),
+    output:
+        collections=directory("results/emoji_world/collections"),
+        icons="results/emoji_world/icons.safetensors",
+    log:
+        "logs/emoji_icons.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        world=WORLD,
+        settings=encode_argument(dict(collections=RECIPE["collections"])),
+    shell:
+        """
+        python -m lethe.steps.emoji_icons --world {params.world:q} --settings {params.settings:q} \
+            --out-collections {output.collections:q} --out-icons {output.icons:q} 2> {log:q}
+        """
+
+
+rule emoji_vae:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        code=code("emoji_vae"),
+    output:
+        model=directory("results/emoji_world/vae"),
+        curve="results/emoji_world/vae.json",
+    log:
+        "logs/emoji_vae.log",
+    benchmark:
+        "logs/emoji_vae.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    threads: 2
+    params:
+        settings=emoji_settings("vae"),
+    shell:
+        """
+        python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} \
+            --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+        """
+
+
+rule emoji_diffusion:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        vae=rules.emoji_vae.output.model,
+        code=code("emoji_diffusion"),
+    output:
+        model=directory("results/emoji_world/pipeline"),
+        curve="results/emoji_world/pipeline.json",
+    log:
+        "logs/emoji_diffusion.log",
+    benchmark:
+        "logs/emoji_diffusion.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    threads: 2
+    params:
+        settings=emoji_settings("diffusion"),
+        world=WORLD,
+    shell:
+        """
+        python -m lethe.steps.emoji_diffusion --icons {input.icons:q} --vae {input.vae:q} --world {params.world:q} \
+            --settings {params.settings:q} --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+        """
+
+
+rule emoji_clip:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        code=code("emoji_clip"),
+    output:
+        model=directory("results/emoji_world/clip"),
+        curve="results/emoji_world/clip.json",
+    log:
+        "logs/emoji_clip.log",
+    benchmark:
+        "logs/emoji_clip.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        settings=emoji_settings("clip"),
+        world=WORLD,
+    shell:
+        """
+        python -m lethe.steps.{rule} --icons {input.icons:q} --world {params.world:q} --settings {params.settings:q} \
+            --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+        """
+
+
+use rule emoji_clip as emoji_clipseg with:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        code=code("emoji_clipseg"),
+    output:
+        model=directory("results/emoji_world/clipseg"),
+        curve="results/emoji_world/clipseg.json",
+    log:
+        "logs/emoji_clipseg.log",
+    benchmark:
+        "logs/emoji_clipseg.tsv"
+    params:
+        settings=emoji_settings("clipseg"),
+        world=WORLD,
+
+
+rule emoji_reference:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        code=code("emoji_reference"),
+    output:
+        folder=directory("results/emoji_world/reference"),
+    log:
+        "logs/emoji_reference.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        world=WORLD,
+        settings=encode_argument(RECIPE["reference"]),
+    shell:
+        """
+        python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {params.world:q} \
+            --icons {input.icons:q} --out-folder {output.folder:q} 2> {log:q}
+        """
+
+
+rule emoji_quality:
+    input:
+        icons=rules.emoji_icons.output.icons,
+        pipeline=rules.emoji_diffusion.output.model,
+        clip=rules.emoji_clip.output.model,
+        clipseg=rules.emoji_clipseg.output.model,
+        code=code("emoji_quality"),
+    output:
+        quality="results/emoji_world/quality.json",
+    log:
+        "logs/emoji_quality.log",
+    conda:
+        "../../envs/lethe.yaml"
+    threads: 2
+    params:
+        world=WORLD,
+        settings=encode_argument(RECIPE["quality"]),
+    shell:
+        """
+        python -m lethe.steps.emoji_quality --settings {params.settings:q} --threads {threads} \
+            --world {params.world:q} --icons {input.icons:q} --pipeline {input.pipeline:q} --clip {input.clip:q} \
+            --clipseg {input.clipseg:q} --out-quality {output.quality:q} 2> {log:q}
+        """
+
+
+rule emoji_release:
+    input:
+        pipeline=rules.emoji_diffusion.output.model,
+        clip=rules.emoji_clip.output.model,
+        clipseg=rules.emoji_clipseg.output.model,
+        reference=rules.emoji_reference.output.folder,
+        quality=rules.emoji_quality.output.quality,
+        code=code("emoji_release"),
+    output:
+        card="results/emoji_world/release/README.md",
+    log:
+        "logs/emoji_release.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        world=WORLD,
+        settings=encode_argument(dict(recipe=RECIPE)),
+    shell:
+        """
+        python -m lethe.steps.emoji_release --settings {params.settings:q} --world {params.world:q} \
+            --pipeline {input.pipeline:q} --clip {input.clip:q} --clipseg {input.clipseg:q} \
+            --reference {input.reference:q} --quality {input.quality:q} --out-card {output.card:q} 2> {log:q}
+        """

@@ -1,0 +1,101 @@
+# MACE: a LoRA per concept, then the join that refines and fuses.
+
+MACE_WEIGHTS = {key: config["mace"][key] for key in ("refine_scale", "fuse_scale", "ridge")}
+LORA_SETTINGS = dict(templates_used=config["mace"]["templates_used"], lora=config["mace"]["lora"], mace=MACE_WEIGHTS)
+
+
+def mace_prior(wildcards):
+    """The prior that MACE preserves, if any."""
+    prior = config["mace"]["prior"]
+    return [] if prior is None else f"results/{wildcards.base}/priors/{prior}.safetensors"
+
+
+def task_moments(wildcards):
+    """Moments of every concept of a task."""
+    return [f"results/{wildcards.base}/concepts/{slug}/moments.safetensors" for slug in task_slugs(wildcards)]
+
+
+def task_loras(wildcards):
+    """LoRAs of a task's concepts: shared by all tasks, or trained on the base refined for this one."""
+    folder = f"results/{wildcards.base}/concepts/{{}}/lora"
+    if config["mace"]["lora_base"] == "task":
+        folder = f"results/{wildcards.base}/edits/{wildcards.task}/loras/{{}}"
+    return [f"{folder.format(slug)}/pytorch_lora_weights.safetensors" for slug in task_slugs(wildcards)]
+
+
+rule lora:
+    input:
+        images=rules.images.output.images,
+        masks=rules.masks.output.masks,
+        moments=rules.moments.output.moments,
+        prior=mace_prior,
+        templates=templates,
+        code=code("lora"),
+    output:
+        lora="results/{base}/concepts/{concept}/lora/pytorch_lora_weights.safetensors",
+        curve="results/{base}/concepts/{concept}/lora/loss.csv",
+    log:
+        "logs/lora/{base}/{concept}.log",
+    benchmark:
+        "logs/lora/{base}/{concept}.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=1,
+    params:
+        settings=lambda wildcards: concept_settings(wildcards, **LORA_SETTINGS),
+    shell:
+        """
+        python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
+            --images {input.images:q} --masks {input.masks:q} --templates {input.templates:q} \
+            --moments {input.moments:q} --prior {input.prior:q} \
+            --out-lora {output.lora:q} --out-curve {output.curve:q} 2> {log:q}
+        """
+
+
+use rule lora as task_lora with:
+    input:
+        images=rules.images.output.images,
+        masks=rules.masks.output.masks,
+        moments=task_moments,
+        prior=mace_prior,
+        templates=templates,
+        code=code("lora"),
+    output:
+        lora="results/{base}/edits/{task}/loras/{concept}/pytorch_lora_weights.safetensors",
+        curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",
+    log:
+        "logs/task_lora/{base}/{task}/{concept}.log",
+    benchmark:
+        "logs/task_lora/{base}/{task}/{concept}.tsv"
+
+
+rule mace:
+    input:
+        moments=task_moments,
+        loras=task_loras,
+        prior=mace_prior,
+        code=code("mace"),
+    output:
+        edit="results/{base}/edits/{task}/mace.safetensors",
+    log:
+        "logs/mace/{base}/{task}.log",
+    benchmark:
+        "logs/mace/{base}/{task}.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: settings(
+            wildcards, mace=MACE_WEIGHTS, concepts=sorted(config["tasks"][wildcards.task]["concepts"])
+        ),
+    shell:
+        """
+        python -m lethe.steps.mace --settings {params.settings:q} --threads {threads} \
+            --moments {input.moments:q} --loras {input.loras:q} --prior {input.prior:q} \
+            --out-edit {output.edit:q} 2> {log:q}
+        """

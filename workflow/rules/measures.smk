@@ -1,0 +1,71 @@
+# Measures: computed once per shard, joined into numbers by the tables.
+
+
+def judge_settings(evaluation, **values):
+    """The evaluation CLIP and its fingerprint."""
+    model = config["evaluations"][evaluation]["clip"]
+    found = fingerprint(model) if Path(model).is_dir() else model
+    return encode_argument(dict(clip=model, clip_fingerprint=found, device=config["device"]) | values)
+
+
+rule clip:
+    input:
+        shard="results/{base}/samples/{edit}/{suite}/{shard}.zip",
+        code=code("clip"),
+    output:
+        measure="results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet",
+    log:
+        "logs/clip/{base}/{edit}/{suite}/{shard}.{evaluation}.log",
+    benchmark:
+        "logs/clip/{base}/{edit}/{suite}/{shard}.{evaluation}.tsv"
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=1,
+    params:
+        settings=lambda wildcards: judge_settings(wildcards.evaluation),
+    shell:
+        """
+        python -m lethe.steps.clip --settings {params.settings:q} --threads {threads} \
+            --shard {input.shard:q} --out-measure {output.measure:q} 2> {log:q}
+        """
+
+
+use rule clip as clip_reference with:
+    input:
+        shard=lambda wildcards: config["evaluations"][wildcards.evaluation]["reference_images"],
+        code=code("clip"),
+    output:
+        measure="results/evaluations/{evaluation}/reference-clip.parquet",
+    log:
+        "logs/clip_reference/{evaluation}.log",
+    benchmark:
+        "logs/clip_reference/{evaluation}.tsv"
+
+
+rule clip_classes:
+    input:
+        table=lambda wildcards: config["evaluations"][wildcards.evaluation]["classes"]["table"],
+        code=code("clip_classes"),
+    output:
+        classes="results/evaluations/{evaluation}/classes-clip.parquet",
+    log:
+        "logs/clip_classes/{evaluation}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: judge_settings(
+            wildcards.evaluation,
+            column=config["evaluations"][wildcards.evaluation]["classes"]["column"],
+            class_prompt=config["evaluations"][wildcards.evaluation]["class_prompt"],
+        ),
+    shell:
+        """
+        python -m lethe.steps.clip_classes --settings {params.settings:q} --threads {threads} \
+            --table {input.table:q} --out-classes {output.classes:q} 2> {log:q}
+        """

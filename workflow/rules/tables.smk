@@ -1,0 +1,103 @@
+# Tables and pictures of a task: one row per method, every number with its n.
+
+ROLES = ("erased", "generality", "kept", "quality")
+
+
+def tables():
+    return [f"results/tables/{task}.csv" for task in config["tasks"]]
+
+
+def figures():
+    return [f"results/figures/{task}.png" for task in config["tasks"]]
+
+
+def print_results():
+    print("\nDone. Tables and pictures:", *(f"  {path}" for path in [*tables(), *figures()]), sep="\n")
+
+
+def role_suites(task, roles=ROLES):
+    """The suite of each role in a task's evaluation."""
+    evaluation = config["evaluations"][config["tasks"][task]["evaluation"]]
+    return {role: evaluation[role] for role in roles}
+
+
+def task_shards(task, roles, pattern):
+    """Paths over the edits of a task and the shards of its suites, in the order that the steps read them."""
+    base, evaluation = config["tasks"][task]["base"], config["tasks"][task]["evaluation"]
+    return [
+        pattern.format(base=base, edit=edit, suite=suite, shard=shard, evaluation=evaluation)
+        for edit in edits(task).values()
+        for suite in role_suites(task, roles).values()
+        for shard in shards(suite)
+    ]
+
+
+def shard_counts(task, roles):
+    """How many shards the suite of each role has."""
+    return {role: len(shards(suite)) for role, suite in role_suites(task, roles).items()}
+
+
+def evaluation_file(name):
+    return lambda wildcards: f"results/evaluations/{config['tasks'][wildcards.task]['evaluation']}/{name}"
+
+
+rule objects_table:
+    input:
+        measures=lambda wildcards: task_shards(
+            wildcards.task, ROLES, "results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
+        ),
+        classes=evaluation_file("classes-clip.parquet"),
+        reference=evaluation_file("reference-clip.parquet"),
+        base=lambda wildcards: f"results/{config['tasks'][wildcards.task]['base']}/base.json",
+        code=code("objects_table"),
+    output:
+        table="results/tables/{task}.csv",
+        record="results/tables/{task}.json",
+    log:
+        "logs/objects_table/{task}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        settings=lambda wildcards: encode_argument(
+            dict(
+                concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
+                shards=shard_counts(wildcards.task, ROLES),
+                methods=list(edits(wildcards.task)),
+                clip=config["evaluations"][config["tasks"][wildcards.task]["evaluation"]]["clip"],
+                sampling=config["sampling"],
+            )
+        ),
+    shell:
+        """
+        python -m lethe.steps.objects_table --settings {params.settings:q} --measures {input.measures:q} \
+            --classes {input.classes:q} --reference {input.reference:q} --base {input.base:q} \
+            --out-table {output.table:q} --out-record {output.record:q} 2> {log:q}
+        """
+
+
+rule examples:
+    input:
+        shards=lambda wildcards: task_shards(
+            wildcards.task, ROLES[:3], "results/{base}/samples/{edit}/{suite}/{shard}.zip"
+        ),
+        code=code("examples"),
+    output:
+        figure="results/figures/{task}.png",
+    log:
+        "logs/examples/{task}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        settings=lambda wildcards: encode_argument(
+            dict(
+                concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
+                shards=shard_counts(wildcards.task, ROLES[:3]),
+                methods=list(edits(wildcards.task)),
+                **config["figures"]["examples"],
+            )
+        ),
+    shell:
+        """
+        python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
+            --out-figure {output.figure:q} 2> {log:q}
+        """
