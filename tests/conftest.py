@@ -143,7 +143,7 @@ def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             decoder_intermediate_size=32,
             use_complex_transposed_convolution=True,
         )
-        stronger(CLIPSegForImageSegmentation(config), 3).save_pretrained(folder)
+        CLIPSegForImageSegmentation(config).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size=IMAGE).save_pretrained(folder)
     return folder
 

@@ -311,3 +311,22 @@ def test_encode_argument_is_sorted_compact_and_survives_a_shell():
 def test_encode_argument_refuses_what_json_cannot_hold(value):
     with pytest.raises((ValueError, TypeError)):
         encode_argument(value)
+
+
+def test_the_readme_explains_every_key():
+    text = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+    missing = [path for path in key_paths(SCHEMA) if f"| `{path}` |" not in text]
+    assert missing == []
+
+
+def key_paths(node: dict, path: str = "") -> set[str]:
+    """Dotted paths of every key that the schema knows, user-given names as <name>."""
+    node = {**SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]], **node} if "$ref" in node else node
+    found = set()
+    for key, child in node.get("properties", {}).items():
+        found |= {f"{path}.{key}".strip(".")} | key_paths(child, f"{path}.{key}".strip("."))
+    if isinstance(node.get("additionalProperties"), dict):
+        found |= key_paths(node["additionalProperties"], f"{path}.<name>")
+    for form in node.get("oneOf", []):
+        found |= key_paths(form, path)
+    return found

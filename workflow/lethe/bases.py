@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+
+if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the functions that load models import them
+    from diffusers import DiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SCHEDULERS = {"ddim": DDIMScheduler, "dpm-solver++": DPMSolverMultistepScheduler}
+SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
 def pick_device(name: str) -> torch.device:
@@ -29,16 +33,18 @@ def load_pipeline(
 
     `scheduler` (a key of SCHEDULERS) replaces the base's own, keeping its noise schedule.
     """
-    pipeline = DiffusionPipeline.from_pretrained(
+    import diffusers
+
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
         model,
         revision=revision,
-        torch_dtype=PRECISIONS[precision],
+        dtype=PRECISIONS[precision],
         use_safetensors=True,
         **_without_safety_checker(model),
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
-        pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
     return pipeline
 
 
@@ -46,11 +52,27 @@ def load_text(
     model: str, revision: str | None, *, device: torch.device, precision: str
 ) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """Load only a base's tokenizer and text encoder."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
     encoder = CLIPTextModel.from_pretrained(
         model, subfolder="text_encoder", revision=revision, dtype=PRECISIONS[precision], use_safetensors=True
     )
     return tokenizer, encoder.to(device).eval()
+
+
+def projection_weights(model: str, revision: str | None) -> dict[str, torch.Tensor]:
+    """The weights of the same modules `[out, d]` on the CPU, read from the U-Net's file without building the U-Net."""
+    from safetensors import safe_open
+
+    path = Path(model) / "unet" / UNET_WEIGHTS
+    if not Path(model).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(model, f"unet/{UNET_WEIGHTS}", revision=revision))
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if name.removesuffix(".weight").endswith(PROJECTIONS)]  # noqa: SIM118
+        return {name.removesuffix(".weight"): file.get_tensor(name) for name in names}
 
 
 def cross_attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:

@@ -50,7 +50,8 @@ def factorise(matrix: Tensor, *, settings: str) -> System:
     condition = largest / smallest if smallest > 0 else float("inf")
     if not condition < REFUSE_ABOVE:
         raise ValueError(
-            f"factorise: the system's condition number is {condition:.1e}, so its solution means nothing; raise {settings}"
+            f"factorise: the system's condition number is {condition:.1e}, so its solution means nothing; "
+            f"raise {settings}"
         )
     if condition > WARN_ABOVE:
         log.warning("the condition number is %.1e: about %d digits are lost", condition, len(str(int(condition))) - 1)
@@ -110,9 +111,9 @@ def fuse(
 
 def apply(weight: Tensor, transform: Tensor, updates: Sequence[LowRank]) -> Tensor:
     """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
-    edited = weight.to(torch.float64) @ transform.to(torch.float64)
+    edited = weight.to(torch.float64) @ transform.to(weight.device, torch.float64)
     for update in updates:
-        edited = edited + update.up.to(torch.float64) @ update.down.to(torch.float64)
+        edited = edited + update.up.to(edited) @ update.down.to(edited)
     return edited.to(weight.dtype)
 
 

@@ -5,25 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import trange
 
 from lethe.attention import recorded_attention
 from lethe.bases import PROJECTIONS
-from lethe.closed_form import LowRank
-from lethe.files import written_whole
-from lethe.provenance import as_header
-
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -156,28 +148,3 @@ def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
     """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`."""
     posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     return posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
-
-
-def save_lora(folder: Path, state: dict[str, Tensor], record: dict) -> None:
-    """Write an adapter as `pytorch_lora_weights.safetensors` in diffusers' format, with `record` in the header."""
-    layers = {f"unet.{key}": tensor.contiguous() for key, tensor in convert_state_dict_to_diffusers(state).items()}
-    # Not `save_lora_weights`: it writes two header entries in changing order, and a record makes its loader fail.
-    with written_whole(folder / WEIGHTS_NAME) as part:
-        save_file(layers, part, as_header(record))
-
-
-def load_lora(path: Path) -> dict[str, LowRank]:
-    """Read an adapter written by `save_lora`: a LowRank for each projection, by module name."""
-    tensors = {key.removeprefix("unet."): value for key, value in load_file(path).items()}
-    names = sorted({key.split(".lora")[0] for key in tensors})
-    return {
-        name: LowRank(_part(tensors, name, ("lora_A", "lora.down")), _part(tensors, name, ("lora_B", "lora.up")))
-        for name in names
-    }
-
-
-def _part(tensors: dict[str, Tensor], name: str, spellings: tuple[str, ...]) -> Tensor:
-    for spelling in spellings:
-        if f"{name}.{spelling}.weight" in tensors:
-            return tensors[f"{name}.{spelling}.weight"]
-    raise ValueError(f"load_lora: {name} has none of {', '.join(spellings)}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
 
 log = logging.getLogger(__name__)
 

@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from lethe.files import written_whole
 from lethe.prompts import aligned_positions, fill
 from lethe.provenance import as_header
 from lethe.text import encode_prompts
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 @dataclass(frozen=True)

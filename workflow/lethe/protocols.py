@@ -1,4 +1,4 @@
-"""Protocols: named, versioned ways to turn measures into numbers. Numbers of different protocols never share a column."""
+"""Protocols: named, versioned ways to turn measures into numbers; different ones never share a column."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def accuracy(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -
 
 
 def class_probability(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -> float:
-    """Protocol `clip-softmax@1`: mean probability of the expected class, in [0, 1]. Raises ValueError without images."""
+    """Protocol `clip-softmax@1`: mean probability of the expected class. Raises ValueError without images."""
     _need("class_probability", images)
     logits = 100 * normalised(images) @ normalised(classes).T
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -40,7 +40,7 @@ def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
 
 
 def fid(images: np.ndarray, reference: np.ndarray) -> float:
-    """Frechet distance of two feature sets `[n, d]`, by clean-fid. Named after the features it is given, never 'FID' alone.
+    """Frechet distance of two feature sets `[n, d]`, by clean-fid; to be named after the features, never 'FID' alone.
 
     Raises ValueError when a set has no more images than dimensions: its covariance would be singular.
     """
@@ -49,13 +49,14 @@ def fid(images: np.ndarray, reference: np.ndarray) -> float:
     for name, features in (("images", images), ("reference", reference)):
         if len(features) <= features.shape[1]:
             raise ValueError(
-                f"fid: `{name}` must hold more images than the {features.shape[1]} feature dimensions; got {len(features)}"
+                f"fid: `{name}` must hold more images than the {features.shape[1]} feature dimensions; "
+                f"got {len(features)}"
             )
     return float(fid_from_feats(images.astype(np.float64), reference.astype(np.float64)))
 
 
 def h_o(erased: float, kept: float, generality: float) -> float:
-    """Harmonic mean of 1 - Acc_e, Acc_s and 1 - Acc_g, all shares in [0, 1]; 0 when one of them is 0. Source: MACE, Eq. 9."""
+    """Harmonic mean of the shares 1 - Acc_e, Acc_s and 1 - Acc_g; 0 when one of them is 0. Source: MACE, Eq. 9."""
     parts = (1 - erased, kept, 1 - generality)
     return 0.0 if min(parts) <= 0 else 3 / sum(1 / part for part in parts)
 

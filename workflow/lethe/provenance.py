@@ -26,10 +26,10 @@ def sha256_of(path: Path) -> str:
 def fingerprint(folder: Path) -> str:
     """A quick content hash of a model folder: small files whole, large ones by size and 64 blocks spread over them.
 
-    Touching or copying a folder keeps it; training the weights again changes it. Hidden files do not count.
+    Touching or copying a folder keeps it; training the weights again changes it. Hidden files and folders do not count.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in _visible_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -45,9 +45,15 @@ def fingerprint(folder: Path) -> str:
 def content_hash(folder: Path) -> str:
     """SHA-256 over the names and whole contents of a folder's files."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in _visible_files(folder):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\0".encode())
     return digest.hexdigest()
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """The files under a folder, but for hidden ones and those in hidden folders (the hub keeps times in `.cache`)."""
+    paths = (p for p in Path(folder).rglob("*") if p.is_file())
+    return sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 @cache

@@ -59,7 +59,7 @@ def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def confusion(measure: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
-    """What the images of each type are taken for: type, class and share, most frequent first."""
+    """What the images of each type are taken for: type, class and number of images, most frequent first."""
     found = protocols.predicted_classes(as_array(measure["image"]), as_array(classes["text"]))
     table = pd.DataFrame({"type": measure["type"].to_numpy(), "class": np.array(classes["class"])[found]})
     return table.value_counts(["type", "class"], normalize=False).rename("images").reset_index()

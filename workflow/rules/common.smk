@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
-shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1 TQDM_ASCII=1; ")
+shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.provenance import fingerprint, source_files

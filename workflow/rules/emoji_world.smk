@@ -10,12 +10,13 @@ WORLD = "resources/emoji"
 def emoji_settings(model):
     """The settings that every training rule of the emoji world passes."""
     return encode_argument(
-        dict(
-            budget=RECIPE[model],
-            pictures=RECIPE["pictures"],
-            picture_seed=RECIPE["picture_seed"],
-            checkpoint=f"results/emoji_world/checkpoints/{model}.safetensors",
-        )
+        {
+            "budget": RECIPE[model],
+            "pictures": RECIPE["pictures"],
+            "picture_seed": RECIPE["picture_seed"],
+            "variation": RECIPE["variation"],
+            "checkpoint": f"results/emoji_world/checkpoints/{model}.safetensors",
+        }
     )
 
 
@@ -146,7 +147,7 @@ rule emoji_reference:
         "../../envs/lethe.yaml"
     params:
         world=WORLD,
-        settings=encode_argument(RECIPE["reference"]),
+        settings=encode_argument(RECIPE["reference"] | {"variation": RECIPE["variation"]}),
     shell:
         """
         python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {params.world:q} \

@@ -4,7 +4,9 @@
 rule suite:
     input:
         sources=lambda wildcards: [
-            config["suites"][wildcards.suite][key] for key in ("file", "table") if key in config["suites"][wildcards.suite]
+            config["suites"][wildcards.suite][key]
+            for key in ("file", "table")
+            if key in config["suites"][wildcards.suite]
         ],
         code=code("suite"),
     output:

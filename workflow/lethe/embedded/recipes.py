@@ -118,7 +118,7 @@ def train_clipseg(
     budget: Budget,
     checkpoint: Path,
 ) -> list[tuple[int, float]]:
-    """Binary cross-entropy of the mask of the named object, on scenes of one or two objects; 1 in 5 names an absent one."""
+    """Binary cross-entropy of the named object's mask in scenes of one or two; 1 prompt in 5 names an absent one."""
 
     def loss_of_batch(rng: np.random.Generator) -> Tensor:
         scenes = [draw_scene(icons, rng) for _ in range(budget.batch)]
@@ -143,7 +143,7 @@ def train_clipseg(
 
 
 def draw_scene(icons: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """One object large, or two at half size side by side: image `[64, 64, 3]` uint8, a bool mask each, their indices."""
+    """One object, or two at half size side by side: image `[64, 64, 3]` uint8, a bool mask each, their indices."""
     if rng.random() < 0.5:
         thing, style = int(rng.integers(icons.shape[0])), int(rng.integers(icons.shape[1]))
         image, mask = compose(icons[thing, style], rng)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lethe.embedded.renders import make_pictures
+from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import PLACES, World, caption_of
 from lethe.files import write_shard
 
 
-def write_reference(icons: np.ndarray, world: World, n: int, *, seed: int, folder: Path) -> None:
+def write_reference(icons: np.ndarray, world: World, n: int, *, seed: int, variation: Variation, folder: Path) -> None:
     """Write `images.zip` (a shard) and `captions.csv` (rows type, prompt, evaluation_seed) of `n` new pictures."""
-    pictures, rng = make_pictures(icons, n, seed=seed), np.random.default_rng([seed, 1])
+    pictures, rng = make_pictures(icons, n, seed=seed, variation=variation), np.random.default_rng([seed, 1])
     rows = []
     for number, (thing, style) in enumerate(zip(pictures.things, pictures.styles, strict=True)):
         caption = ""

@@ -1,4 +1,4 @@
-"""The folder that ships: models in half precision as safetensors, the reference set, and a card with measured quality."""
+"""The folder that ships: models in half precision, the reference set, and a card with measured quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LICENCES = {
 
 def halve(pipeline: Path, clip: Path, clipseg: Path, folder: Path) -> None:
     """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16."""
-    StableDiffusionPipeline.from_pretrained(pipeline, torch_dtype=torch.float16).save_pretrained(folder / "pipeline")
+    StableDiffusionPipeline.from_pretrained(pipeline, dtype=torch.float16).save_pretrained(folder / "pipeline")
     for source, model in ((clip, CLIPModel), (clipseg, CLIPSegForImageSegmentation)):
         shutil.copytree(
             source, folder / source.name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
@@ -45,7 +45,7 @@ def card(world: World, quality: dict, recipe: dict) -> str:
         "",
         "| folder | what it is |",
         "|---|---|",
-        "| pipeline | `StableDiffusionPipeline`: AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, DDIM |",
+        "| pipeline | `StableDiffusionPipeline`: autoencoder, U-Net, CLIP text encoder and tokenizer, DDIM |",
         "| clip | `CLIPModel` for evaluation, trained apart from the pipeline |",
         "| clipseg | `CLIPSegForImageSegmentation` for text-prompted masks |",
         "| reference | images and captions that no model learned from, for FID and CLIP score |",
@@ -53,7 +53,8 @@ def card(world: World, quality: dict, recipe: dict) -> str:
         "",
         "## Measured quality",
         "",
-        "Shares in percent with 95 % Wilson intervals; every image is new to the model that is judged. Samples are judged by the evaluation CLIP.",
+        "Shares in percent with 95 % Wilson intervals; every image is new to the model that is judged. Samples are "
+        "judged by the evaluation CLIP.",
         "",
         "| what | percent | interval | n |",
         "|---|---|---|---|",

@@ -22,7 +22,7 @@ ICON_SIZE = 96
 class Pictures:
     """`images` `[n, 64, 64, 3]` uint8 and `masks` `[n, 64, 64]` bool (where the object is), with what each shows.
 
-    `things` and `styles` `[n]` int64 index the world; a place has a negative `thing` (an index into `PLACES`) and style -1.
+    `things` and `styles` `[n]` int64 index the world; a place has a negative `thing` (it indexes `PLACES`), style -1.
     """
 
     images: np.ndarray
@@ -31,8 +31,20 @@ class Pictures:
     styles: np.ndarray
 
 
+@dataclass(frozen=True)
+class Variation:
+    """How composed pictures differ: scale of the object (range of shares of the frame), shift in pixels, mirroring."""
+
+    scale: tuple[float, float] = (0.72, 0.88)
+    shift: int = 3
+    mirrored: float = 0.5
+
+
+WIDE = Variation()
+
+
 def svg_of(collection: dict, icon: str, *, lines: bool) -> str:
-    """Return the SVG document of one icon of an Iconify collection; `lines` drops coloured fills and blackens strokes."""
+    """Return one icon of an Iconify collection as SVG; `lines` drops coloured fills and blackens strokes."""
     names = collection["icons"]
     if icon not in names:
         raise KeyError(f"svg_of: the collection {collection['prefix']!r} has no icon {icon!r}")
@@ -66,16 +78,16 @@ def render_icons(world: World, collections: Path) -> np.ndarray:
     return icons
 
 
-def compose(icon: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Place one RGBA icon on a pastel field: random scale 0.72-0.88, shift of up to 3 pixels, mirrored half the time.
+def compose(icon: np.ndarray, rng: np.random.Generator, variation: Variation = WIDE) -> tuple[np.ndarray, np.ndarray]:
+    """Place one RGBA icon on a pastel field, scaled, shifted and mirrored at random within `variation`.
 
     Returns the image `[64, 64, 3]` uint8 and its mask `[64, 64]` bool.
     """
-    side = round(SIZE * rng.uniform(0.72, 0.88))
+    side = round(SIZE * rng.uniform(*variation.scale))
     layer = Image.fromarray(icon).resize((side, side), Image.LANCZOS)
-    if rng.random() < 0.5:
+    if rng.random() < variation.mirrored:
         layer = layer.transpose(Image.FLIP_LEFT_RIGHT)
-    x, y = ((SIZE - side) // 2 + int(rng.integers(-3, 4)) for _ in "xy")
+    x, y = ((SIZE - side) // 2 + int(rng.integers(-variation.shift, variation.shift + 1)) for _ in "xy")
     x, y = min(max(x, 0), SIZE - side), min(max(y, 0), SIZE - side)
     field = Image.new("RGB", (SIZE, SIZE), _pastel(rng))
     field.paste(layer, (x, y), layer)
@@ -119,7 +131,7 @@ def draw_place(place: str, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(image.filter(ImageFilter.GaussianBlur(0.5)))
 
 
-def make_pictures(icons: np.ndarray, n: int, *, seed: int) -> Pictures:
+def make_pictures(icons: np.ndarray, n: int, *, seed: int, variation: Variation = WIDE) -> Pictures:
     """Compose `n` pictures: a tenth are places, the others objects and styles in equal shares, in random order."""
     rng = np.random.default_rng(seed)
     images, masks = np.zeros((n, SIZE, SIZE, 3), np.uint8), np.zeros((n, SIZE, SIZE), bool)
@@ -131,7 +143,7 @@ def make_pictures(icons: np.ndarray, n: int, *, seed: int) -> Pictures:
             images[k] = draw_place(PLACES[things[k]], rng)
         else:
             things[k], styles[k] = divmod(order[k] % (icons.shape[0] * icons.shape[1]), icons.shape[1])
-            images[k], masks[k] = compose(icons[things[k], styles[k]], rng)
+            images[k], masks[k] = compose(icons[things[k], styles[k]], rng, variation)
     return Pictures(images, masks, things, styles)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +88,7 @@ def _save(path: Path, step: int, parameters: dict, ema: dict, optimiser: torch.o
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file({k: t.contiguous() for k, t in tensors.items()}, part, {"step": str(step), "curve": json.dumps(curve)})
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _resume(path: Path, parameters: dict, ema: dict, optimiser: torch.optim.Optimizer, curve: list) -> int:

@@ -25,7 +25,7 @@ class Judge:
 def load_judge(model: str, *, device: torch.device) -> Judge:
     """Load a CLIP folder (or hub id) in float32."""
     return Judge(
-        CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval(),
+        CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True).to(device).eval(),
         CLIPTokenizer.from_pretrained(model),
         CLIPImageProcessor.from_pretrained(model),
     )

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from lethe.embedded.models import build_scheduler, build_text_encoder, build_unet, train_tokenizer
 from lethe.embedded.recipes import Budget, encode, train_diffusion
-from lethe.embedded.renders import make_pictures
+from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import caption_corpus, read_world
 from lethe.files import written_whole
 from lethe.steps.arguments import read_arguments, use_threads
@@ -20,7 +20,12 @@ if __name__ == "__main__":
     use_threads(args.threads)
     settings, budget = args.settings, Budget(**args.settings.budget)
     world = read_world(args.world)
-    pictures = make_pictures(load_file(args.icons)["icons"], settings.pictures, seed=settings.picture_seed)
+    pictures = make_pictures(
+        load_file(args.icons)["icons"],
+        settings.pictures,
+        seed=settings.picture_seed,
+        variation=Variation(**settings.variation),
+    )
     vae = AutoencoderKL.from_pretrained(args.vae)
     latents = encode(vae, pictures.images) * vae.config.scaling_factor
     logging.info("encoded %d pictures", len(latents))

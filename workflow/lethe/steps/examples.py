@@ -20,7 +20,8 @@ if __name__ == "__main__":
         samples[method] = pd.concat(tables).reset_index()
     columns = chosen_prompts(next(iter(samples.values())), settings.concepts, kept=settings.kept)
     grid, labels = [], []
-    for seed in settings.seeds:
+    first, last = settings.seeds
+    for seed in range(first, last + 1):
         for method, rows in samples.items():
             line = []
             for role, prompt in columns:

@@ -3,10 +3,11 @@
 import pandas as pd
 import torch
 
+from lethe.adapters import save_lora
 from lethe.bases import cross_attention_projections, load_pipeline, pick_device
 from lethe.closed_form import apply
 from lethe.files import read_images, written_whole
-from lethe.lora import LoraSettings, encode_images, save_lora, train_lora
+from lethe.lora import LoraSettings, encode_images, train_lora
 from lethe.methods.mace import MaceSettings, refinement
 from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels

@@ -1,8 +1,8 @@
 """Join a task's concepts: refine and fuse in closed form, write the edit."""
 
-from lethe.bases import cross_attention_projections, pick_device
+from lethe.adapters import load_lora
+from lethe.bases import pick_device, projection_weights
 from lethe.edits import Edit, save_edit
-from lethe.lora import load_lora
 from lethe.methods.mace import MaceSettings, erase
 from lethe.moments import load_concept_moments, load_moment
 from lethe.steps.arguments import read_arguments, record_of, use_threads
@@ -11,13 +11,10 @@ if __name__ == "__main__":
     args = read_arguments(__doc__, lists=["moments", "loras", "prior"], outputs=["edit"])
     use_threads(args.threads)
     settings = args.settings
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_pretrained(
-        settings.base["model"], subfolder="unet", revision=settings.base["revision"], use_safetensors=True
-    ).to(pick_device(settings.device))
+    device = pick_device(settings.device)
+    projections = projection_weights(settings.base["model"], settings.base["revision"])
     weights = erase(
-        {name: module.weight.data for name, module in cross_attention_projections(unet).items()},
+        {name: weight.to(device) for name, weight in projections.items()},
         [load_concept_moments(path) for path in args.moments],
         [load_lora(path) for path in args.loras],
         load_moment(args.prior[0]).matrix if args.prior else None,

@@ -1,0 +1,167 @@
+"""Bases: what loads, what is found in it, and what a scheduler's swap keeps."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel
+
+from conftest import CPU
+from lethe.bases import cross_attention_projections, describe, load_pipeline, load_text, pick_device, projection_weights
+
+
+def test_projections_are_those_of_attn2_in_order(unet: UNet2DConditionModel) -> None:
+    found = cross_attention_projections(unet)
+    pattern = re.compile(
+        r"(down_blocks\.\d|mid_block|up_blocks\.\d)\.attentions\.\d\.transformer_blocks\.0\.attn2\.to_[kv]"
+    )
+    assert all(pattern.fullmatch(name) for name in found)
+    assert list(found) == [name for name, _ in unet.named_modules() if name in found]
+    assert len(found) == 14  # two each for 2 down, 1 middle, 4 up
+    for name, module in found.items():
+        assert isinstance(module, nn.Linear)
+        assert unet.get_submodule(name) is module
+        assert module.in_features == 32
+
+
+def test_projection_weights_are_those_of_the_network(sd_folder: Path, unet: UNet2DConditionModel) -> None:
+    read, found = projection_weights(str(sd_folder), None), cross_attention_projections(unet)
+    assert read.keys() == found.keys()
+    assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
+
+
+def test_projection_weights_of_a_hub_id_come_from_its_revision(
+    sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple] = []
+
+    def download(model: str, name: str, *, revision: str) -> str:
+        asked.append((model, name, revision))
+        return str(sd_folder / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert len(projection_weights("owner/no-such-folder", "abc123")) == 14
+    assert asked == [("owner/no-such-folder", "unet/diffusion_pytorch_model.safetensors", "abc123")]
+
+
+def test_projections_of_different_widths_are_refused() -> None:
+    class Attention(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.to_k = nn.Linear(width, 3)
+
+    network = nn.ModuleDict({k: nn.ModuleDict({"attn2": Attention(int(k))}) for k in ("768", "1024")})
+    with pytest.raises(ValueError, match=r"expected text states of one width; found \[768, 1024\]"):
+        cross_attention_projections(network)
+
+
+def test_a_network_without_projections_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cross_attention_projections: expected .* found \[\]"):
+        cross_attention_projections(nn.ModuleDict({"attn1": nn.Linear(2, 2)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ddim", DDIMScheduler), ("dpm-solver++", DPMSolverMultistepScheduler), (None, DDIMScheduler)]
+)
+def test_a_swapped_scheduler_keeps_the_noise_schedule(sd_folder: Path, name: str | None, kind: type) -> None:
+    own = DDIMScheduler.from_pretrained(sd_folder / "scheduler")
+    swapped = load_pipeline(str(sd_folder), None, device=CPU, precision="float32", scheduler=name).scheduler
+    assert type(swapped) is kind
+    assert torch.equal(swapped.betas, own.betas)
+    assert swapped.config.prediction_type == own.config.prediction_type == "epsilon"
+    assert swapped.config.steps_offset == own.config.steps_offset == 1
+    assert own.betas[0] == pytest.approx(0.00085)
+    assert own.betas[-1] == pytest.approx(0.012)
+
+
+def test_load_pipeline_has_no_safety_checker_and_says_nothing_of_it(
+    sd_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        pipeline = load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
+    assert pipeline.safety_checker is None
+    assert "safety" not in caplog.text
+    assert not pipeline.unet.training
+
+
+def test_load_pipeline_leaves_out_a_checker_that_a_folder_names(sd_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checked"
+    shutil.copytree(sd_folder, folder)
+    index = folder / "model_index.json"
+    names = index.read_text().replace(
+        '"safety_checker": [\n    null,\n    null',
+        '"safety_checker": [\n    "stable_diffusion",\n    "StableDiffusionSafetyChecker"',
+    )
+    assert "StableDiffusionSafetyChecker" in names
+    index.write_text(names)
+    assert load_pipeline(str(folder), None, device=CPU, precision="float32").safety_checker is None
+
+
+def test_load_pipeline_takes_a_folder_that_never_had_a_checker(sd_folder: Path, tmp_path: Path) -> None:
+    from diffusers import DDIMPipeline
+
+    own = DDIMScheduler.from_pretrained(sd_folder / "scheduler")
+    unet = UNet2DConditionModel.from_pretrained(sd_folder / "unet")
+    DDIMPipeline(unet=unet, scheduler=own).save_pretrained(tmp_path)
+    assert type(load_pipeline(str(tmp_path), None, device=CPU, precision="float32")).__name__ == "DDIMPipeline"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_precision_is_that_of_all_weights(sd_folder: Path, precision: str) -> None:
+    pipeline = load_pipeline(str(sd_folder), None, device=CPU, precision=precision)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert {p.dtype for p in part.parameters()} == {getattr(torch, precision)}
+
+
+def test_weights_that_are_pickles_are_refused(sd_folder: Path, tmp_path: Path, unet: UNet2DConditionModel) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(sd_folder, folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(unet.state_dict(), folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_pipeline(str(folder), None, device=CPU, precision="float32")
+
+
+def test_load_text_is_the_pipelines_own(sd_folder: Path, pipeline: DiffusionPipeline) -> None:
+    tokenizer, encoder = load_text(str(sd_folder), None, device=CPU, precision="float32")
+    assert isinstance(encoder, CLIPTextModel)
+    assert not encoder.training
+    assert tokenizer.model_max_length == pipeline.tokenizer.model_max_length == 77
+    assert tokenizer("AC/DC").input_ids == pipeline.tokenizer("AC/DC").input_ids
+    mine, its = encoder.state_dict(), pipeline.text_encoder.state_dict()
+    assert mine.keys() == its.keys()
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+def test_describe_reads_the_facts(sd_folder: Path, tmp_path: Path) -> None:
+    facts = {
+        "pipeline": "StableDiffusionPipeline",
+        "cross_attention_dim": 32,
+        "window": 77,
+        "prediction_type": "epsilon",
+    }
+    assert describe(sd_folder) == facts
+    for path in sd_folder.rglob("*.json"):  # no weights needed
+        (tmp_path / path.relative_to(sd_folder)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(sd_folder))
+    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(
+        scheduler.read_text().replace('"prediction_type": "epsilon"', '"prediction_type": "v_prediction"')
+    )
+    assert describe(tmp_path) == facts | {"prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(("cuda", "device"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch, cuda: bool, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert pick_device("auto") == torch.device(device)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    assert pick_device("cpu") == CPU

@@ -1,0 +1,56 @@
+"""The reference set: a shard of new pictures with captions that say what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lethe.embedded.reference import write_reference
+from lethe.embedded.renders import make_pictures
+from lethe.embedded.world import ART_CAPTIONS, PLACES, World
+from lethe.files import read_images, read_row_table, read_rows, read_texts
+from lethe.suites import suite_rows
+
+
+@pytest.fixture(scope="module")
+def folder(icons: np.ndarray, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "reference"
+    write_reference(icons, world, 60, seed=3, folder=folder)
+    return folder
+
+
+def test_images_and_captions_pair_up(folder: Path, icons: np.ndarray) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["captions.csv", "images.zip"]
+    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3)
+    pd.testing.assert_frame_equal(read_row_table(folder / "captions.csv"), rows)
+    assert all(np.array_equal(a, b) for a, b in zip(read_images(folder / "images.zip"), pictures.images, strict=True))
+    assert list(rows["evaluation_seed"]) == list(range(1, 61))
+
+
+def test_types_and_captions_say_what_is_shown(folder: Path, icons: np.ndarray, world: World) -> None:
+    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3)
+    for row, thing, style in zip(rows.itertuples(), pictures.things, pictures.styles, strict=True):
+        assert row.prompt
+        assert row.type == (PLACES[thing] if thing < 0 else world.things[thing].name)
+        if thing < 0:
+            assert row.type in row.prompt
+            continue
+        one = world.things[thing]
+        words = (*one.words, one.category, "thing", "object", world.styles[style].name)
+        assert row.prompt in ART_CAPTIONS or any(word in row.prompt for word in words)
+
+
+def test_captions_are_a_suite_and_a_prior(folder: Path) -> None:
+    assert len(suite_rows({"file": str(folder / "captions.csv"), "rows": 24})) == 24
+    assert len(read_texts(folder / "captions.csv", "prompt")) == 60
+
+
+def test_the_set_follows_its_seed(folder: Path, icons: np.ndarray, world: World, tmp_path: Path) -> None:
+    for name, seed in (("again", 3), ("other", 4)):
+        write_reference(icons, world, 60, seed=seed, folder=tmp_path / name)
+    for name in ("captions.csv", "images.zip"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+        assert (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()

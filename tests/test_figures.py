@@ -1,0 +1,88 @@
+"""Figures: which prompts they show, and that the picture holds the images in their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lethe.figures import chosen_prompts, image_grid
+
+ROWS = pd.DataFrame(
+    [
+        ("erased", "ship", "a ship"),
+        ("erased", "ship", "a ship again"),
+        ("erased", "cat", "a cat"),
+        ("generality", "ship", "a boat"),
+        ("generality", "ship", "a vessel"),
+        ("generality", "dog", "a hound"),
+        ("kept", "ship", "a ship"),
+        ("kept", "dog", "a dog"),
+        ("kept", "fish", "a fish"),
+        ("kept", "fish", "a fish"),
+        ("kept", "frog", "a frog"),
+    ],
+    columns=["role", "type", "prompt"],
+)
+
+
+@pytest.mark.parametrize(
+    ("concepts", "kept", "expected"),
+    [
+        (["ship"], 2, ["a ship", "a boat", "a dog", "a fish"]),
+        (["cat", "ship"], 9, ["a ship", "a cat", "a boat", "a dog", "a fish", "a frog"]),
+        (["ship"], 0, ["a ship", "a boat"]),
+        ([], 1, ["a ship"]),
+    ],
+)
+def test_chosen_prompts(concepts: list[str], kept: int, expected: list[str]) -> None:
+    before = ROWS.copy()
+    chosen = chosen_prompts(ROWS, concepts, kept=kept)
+    assert [prompt for _, prompt in chosen] == expected
+    for role, prompt in chosen:
+        assert ((ROWS["role"] == role) & (ROWS["prompt"] == prompt)).any()
+    assert ROWS.equals(before)
+
+
+def grid(path: Path, colours: list[list[tuple[int, int, int]]], divider: int) -> np.ndarray:
+    images = [[np.full((8, 8, 3), colour, np.uint8) for colour in line] for line in colours]
+    names = [f"column {k}" for k in range(len(colours[0]))]
+    image_grid(path, images, columns=names, rows=["before", "after"], divider=divider, title="Odd: $x_1$ & <b>")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+COLOURS = [[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 0, 255), (0, 255, 255), (128, 128, 0)]]
+
+
+@pytest.mark.parametrize("divider", [0, 1, 3])
+def test_the_grid_is_a_png_of_its_size_with_every_image_in_its_place(tmp_path: Path, divider: int) -> None:
+    picture = grid(tmp_path / "deep" / "grid.png", COLOURS, divider)
+    assert picture.shape == (int((0.9 * 2 + 0.9) * 150), int((0.9 * 3.25 + 1.4) * 150), 3)
+    centres = np.array(
+        [[np.argwhere((picture == colour).all(axis=-1)).mean(axis=0) for colour in line] for line in COLOURS]
+    )
+    assert (centres[1, :, 0] > centres[0, :, 0] + 50).all()  # the second row is below
+    assert (np.diff(centres[:, :, 1], axis=1) > 50).all()  # columns go to the right
+    gaps = np.diff(centres[0, :, 1])
+    if divider == 1:
+        assert gaps[0] > gaps[1] + 10  # what is erased stands apart
+    else:
+        assert gaps[0] == pytest.approx(gaps[1], abs=2)
+
+
+def test_a_figure_twice_is_the_same_bytes(tmp_path: Path) -> None:
+    grid(tmp_path / "a.png", COLOURS, 1)
+    grid(tmp_path / "b.png", COLOURS, 1)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_figure_is_closed() -> None:
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []

@@ -1,0 +1,211 @@
+"""Files that appear whole or not at all, and shards: what goes in comes out, twice the same bytes."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cleanfid.fid import get_files_features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lethe.files import (
+    image_name,
+    read_images,
+    read_row_table,
+    read_rows,
+    read_texts,
+    rows_as_csv,
+    write_shard,
+    written_whole,
+)
+
+ODD = [
+    "NA",
+    "",
+    "null",
+    "=1+1",
+    "1.0",
+    "007",
+    '"quoted"',
+    "it's",
+    "a,b;c\td",
+    "a\nb",
+    "a\r\nb",
+    "a\rb",
+    " edges ",
+    "🦋 é 葛",
+]
+
+
+def rows_of(prompts: list[str], **more: list) -> pd.DataFrame:
+    seeds = [10 * k for k in range(len(prompts))]
+    return pd.DataFrame({"type": prompts, "prompt": prompts, "evaluation_seed": seeds, **more}).rename_axis("row")
+
+
+def some_images(n: int, *shape: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(n).integers(0, 256, (n, *shape), dtype=np.uint8))
+
+
+# Whole files
+
+
+def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "file.txt"
+    with written_whole(path) as part:
+        part.write_text("half")
+        assert not path.exists()
+        assert part.parent == path.parent
+        part.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file.txt"
+    with pytest.raises(error), written_whole(path) as part:
+        part.write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="stop"), written_whole(path) as part:
+        part.write_text("new")
+        raise ValueError("stop")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "file.txt"):
+        pass
+
+
+# Shards
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6)], ids=["colour", "grey"])
+def test_a_shard_comes_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    rows, images = rows_of(["a ship", "a bird", "a cat"]), some_images(3, *shape)
+    rows.index = pd.Index([240, 241, 1_000_000], name="row")
+    write_shard(tmp_path / "deep" / "shard.zip", rows, images)
+    back = read_images(tmp_path / "deep" / "shard.zip")
+    assert all(np.array_equal(a, b) and b.dtype == np.uint8 for a, b in zip(images, back, strict=True))
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "deep" / "shard.zip"), rows)
+    some = read_images(tmp_path / "deep" / "shard.zip", [1_000_000, 240])
+    assert np.array_equal(some, [images[2], images[0]])
+    with zipfile.ZipFile(tmp_path / "deep" / "shard.zip") as archive:
+        assert archive.namelist() == ["rows.csv", "000240.png", "000241.png", "1000000.png"]
+        with archive.open(image_name(240)) as file:
+            assert Image.open(file).format == "PNG"
+
+
+def test_equal_shards_have_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, images = rows_of(ODD), some_images(len(ODD), 4, 4, 3)
+    write_shard(tmp_path / "a.zip", rows, images)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    write_shard(tmp_path / "b.zip", rows.copy(), [image.copy() for image in images])
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    images[-1][0, 0, 0] ^= 1
+    write_shard(tmp_path / "c.zip", rows, images)
+    assert (tmp_path / "a.zip").read_bytes() != (tmp_path / "c.zip").read_bytes()
+
+
+def test_clean_fid_reads_a_shard(tmp_path: Path) -> None:
+    rows, images = rows_of(["a", "b", "c"]), some_images(3, 5, 4, 3)
+    path = tmp_path / "shard.zip"
+    write_shard(path, rows, images)
+    seen = get_files_features(
+        [image_name(row) for row in rows.index[::-1]],
+        lambda pixels: pixels.flatten(1),
+        num_workers=0,
+        custom_fn_resize=lambda image: image.astype(np.float32),
+        device="cpu",
+        fdir=str(path),
+        verbose=False,
+    )
+    assert np.array_equal(seen, [image.transpose(2, 0, 1).ravel() for image in images[::-1]])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_rows_and_images_must_pair_up(tmp_path: Path, n: int) -> None:
+    text = f"write_shard: `images` must have one image per row; got {n} for 2 rows"
+    with pytest.raises(ValueError, match=text):
+        write_shard(tmp_path / "shard.zip", rows_of(["a", "b"]), some_images(n, 4, 4, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_shard(tmp_path / "shard.zip", rows_of(["a", "b"]), [some_images(1, 4, 4, 3)[0], np.zeros((2, 2, 9))])
+    assert list(tmp_path.iterdir()) == []
+
+
+# Rows
+
+
+@pytest.mark.parametrize("prompt", ODD, ids=repr)
+def test_a_text_is_only_a_text(tmp_path: Path, prompt: str) -> None:
+    rows = rows_of([prompt, "b"])
+    write_shard(tmp_path / "shard.zip", rows, some_images(2, 4, 4, 3))
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "shard.zip"), rows)
+
+
+# A NUL ends a field for pandas, and half a surrogate pair is no text.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(prompts=st.lists(TEXT, min_size=1, max_size=5))
+def test_any_rows_come_back_from_their_csv(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
+    rows, path = rows_of(prompts), tmp_path_factory.mktemp("csv") / "rows.csv"
+    path.write_bytes(rows_as_csv(rows).encode())
+    pd.testing.assert_frame_equal(read_row_table(path), rows)
+
+
+def test_further_columns_stay(tmp_path: Path) -> None:
+    rows = rows_of(["a", "b"], case_number=[7, 9], source=["x", "y"])
+    write_shard(tmp_path / "shard.zip", rows, some_images(2, 4, 4, 3))
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "shard.zip"), rows)
+
+
+def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "i2p.csv"
+    path.write_bytes(b'\xef\xbb\xbftype,prompt,evaluation_seed\r\nhate,NA,5\r\nharm,"a, b",6\r\n')
+    rows = read_row_table(path)
+    assert rows.index.name == "row"
+    assert list(rows.itertuples(name=None)) == [(0, "hate", "NA", 5), (1, "harm", "a, b", 6)]
+
+
+# Texts
+
+
+def test_read_texts_takes_a_column_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text('\ufeffid,caption\n1,NA\n2,"a, b"\n3,\n4,7\n', encoding="utf-8")
+    assert read_texts(path, "caption") == ["NA", "a, b", "", "7"]
+    text = r"captions\.csv: there is no column 'prompt'; its columns are id, caption"
+    with pytest.raises(ValueError, match=text):
+        read_texts(path, "prompt")
+
+
+def test_read_texts_takes_lines(tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_text("\ufeffa ship\n\n  an 'odd', \"one\" \r\n\t\nÜ", encoding="utf-8")
+    assert read_texts(path, None) == ["a ship", "an 'odd', \"one\"", "Ü"]
+
+
+@pytest.mark.parametrize(("content", "column"), [("caption\n", "caption"), ("\n \n", None), ("", None)])
+def test_read_texts_refuses_a_file_without_any(tmp_path: Path, content: str, column: str | None) -> None:
+    (tmp_path / "none.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"none\.csv: there is no text in it"):
+        read_texts(tmp_path / "none.csv", column)

@@ -1,0 +1,238 @@
+"""LoRA training: its loss against loops, what it learns, and that it leaves the U-Net as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lethe.adapters import WEIGHTS_NAME, load_lora, save_lora
+from lethe.attention import recorded_attention
+from lethe.bases import cross_attention_projections
+from lethe.lora import LoraSettings, attention_loss, encode_images, timestep_weights, train_lora
+
+SETTINGS = LoraSettings(
+    rank=1,
+    steps=20,
+    learning_rate=5e-2,
+    batch=2,
+    use_pooler=True,
+    squared_norm=False,
+    timesteps="importance",
+    seed=5,
+)
+
+
+# Timesteps
+
+
+def test_importance_weights_are_the_formula() -> None:
+    weights = timestep_weights("importance", 1000)
+    formula = [1 / (1 + math.exp(-0.05 * (t - 200))) - 1 / (1 + math.exp(-0.05 * (t - 400))) for t in range(1000)]
+    assert weights.dtype == torch.float64
+    assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+    for got, want in zip(weights.tolist(), formula, strict=True):
+        assert got == pytest.approx(want / sum(formula), rel=1e-9, abs=1e-18)
+
+
+def test_importance_weights_peak_between_200_and_400() -> None:
+    weights = timestep_weights("importance", 1000)
+    assert weights.argmax().item() == 300
+    assert weights[200:401].sum() > 0.85
+    for k in range(1, 300):
+        assert weights[300 - k].item() == pytest.approx(weights[300 + k].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_uniform_weights_are_equal(n: int) -> None:
+    assert timestep_weights("uniform", n).tolist() == pytest.approx([1 / n] * n)
+
+
+def test_other_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="`kind` must be uniform or importance; got 'cosine'"):
+        timestep_weights("cosine", 1000)
+
+
+# The loss
+
+
+def loss_by_loops(layers: list[Tensor], masks: Tensor, *, squared: bool) -> float:
+    """Every image, head, pixel and token; a pixel takes the mask at its own place, rounded down."""
+    total = 0.0
+    for layer in layers:
+        batch, heads, pixels, window = layer.shape
+        shrink = math.sqrt(masks.shape[1] * masks.shape[2] / pixels)
+        height, width = round(masks.shape[1] / shrink), round(masks.shape[2] / shrink)
+        for image in range(batch):
+            energy = 0.0
+            for pixel in range(pixels):
+                y, x = divmod(pixel, width)
+                if masks[image, y * masks.shape[1] // height, x * masks.shape[2] // width]:
+                    for head in range(heads):
+                        energy += sum(layer[image, head, pixel, token].item() ** 2 for token in range(window))
+            total += (energy if squared else math.sqrt(energy)) / batch
+    return total
+
+
+@settings(derandomize=True, max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.sampled_from([(2, 4), (4, 8), (1, 2)]), min_size=1, max_size=3),
+    squared=st.booleans(),
+)
+def test_attention_loss_is_a_loop_over_masked_pixels(seed: int, sizes: list[tuple[int, int]], squared: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layers = [torch.rand(2, 3, h * w, 5, generator=generator, dtype=torch.float64) for h, w in sizes]
+    masks = torch.rand(2, 8, 16, generator=generator) < 0.5  # not square: rows and columns must not be mixed up
+    kept = masks.clone(), [layer.clone() for layer in layers]
+    got = attention_loss(layers, masks, squared=squared)
+    assert got.item() == pytest.approx(loss_by_loops(layers, masks, squared=squared), rel=1e-12)
+    assert torch.equal(masks, kept[0])
+    assert all(torch.equal(a, b) for a, b in zip(layers, kept[1], strict=True))
+
+
+def test_attention_loss_of_an_empty_mask_is_zero(drawn: Callable[..., Tensor]) -> None:
+    layers = [drawn(2, 3, 16, 5)]
+    assert attention_loss(layers, torch.zeros(2, 8, 8, dtype=torch.bool), squared=False).item() == 0
+    assert attention_loss(layers, torch.ones(2, 8, 8, dtype=torch.bool), squared=False).item() > 0
+
+
+# Training
+
+
+@pytest.fixture
+def data(sd_folder: Path, drawn: Callable[..., Tensor]) -> dict[str, Tensor]:
+    masks = torch.zeros(3, 32, 32, dtype=torch.bool)
+    masks[:, 8:24, 4:28] = True
+    tokens = torch.zeros(2, 77, dtype=torch.bool)
+    tokens[:, 4:6] = tokens[:, 10:] = True
+    return dict(
+        alphas=DDIMScheduler.from_pretrained(sd_folder / "scheduler").alphas_cumprod,
+        latents=drawn(3, 4, 8, 8, seed=1).float(),
+        masks=masks,
+        states=drawn(2, 77, 32, seed=2).float(),
+        tokens=tokens,
+    )
+
+
+def attention_in_mask(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> float:
+    """The loss on all images at one noise level, without anything drawn."""
+    total = 0.0
+    with torch.no_grad(), recorded_attention(unet) as recorder:
+        for prompt in range(2):
+            recorder.layers.clear()
+            recorder.tokens = data["tokens"][[prompt] * 3]
+            unet(data["latents"], 300, data["states"][[prompt] * 3])
+            total += attention_loss(recorder.layers, data["masks"], squared=False).item()
+    return total
+
+
+def add_to_weights(unet: UNet2DConditionModel, path: Path) -> None:
+    projections = cross_attention_projections(unet)
+    with torch.no_grad():
+        for name, update in load_lora(path).items():
+            projections[name].weight += update.up @ update.down
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_training_takes_attention_away_from_the_tokens(
+    unet: UNet2DConditionModel, data: dict[str, Tensor], tmp_path: Path, squared: bool
+) -> None:
+    before = attention_in_mask(unet, data)
+    state, curve = train_lora(unet, **data, settings=replace(SETTINGS, squared_norm=squared))
+    assert len(curve) == SETTINGS.steps
+    assert attention_in_mask(unet, data) == before  # it comes off again
+    save_lora(tmp_path, state, {})
+    add_to_weights(unet, tmp_path / WEIGHTS_NAME)
+    assert attention_in_mask(unet, data) < 0.9 * before
+
+
+def test_training_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> None:
+    weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    modules = [(name, type(module)) for name, module in unet.named_modules()]
+    processors, inputs = dict(unet.attn_processors), {name: tensor.clone() for name, tensor in data.items()}
+    train_lora(unet, **data, settings=replace(SETTINGS, steps=2))
+    assert unet.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
+    assert [(name, type(module)) for name, module in unet.named_modules()] == modules
+    assert all(unet.attn_processors[name] is processor for name, processor in processors.items())
+    assert all(torch.equal(tensor, inputs[name]) for name, tensor in data.items())
+
+
+def test_training_twice_gives_the_same_adapter(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> None:
+    torch.manual_seed(1)
+    first = train_lora(unet, **data, settings=replace(SETTINGS, steps=3))
+    torch.manual_seed(2)
+    expected = torch.rand(1)
+    torch.manual_seed(2)
+    second = train_lora(unet, **data, settings=replace(SETTINGS, steps=3))
+    assert torch.equal(torch.rand(1), expected)  # the global generator is left alone
+    assert first[1] == second[1]
+    assert first[0].keys() == second[0].keys()
+    assert all(torch.equal(tensor, second[0][name]) for name, tensor in first[0].items())
+    other = train_lora(unet, **data, settings=replace(SETTINGS, steps=3, seed=6))
+    assert other[1] != first[1]
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_an_adapter_has_one_update_of_its_rank_for_each_projection(
+    unet: UNet2DConditionModel, data: dict[str, Tensor], tmp_path: Path, rank: int
+) -> None:
+    state, _ = train_lora(unet, **data, settings=replace(SETTINGS, steps=1, rank=rank))
+    save_lora(tmp_path, state, {})
+    updates, projections = load_lora(tmp_path / WEIGHTS_NAME), cross_attention_projections(unet)
+    assert updates.keys() == projections.keys()
+    for name, update in updates.items():
+        out, width = projections[name].weight.shape
+        assert (update.up.shape, update.down.shape) == ((out, rank), (rank, width))
+    # All keys learn; the values of the last layer reach no attention after it.
+    idle = [name for name, update in updates.items() if update.up.abs().max() == 0]
+    assert idle == ["up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_v"]
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_takes_the_adapter_off(
+    unet: UNet2DConditionModel, data: dict[str, Tensor]
+) -> None:
+    names, processors = list(unet.state_dict()), dict(unet.attn_processors)
+    data["latents"] = data["latents"] * torch.nan
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; lower mace\.lora\.learning_rate"):
+        train_lora(unet, **data, settings=SETTINGS)
+    assert list(unet.state_dict()) == names
+    assert all(unet.attn_processors[name] is processor for name, processor in processors.items())
+
+
+@pytest.mark.parametrize("kind", ["importance", "uniform"])
+def test_timesteps_are_drawn_by_their_weights(
+    unet: UNet2DConditionModel, data: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen: list[int] = []
+    forward = unet.forward
+    monkeypatch.setattr(unet, "forward", lambda x, t, *a, **k: (seen.extend(t.tolist()), forward(x, t, *a, **k))[1])
+    train_lora(unet, **data, settings=replace(SETTINGS, timesteps=kind, batch=30, steps=3))
+    inside = sum(150 <= t <= 450 for t in seen) / len(seen)
+    assert len(seen) == 90
+    assert inside > 0.9 if kind == "importance" else 0.15 < inside < 0.45
+
+
+# Images to latents
+
+
+def test_encoded_images_are_draws_around_the_mean(pipeline: DiffusionPipeline, drawn: Callable[..., Tensor]) -> None:
+    pixels = drawn(2, 3, 32, 32).float().clamp(-1, 1)
+    latents = encode_images(pipeline.vae, pixels, seed=3)
+    assert latents.shape == (2, 4, 8, 8)
+    assert torch.equal(latents, encode_images(pipeline.vae, pixels, seed=3))
+    assert not torch.equal(latents, encode_images(pipeline.vae, pixels, seed=4))
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(pixels).latent_dist
+    scale = pipeline.vae.config.scaling_factor
+    noise = (latents / scale - posterior.mean) / posterior.std
+    assert torch.allclose(noise, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), atol=1e-2)

@@ -1,0 +1,165 @@
+"""Second moments against loops over prompts and tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from lethe.moments import (
+    ConceptMoments,
+    Moment,
+    concept_moments,
+    load_concept_moments,
+    load_moment,
+    save_concept_moments,
+    save_moment,
+    second_moment,
+)
+
+TEMPLATES = ["a photo of the {}", "{} in the sky", "a picture of a {}"]
+RECORD = {"step": "moments", "settings": {"name": "Charles-François Daubigny"}, "zeta": 1, "alpha": 2}
+
+
+# Sums of outer products
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5), d=st.integers(1, 6))
+def test_second_moment_is_a_sum_over_tokens_however_they_are_batched(seed: int, sizes: list[int], d: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batches = [torch.randn(n, 3, d, generator=generator, dtype=torch.float64) for n in [*sizes, 1]]
+    before = [batch.clone() for batch in batches]
+    want, tokens = torch.zeros(d, d, dtype=torch.float64), 0
+    for batch in batches:
+        for prompt in batch:
+            for e in prompt:
+                want, tokens = want + torch.outer(e, e), tokens + 1
+    streamed, whole = second_moment(iter(batches)), second_moment([torch.cat(batches)])
+    assert streamed.tokens == whole.tokens == tokens
+    for got in (streamed.matrix, whole.matrix):
+        assert (got - want).abs().max() < 1e-12 * max(1.0, want.abs().max())
+    assert all(torch.equal(a, b) for a, b in zip(batches, before, strict=True))
+
+
+def test_second_moment_sums_half_precision_in_float64() -> None:
+    # 4096 ones in float16 would stop growing at 2048.
+    moment = second_moment([torch.ones(4096, 1, dtype=torch.float16)])
+    assert moment.matrix.dtype == torch.float64
+    assert moment.matrix.item() == 4096
+
+
+@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 77, 4)]])
+def test_second_moment_of_nothing_is_refused(batches: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="second_moment: `batches` must hold at least one embedding; got none"):
+        second_moment(batches)
+
+
+# A concept
+
+
+def moments_by_loop(
+    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, name: str, anchor: str, templates: list[str]
+) -> ConceptMoments:
+    """One prompt and one token at a time; positions from the numbers of tokens of the prompt's parts."""
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False).input_ids)
+
+    @torch.no_grad()
+    def states(prompt: str) -> Tensor:
+        ids = tokenizer(prompt).input_ids
+        ids += [tokenizer.eos_token_id] * (77 - len(ids))
+        return encoder(torch.tensor([ids])).last_hidden_state[0].double()
+
+    source, cross, fusion = (torch.zeros(32, 32, dtype=torch.float64) for _ in range(3))
+    for template in templates:
+        before, _ = template.split("{}")
+        with_name, with_anchor = states(template.replace("{}", name)), states(template.replace("{}", anchor))
+        start, n, m = 1 + count(before), count(name), count(anchor)
+        for k in range(77):
+            fusion += torch.outer(with_name[k], with_name[k])
+            if k < start:
+                f, g = with_name[k], with_anchor[k]
+            elif k >= start + max(n, m):
+                f, g = with_name[k - max(0, m - n)], with_anchor[k - max(0, n - m)]
+            else:
+                continue
+            source += torch.outer(f, f)
+            cross += torch.outer(g, f)
+    return ConceptMoments(source, cross, fusion)
+
+
+@pytest.mark.parametrize(
+    ("name", "anchor"),
+    [("ship", "ground"), ("Charles-François Daubigny", "art"), ("bird", "a person on the ground"), ("AC/DC", "sky")],
+)
+def test_concept_moments_are_sums_over_aligned_words(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, name: str, anchor: str
+) -> None:
+    got = concept_moments(tokenizer, text_encoder, name, anchor, TEMPLATES)
+    want = moments_by_loop(tokenizer, text_encoder, name, anchor, TEMPLATES)
+    for part in ("source", "cross", "fusion"):
+        a, b = getattr(got, part), getattr(want, part)
+        assert a.dtype == torch.float64
+        # Float32 states of a batch differ from those of a prompt alone by rounding.
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+    assert (want.cross - want.source).norm() > 1e-2 * want.source.norm()
+
+
+def test_concept_moments_add_over_templates(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    whole = concept_moments(tokenizer, text_encoder, "ship", "ground", TEMPLATES)
+    parts = [concept_moments(tokenizer, text_encoder, "ship", "ground", [template]) for template in TEMPLATES]
+    for part in ("source", "cross", "fusion"):
+        total = sum(getattr(moments, part) for moments in parts)
+        assert torch.allclose(getattr(whole, part), total, rtol=1e-5, atol=1e-4)
+
+
+def test_a_concept_that_is_its_own_anchor_has_equal_source_and_cross(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+) -> None:
+    moments = concept_moments(tokenizer, text_encoder, "ship", "ship", TEMPLATES)
+    assert torch.equal(moments.source, moments.cross)
+
+
+# Files
+
+
+def header(path: Path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["lethe"])
+
+
+def test_concept_moments_come_back_from_their_file(tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
+    wide = drawn(4, 8)
+    moments = ConceptMoments(drawn(4, 4, seed=1), drawn(4, 4, seed=2).mT, wide[:, ::2])  # strides as they come
+    save_concept_moments(tmp_path / "new" / "a.safetensors", moments, RECORD)
+    back = load_concept_moments(tmp_path / "new" / "a.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(vars(moments).values(), vars(back).values(), strict=True))
+    assert header(tmp_path / "new" / "a.safetensors") == RECORD
+
+
+def test_a_prior_comes_back_from_its_file(tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
+    moment = Moment(drawn(4, 4), 12_345_678_901)
+    save_moment(tmp_path / "prior.safetensors", moment, RECORD)
+    back = load_moment(tmp_path / "prior.safetensors")
+    assert torch.equal(back.matrix, moment.matrix)
+    assert back.tokens == moment.tokens
+    assert header(tmp_path / "prior.safetensors") == RECORD | {"tokens": moment.tokens}
+    assert "tokens" not in RECORD
+
+
+def test_equal_moments_give_equal_bytes(tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
+    for k in range(8):  # a header with several entries would come in changing order
+        save_concept_moments(tmp_path / f"c{k}", ConceptMoments(*(drawn(3, 3, seed=s) for s in range(3))), RECORD)
+        save_moment(tmp_path / f"p{k}", Moment(drawn(3, 3), 9), RECORD)
+    assert len({path.read_bytes() for path in tmp_path.glob("c*")}) == 1
+    assert len({path.read_bytes() for path in tmp_path.glob("p*")}) == 1

@@ -1,0 +1,183 @@
+"""Provenance: hashes that follow content and nothing else, and the modules that a step's result depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from conftest import ROOT
+from lethe import provenance
+from lethe.provenance import as_header, content_hash, environment, fingerprint, sha256_of, source_files
+
+LIBRARY = ROOT / "workflow" / "lethe"
+STEPS = sorted(path.stem for path in (LIBRARY / "steps").glob("*.py") if path.stem != "__init__")
+
+
+def names(module: str) -> set[str]:
+    return {Path(path).relative_to(LIBRARY).as_posix() for path in source_files(module)}
+
+
+# Hashes
+
+
+def test_sha256_of_a_known_text(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model folder with a small file, and weights beyond the size up to which files are read whole."""
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "config.json").write_text('{"width": 3}')
+    save_file({"w": torch.arange(600_000.0), "v": torch.zeros(3)}, folder / "unet" / "weights.safetensors")
+    assert (folder / "unet" / "weights.safetensors").stat().st_size > 2 << 20
+    return folder
+
+
+@pytest.mark.parametrize("hash_of", [fingerprint, content_hash])
+def test_a_touched_or_copied_folder_is_the_same(hash_of, model: Path, tmp_path: Path) -> None:
+    before = hash_of(model)
+    for path in model.rglob("*"):
+        os.utime(path, (1, 1))
+    shutil.copytree(model, tmp_path / "copy")
+    (tmp_path / "copy" / ".DS_Store").write_text("x")
+    (tmp_path / "copy" / ".cache" / "huggingface").mkdir(parents=True)
+    (tmp_path / "copy" / ".cache" / "huggingface" / "weights.metadata").write_text("downloaded at 12:00")
+    (tmp_path / "copy" / "empty").mkdir()
+    assert hash_of(model) == hash_of(tmp_path / "copy") == before
+    assert len(before) == 64
+
+
+@pytest.mark.parametrize("hash_of", [fingerprint, content_hash])
+def test_any_change_of_content_or_name_shows(hash_of, model: Path) -> None:
+    seen = [hash_of(model)]
+
+    def check() -> None:
+        seen.append(hash_of(model))
+        assert len(set(seen)) == len(seen)
+
+    config, weights = model / "config.json", model / "unet" / "weights.safetensors"
+    config.write_text('{"width": 4}')  # one byte
+    check()
+    tensors = load_file(weights)
+    save_file({name: t * 1.001 for name, t in tensors.items()}, weights)  # trained again
+    check()
+    with weights.open("r+b") as file:  # the last byte
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x17")
+    check()
+    with weights.open("ab") as file:  # one byte more
+        file.write(b"\0")
+    check()
+    config.rename(model / "settings.json")
+    check()
+    (model / "added.txt").touch()
+    check()
+
+
+def test_a_name_and_a_content_cannot_stand_in_for_each_other(tmp_path: Path) -> None:
+    for folder, name, content in [("a", "x", "yz"), ("b", "xy", "z")]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(content)
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+    assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
+
+
+def test_fingerprint_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 8 << 20
+    data = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    (tmp_path / "weights").write_bytes(data.tobytes())
+    before, caught = fingerprint(tmp_path), 0
+    for start in range(0, size, size // 64):  # any run of 1/64 of the file holds a sampled block
+        changed = data.copy()
+        changed[start : start + size // 60 + 4096] ^= 1
+        (tmp_path / "weights").write_bytes(changed.tobytes())
+        caught += fingerprint(tmp_path) != before
+    assert caught == 64
+
+
+# Modules
+
+
+def test_a_suite_depends_on_suites_and_files_and_not_on_lora() -> None:
+    found = names("lethe.steps.suite")
+    assert {"steps/suite.py", "steps/arguments.py", "suites.py", "files.py", "prompts.py", "provenance.py"} <= found
+    assert not found & {"lora.py", "closed_form.py", "sampling.py", "masks.py", "methods/mace.py"}
+
+
+def test_a_lora_depends_on_the_algebra_and_not_on_measures() -> None:
+    found = names("lethe.steps.lora")
+    assert {"closed_form.py", "methods/mace.py", "lora.py", "attention.py", "moments.py", "text.py"} <= found
+    assert not found & {"measures/clip.py", "protocols.py", "tables.py", "figures.py", "edits.py"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_names_the_modules_that_importing_it_loads(step: str) -> None:
+    with mock.patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "lethe"]:
+            del sys.modules[name]
+        importlib.import_module(f"lethe.steps.{step}")
+        modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "lethe"]
+        loaded = {Path(module.__file__).relative_to(LIBRARY).as_posix() for module in modules}
+    derived = names(f"lethe.steps.{step}")
+    assert {path for path in loaded if "__init__" not in path} <= derived
+    for path in derived - loaded:  # imported inside a function, or for types alone
+        module = Path(path).with_suffix("").as_posix().replace("/", ".")
+        assert any(f"lethe.{module} import" in Path(LIBRARY, user).read_text() for user in derived), path
+
+
+def test_imports_inside_functions_count() -> None:
+    assert "bases.py" in names("lethe.steps.base")
+
+
+def test_source_files_are_sorted_and_each_is_there_once() -> None:
+    found = source_files("lethe.steps.lora")
+    assert list(found) == sorted(set(found))
+    assert all(Path(path).is_file() for path in found)
+
+
+@pytest.mark.parametrize("module", ["lethe.nothing", "torch", "lethe_other", "lethe.steps.nothing"])
+def test_a_module_of_others_is_refused(module: str) -> None:
+    with pytest.raises(ValueError, match=f"source_files: `module` must be a module of lethe; got '{module}'"):
+        source_files(module)
+
+
+# Records
+
+
+def test_environment_names_what_shapes_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    found = environment()
+    assert found["torch"] == importlib.metadata.version("torch")
+    assert found["no-such-package"] == "not installed"
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_environment_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provenance, "LIBRARY", tmp_path)
+    assert environment()["commit"] == "not a git checkout"
+    monkeypatch.setenv("PATH", "")
+    assert environment()["commit"] == "not a git checkout"
+
+
+def test_a_record_in_a_header_is_one_sorted_json_text(tmp_path: Path) -> None:
+    record = {"b": {"d": [1, None], "c": "ü"}, "a": 1.5}
+    header = as_header(record)
+    assert list(header) == ["lethe"]
+    assert header == as_header(dict(reversed(record.items())))
+    save_file({"w": torch.zeros(1)}, tmp_path / "f.safetensors", header)
+    with safe_open(tmp_path / "f.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["lethe"]) == record

@@ -1,0 +1,85 @@
+"""Sampling: a row's image is that row's own, wherever it stands and whatever is sampled with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+
+from lethe.sampling import sample_rows
+
+OPTIONS = dict(steps=3, guidance=6.0)
+
+
+def largest(a: np.ndarray, b: np.ndarray) -> int:
+    return int(abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_a_row_is_what_the_pipeline_makes_of_its_prompt_and_seed(
+    pipeline: DiffusionPipeline, some_rows: pd.DataFrame
+) -> None:
+    images = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
+    assert len(images) == 4
+    for image, row in zip(images, some_rows.itertuples(), strict=True):
+        want = pipeline(
+            row.prompt,
+            num_inference_steps=3,
+            guidance_scale=6.0,
+            generator=torch.Generator().manual_seed(row.evaluation_seed),
+        ).images[0]
+        assert image.dtype == np.uint8
+        assert image.shape == (32, 32, 3)
+        assert np.array_equal(image, np.asarray(want))
+
+
+def test_prompt_seed_steps_and_guidance_each_matter(pipeline: DiffusionPipeline) -> None:
+    def image(prompt: str = "a ship", seed: int = 1, steps: int = 3, guidance: float = 6.0) -> np.ndarray:
+        row = pd.DataFrame({"prompt": [prompt], "evaluation_seed": [seed]})
+        return sample_rows(pipeline, row, steps=steps, guidance=guidance, batch=1)[0]
+
+    first = image()
+    for change in (dict(prompt="a bird"), dict(seed=2), dict(steps=4), dict(guidance=1.5)):
+        assert largest(image(**change), first) > 1, change
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 9])
+def test_an_image_does_not_depend_on_its_place_or_its_batch(
+    pipeline: DiffusionPipeline, some_rows: pd.DataFrame, batch: int
+) -> None:
+    alone = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
+    turned = sample_rows(pipeline, some_rows.iloc[::-1], batch=batch, **OPTIONS)[::-1]
+    part = sample_rows(pipeline, some_rows.iloc[2:], batch=batch, **OPTIONS)
+    for k in range(4):
+        assert largest(alone[k], turned[k]) <= 1
+        assert k < 2 or largest(alone[k], part[k - 2]) <= 1
+    assert min(largest(alone[j], alone[k]) for j in range(4) for k in range(j)) > 1  # rows differ
+
+
+def test_sampling_twice_gives_the_same_bytes(pipeline: DiffusionPipeline, some_rows: pd.DataFrame) -> None:
+    before = some_rows.copy()
+    torch.manual_seed(1)
+    first = sample_rows(pipeline, some_rows, batch=3, **OPTIONS)
+    torch.manual_seed(2)
+    second = sample_rows(pipeline, some_rows, batch=3, **OPTIONS)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    pd.testing.assert_frame_equal(some_rows, before)
+
+
+def test_sampling_with_a_stateful_solver_starts_anew_each_batch(
+    pipeline: DiffusionPipeline, some_rows: pd.DataFrame
+) -> None:
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    together = sample_rows(pipeline, some_rows, batch=4, **OPTIONS)
+    alone = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
+    assert max(largest(a, b) for a, b in zip(together, alone, strict=True)) <= 1
+
+
+def test_no_rows_give_no_images(pipeline: DiffusionPipeline, some_rows: pd.DataFrame) -> None:
+    assert sample_rows(pipeline, some_rows.iloc[:0], batch=2, **OPTIONS) == []
+
+
+def test_seeds_of_any_size_and_odd_prompts_are_sampled(pipeline: DiffusionPipeline) -> None:
+    rows = pd.DataFrame({"prompt": ["", "NA", "🦋 \n '\""], "evaluation_seed": [0, 2**31, 4_196_746_483]})
+    assert len(sample_rows(pipeline, rows, batch=3, **OPTIONS)) == 3

@@ -1,0 +1,109 @@
+"""Tables of an evaluation against sums by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lethe import protocols
+from lethe.tables import confusion, object_scores, objects_table
+
+NAMES = ["ship", "bird", "cat"]
+
+
+def along(name: str, n: int) -> list[np.ndarray]:
+    """Embeddings that CLIP would take for the class `name`, near its axis."""
+    rng = np.random.default_rng(len(name) + n)
+    return [np.eye(3)[NAMES.index(name)] * 5 + rng.normal(size=3) * 0.1 for _ in range(n)]
+
+
+def measure(*parts: tuple[str, str, int]) -> pd.DataFrame:
+    """(type, what the images show, how many) as a measure; each text is along its type's class."""
+    rows = [
+        (kind, image, along(kind if kind in NAMES else "cat", 1)[0])
+        for kind, shown, n in parts
+        for image in along(shown, n)
+    ]
+    return pd.DataFrame(rows, columns=["type", "image", "text"]).rename_axis("row")
+
+
+@pytest.fixture
+def parts() -> dict[str, pd.DataFrame]:
+    return dict(
+        erased=measure(("ship", "ship", 1), ("ship", "cat", 3)),
+        generality=measure(("ship", "ship", 2), ("ship", "bird", 3)),
+        kept=measure(("ship", "cat", 5), ("bird", "bird", 7), ("cat", "cat", 2), ("cat", "ship", 1), ("sky", "cat", 4)),
+        quality=measure(("bird", "bird", 6), ("cat", "cat", 5)),
+        classes=pd.DataFrame({"class": NAMES, "text": list(np.eye(3))}),
+        reference=measure(("bird", "bird", 4), ("cat", "cat", 4)),
+    )
+
+
+def test_scores_count_the_rows_they_should(parts: dict[str, pd.DataFrame]) -> None:
+    before = {name: table.copy() for name, table in parts.items()}
+    scores = object_scores(**parts, concepts=["ship"])
+    assert scores["acc_e"] == pytest.approx(25)
+    assert scores["acc_g"] == pytest.approx(40)
+    assert scores["acc_s"] == pytest.approx(90)  # ships are erased and the sky is no class: neither counts
+    assert [scores[f"n_{name}"] for name in ("acc_e", "acc_g", "acc_s")] == [4, 5, 10]
+    assert scores["h_o"] == pytest.approx(300 / (1 / 0.75 + 1 / 0.9 + 1 / 0.6))
+    assert scores["details"]["acc_e_class_probability"] == pytest.approx(25, abs=0.1)
+    assert scores["details"]["acc_s_interval_95"] == pytest.approx([100 * b for b in protocols.interval(9, 10)])
+    assert all(table.equals(before[name]) for name, table in parts.items())
+
+
+def test_scores_of_quality(parts: dict[str, pd.DataFrame]) -> None:
+    scores = object_scores(**parts, concepts=["ship"])
+    images, texts, reference = (
+        np.stack(list(column))
+        for column in (parts["quality"]["image"], parts["quality"]["text"], parts["reference"]["image"])
+    )
+    cosines = (images * texts).sum(1) / np.sqrt((images**2).sum(1) * (texts**2).sum(1))
+    assert scores["clip_score"] == pytest.approx(100 * cosines.mean())
+    assert scores["fid"] == pytest.approx(protocols.fid(images, reference))
+    assert [scores[f"n_{name}"] for name in ("clip_score", "fid", "fid_reference")] == [11, 11, 8]
+
+
+def test_scores_of_several_concepts(parts: dict[str, pd.DataFrame]) -> None:
+    parts["erased"] = measure(("ship", "bird", 2), ("bird", "bird", 3), ("cat", "cat", 9))
+    parts["generality"] = measure(("bird", "cat", 1))
+    scores = object_scores(**parts, concepts=["ship", "bird"])
+    assert (scores["acc_e"], scores["n_acc_e"]) == (pytest.approx(60), 5)
+    assert (scores["acc_s"], scores["n_acc_s"]) == (pytest.approx(200 / 3), 3)
+    assert scores["acc_g"] == 0
+
+
+@pytest.mark.parametrize(("part", "name"), [("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")])
+def test_a_number_without_images_is_refused(parts: dict[str, pd.DataFrame], part: str, name: str) -> None:
+    parts[part] = parts[part][parts[part]["type"] == "sky"]
+    with pytest.raises(ValueError, match=f"no row counts towards {name}; look at the suites of the evaluation"):
+        object_scores(**parts, concepts=["ship"])
+
+
+def test_an_erased_concept_that_is_no_class_is_refused(parts: dict[str, pd.DataFrame]) -> None:
+    with pytest.raises(ValueError, match="object_scores: 'plane' is erased but not among the classes"):
+        object_scores(**parts, concepts=["ship", "plane"])
+
+
+def test_the_table_has_a_row_per_method_rounded(parts: dict[str, pd.DataFrame]) -> None:
+    scores = object_scores(**parts, concepts=["ship"])
+    table = objects_table({"original": scores | {"h_o": 1 / 3}, "mace": scores})
+    assert list(table["method"]) == ["original", "mace"]
+    assert table.columns[0] == "method"
+    assert "details" not in table
+    assert list(table["h_o"]) == [0.33, round(scores["h_o"], 2)]
+    assert list(table["n_acc_e"]) == [4, 4]
+
+
+def test_confusion_counts_what_images_are_taken_for(parts: dict[str, pd.DataFrame]) -> None:
+    table = confusion(parts["kept"], parts["classes"])
+    assert list(table.columns) == ["type", "class", "images"]
+    assert set(table.itertuples(index=False, name=None)) == {
+        ("bird", "bird", 7),
+        ("ship", "cat", 5),
+        ("sky", "cat", 4),
+        ("cat", "cat", 2),
+        ("cat", "ship", 1),
+    }
+    assert list(table["images"]) == sorted(table["images"], reverse=True)
