@@ -15,7 +15,15 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from conftest import CPU
-from lethe.bases import cross_attention_projections, describe, load_pipeline, load_text, pick_device, projection_weights
+from lethe.bases import (
+    cross_attention_projections,
+    describe,
+    load_pipeline,
+    load_text,
+    pick_device,
+    projection_weights,
+    use_scheduler,
+)
 
 
 def test_projections_are_those_of_attn2_in_order(unet: UNet2DConditionModel) -> None:
@@ -80,6 +88,15 @@ def test_a_swapped_scheduler_keeps_the_noise_schedule(sd_folder: Path, name: str
     assert swapped.config.steps_offset == own.config.steps_offset == 1
     assert own.betas[0] == pytest.approx(0.00085)
     assert own.betas[-1] == pytest.approx(0.012)
+
+
+def test_a_scheduler_can_be_swapped_again(pipeline: DiffusionPipeline) -> None:
+    betas = pipeline.scheduler.betas
+    for name, kind in (("dpm-solver++", DPMSolverMultistepScheduler), ("ddim", DDIMScheduler)):
+        use_scheduler(pipeline, name)
+        assert type(pipeline.scheduler) is kind
+        assert torch.equal(pipeline.scheduler.betas, betas)
+        assert pipeline.scheduler.config.steps_offset == 1
 
 
 def test_load_pipeline_has_no_safety_checker_and_says_nothing_of_it(

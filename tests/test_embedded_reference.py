@@ -8,30 +8,33 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import ROOT
 from lethe.embedded.reference import write_reference
-from lethe.embedded.renders import make_pictures
+from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import ART_CAPTIONS, PLACES, World
 from lethe.files import read_images, read_row_table, read_rows, read_texts
 from lethe.suites import suite_rows
+
+CALM = Variation(scale=(0.8, 0.85), shift=1, mirrored=0.0)
 
 
 @pytest.fixture(scope="module")
 def folder(icons: np.ndarray, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "reference"
-    write_reference(icons, world, 60, seed=3, folder=folder)
+    write_reference(icons, world, 60, seed=3, variation=CALM, folder=folder)
     return folder
 
 
 def test_images_and_captions_pair_up(folder: Path, icons: np.ndarray) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["captions.csv", "images.zip"]
-    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3)
+    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3, variation=CALM)
     pd.testing.assert_frame_equal(read_row_table(folder / "captions.csv"), rows)
     assert all(np.array_equal(a, b) for a, b in zip(read_images(folder / "images.zip"), pictures.images, strict=True))
     assert list(rows["evaluation_seed"]) == list(range(1, 61))
 
 
 def test_types_and_captions_say_what_is_shown(folder: Path, icons: np.ndarray, world: World) -> None:
-    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3)
+    rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3, variation=CALM)
     for row, thing, style in zip(rows.itertuples(), pictures.things, pictures.styles, strict=True):
         assert row.prompt
         assert row.type == (PLACES[thing] if thing < 0 else world.things[thing].name)
@@ -48,9 +51,18 @@ def test_captions_are_a_suite_and_a_prior(folder: Path) -> None:
     assert len(read_texts(folder / "captions.csv", "prompt")) == 60
 
 
+def test_the_shipped_set_pairs_up(world: World) -> None:
+    shipped = ROOT / "resources" / "emoji" / "reference"
+    rows, images = read_rows(shipped / "images.zip"), read_images(shipped / "images.zip")
+    pd.testing.assert_frame_equal(read_row_table(shipped / "captions.csv"), rows)
+    assert all(image.shape == (64, 64, 3) for image in images)
+    assert all(rows["prompt"])
+    assert set(rows["type"]) == {*PLACES, *(thing.name for thing in world.things)}
+
+
 def test_the_set_follows_its_seed(folder: Path, icons: np.ndarray, world: World, tmp_path: Path) -> None:
     for name, seed in (("again", 3), ("other", 4)):
-        write_reference(icons, world, 60, seed=seed, folder=tmp_path / name)
+        write_reference(icons, world, 60, seed=seed, variation=CALM, folder=tmp_path / name)
     for name in ("captions.csv", "images.zip"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
         assert (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()

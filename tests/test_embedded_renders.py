@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lethe.embedded.renders import compose, draw_place, make_pictures, render_icons, svg_of
+from lethe.embedded.renders import Variation, compose, draw_place, make_pictures, render_icons, svg_of
 from lethe.embedded.world import PLACES, Style, Thing, World
 
 COLLECTION = {
@@ -97,12 +97,36 @@ def test_composites_follow_their_generator(icons: np.ndarray) -> None:
     assert not np.array_equal(first[0], other[0])
 
 
-def test_half_of_the_composites_are_mirrored() -> None:
+@pytest.mark.parametrize(("share", "low", "high"), [(0.5, 150, 250), (0.0, 400, 400), (1.0, 0, 0)])
+def test_a_share_of_the_composites_is_mirrored(share: float, low: int, high: int) -> None:
     icon = np.zeros((96, 96, 4), np.uint8)
     icon[:, :48, 3] = 255  # ink on the left
-    rng = np.random.default_rng(3)
-    left = sum(compose(icon, rng)[1][:, :32].mean() > 0.5 for _ in range(400))
-    assert 150 < left < 250
+    rng, variation = np.random.default_rng(3), Variation(mirrored=share)
+    masks = [compose(icon, rng, variation)[1] for _ in range(400)]
+    left = sum(mask[:, :32].sum() > mask[:, 32:].sum() for mask in masks)
+    assert low <= left <= high
+
+
+@pytest.mark.parametrize(("scale", "shift"), [((0.5, 0.75), 3), ((0.8, 0.8), 0), ([0.78, 0.86], 1)])
+def test_scale_and_shift_stay_within_the_variation(scale: tuple[float, float], shift: int) -> None:
+    rng, variation = np.random.default_rng(3), Variation(scale=scale, shift=shift)
+    icon, sides, places = np.full((96, 96, 4), 255, np.uint8), set(), set()
+    for _ in range(300):
+        _, mask = compose(icon, rng, variation)
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        assert len(rows) == len(columns)
+        sides.add(len(rows))
+        places |= {int(line[0]) - (64 - len(line)) // 2 for line in (rows, columns)}
+    assert min(sides) == round(64 * scale[0])
+    assert max(sides) == round(64 * scale[1])
+    assert places == set(range(-shift, shift + 1))
+
+
+def test_pictures_are_composed_within_the_variation(icons: np.ndarray) -> None:
+    large, small = (
+        make_pictures(icons, 40, seed=1, variation=Variation(scale=(size, size))).masks.sum() for size in (0.8, 0.4)
+    )
+    assert small == pytest.approx(large / 4, rel=0.05)
 
 
 # Places

@@ -13,11 +13,19 @@ from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from lethe.adapters import WEIGHTS_NAME, load_lora, save_lora
 from lethe.attention import recorded_attention
 from lethe.bases import cross_attention_projections
-from lethe.lora import LoraSettings, attention_loss, encode_images, timestep_weights, train_lora
+from lethe.lora import (
+    LoraSettings,
+    attended_tokens,
+    attention_loss,
+    encode_images,
+    timestep_weights,
+    train_lora,
+)
 
 SETTINGS = LoraSettings(
     rank=1,
@@ -59,6 +67,25 @@ def test_uniform_weights_are_equal(n: int) -> None:
 def test_other_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="`kind` must be uniform or importance; got 'cosine'"):
         timestep_weights("cosine", 1000)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("use_pooler", [True, False])
+@pytest.mark.parametrize("name", ["ship", "Charles-François Daubigny"])
+def test_the_loss_looks_at_the_phrase_and_with_the_pooler_at_the_end(
+    tokenizer: CLIPTokenizer, name: str, use_pooler: bool
+) -> None:
+    templates = ["a photo of the {}", "{} in the sky", "ship beside {}"]
+    chosen = attended_tokens(tokenizer, templates, name, use_pooler=use_pooler)
+    assert (chosen.shape, chosen.dtype) == ((3, 77), torch.bool)
+    for row, template in zip(chosen.tolist(), templates, strict=True):
+        parts = [tokenizer(text, add_special_tokens=False).input_ids for text in template.split("{}")]
+        count = len(tokenizer(name, add_special_tokens=False).input_ids)
+        start = 1 + len(parts[0])
+        end = start + count + len(parts[1])
+        assert row == [start <= k < start + count or (use_pooler and k >= end) for k in range(77)]
 
 
 # The loss

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -126,12 +125,13 @@ def test_a_lora_depends_on_the_algebra_and_not_on_measures() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_names_the_modules_that_importing_it_loads(step: str) -> None:
-    with mock.patch.dict(sys.modules):
-        for name in [name for name in sys.modules if name.partition(".")[0] == "lethe"]:
-            del sys.modules[name]
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lethe"}
+    try:
         importlib.import_module(f"lethe.steps.{step}")
-        modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "lethe"]
-        loaded = {Path(module.__file__).relative_to(LIBRARY).as_posix() for module in modules}
+    finally:
+        fresh = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lethe"}
+        sys.modules.update(kept)
+    loaded = {Path(module.__file__).relative_to(LIBRARY).as_posix() for module in fresh.values()}
     derived = names(f"lethe.steps.{step}")
     assert {path for path in loaded if "__init__" not in path} <= derived
     for path in derived - loaded:  # imported inside a function, or for types alone

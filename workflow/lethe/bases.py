@@ -44,8 +44,15 @@ def load_pipeline(
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
-        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
+        use_scheduler(pipeline, scheduler)
     return pipeline
+
+
+def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
+    """Sample with another scheduler (a key of SCHEDULERS) from now on, on the pipeline's own noise schedule."""
+    import diffusers
+
+    pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipeline.scheduler.config)
 
 
 def load_text(

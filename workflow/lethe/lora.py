@@ -13,9 +13,11 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from tqdm import trange
+from transformers import CLIPTokenizer
 
 from lethe.attention import recorded_attention
 from lethe.bases import PROJECTIONS
+from lethe.prompts import end_positions, fill, phrase_positions
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ def timestep_weights(kind: str, n: int) -> Tensor:
     else:
         raise ValueError(f"timestep_weights: `kind` must be uniform or importance; got {kind!r}")
     return weights / weights.sum()
+
+
+def attended_tokens(tokenizer: CLIPTokenizer, templates: Sequence[str], phrase: str, *, use_pooler: bool) -> Tensor:
+    """Where the loss looks in the prompts that `templates` make of `phrase`: bool `[templates, window]`.
+
+    The phrase's own tokens and, with `use_pooler`, the end-of-text token and all padding after it.
+    """
+    tokens = torch.zeros(len(templates), tokenizer.model_max_length, dtype=torch.bool)
+    for row, template in enumerate(templates):
+        tokens[row, list(phrase_positions(tokenizer, template, phrase))] = True
+        if use_pooler:
+            tokens[row, list(end_positions(tokenizer, fill(template, phrase)))] = True
+    return tokens
 
 
 def attention_loss(layers: Sequence[Tensor], masks: Tensor, *, squared: bool) -> Tensor:

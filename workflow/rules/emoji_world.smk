@@ -114,14 +114,15 @@ rule emoji_clip:
         world=WORLD,
     shell:
         """
-        python -m lethe.steps.{rule} --icons {input.icons:q} --world {params.world:q} --settings {params.settings:q} \
+        python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {params.world:q} --settings {params.settings:q} \
             --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
 
-use rule emoji_clip as emoji_clipseg with:
+rule emoji_clipseg:
     input:
         icons=rules.emoji_icons.output.icons,
+        clip=rules.emoji_clip.output.model,
         code=code("emoji_clipseg"),
     output:
         model=directory("results/emoji_world/clipseg"),
@@ -130,9 +131,17 @@ use rule emoji_clip as emoji_clipseg with:
         "logs/emoji_clipseg.log",
     benchmark:
         "logs/emoji_clipseg.tsv"
+    conda:
+        "../../envs/lethe.yaml"
     params:
         settings=emoji_settings("clipseg"),
         world=WORLD,
+    shell:
+        """
+        python -m lethe.steps.emoji_clipseg --icons {input.icons:q} --clip {input.clip:q} --world {params.world:q} \
+            --settings {params.settings:q} --threads {threads} \
+            --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+        """
 
 
 rule emoji_reference:

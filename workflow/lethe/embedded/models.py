@@ -116,14 +116,14 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     )
 
 
-def build_clipseg(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
-    """Text-prompted segmentation of 64x64 images on 8-pixel patches."""
-    return CLIPSegForImageSegmentation(
+def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
+    """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
+    clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
-            text_config=_text_settings(tokenizer) | dict(hidden_size=64, num_hidden_layers=2, projection_dim=64),
-            vision_config=_vision_settings(width=96, layers=3) | dict(projection_dim=64),
-            projection_dim=64,
-            extract_layers=[0, 1, 2],
+            text_config=clip.config.text_config.to_dict(),
+            vision_config=clip.config.vision_config.to_dict(),
+            projection_dim=clip.config.projection_dim,
+            extract_layers=[1, 2, 3],
             reduce_dim=32,
             decoder_num_attention_heads=4,
             decoder_intermediate_size=128,
@@ -131,6 +131,9 @@ def build_clipseg(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
             use_complex_transposed_convolution=True,
         )
     )
+    clipseg.clip.load_state_dict(clip.state_dict())
+    clipseg.clip.requires_grad_(False)
+    return clipseg
 
 
 def _text_settings(tokenizer: CLIPTokenizer) -> dict:

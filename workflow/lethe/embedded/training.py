@@ -29,14 +29,14 @@ def train(
     ema_decay: float = 0.999,
     checkpoint_every: int = 500,
 ) -> list[tuple[int, float]]:
-    """Minimise the loss of seeded batches over the parameters of all `modules`; leave the EMA weights in them.
+    """Minimise the loss of seeded batches over the trainable parameters of `modules`; leave the EMA weights in them.
 
     Step k draws its batch from `default_rng([seed, k])`, so a run resumed from `checkpoint` (written every
     `checkpoint_every` steps, safetensors) continues exactly where it stopped. Learning rate: linear warm-up over 3 %
     of the steps, cosine to zero. Returns (step, mean loss since the last point) every 100 steps.
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
-    parameters = {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters()}
+    parameters = {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4)
     ema = {name: p.detach().clone() for name, p in parameters.items()}
     curve: list[tuple[int, float]] = []

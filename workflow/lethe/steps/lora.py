@@ -7,11 +7,11 @@ from lethe.adapters import save_lora
 from lethe.bases import cross_attention_projections, load_pipeline, pick_device
 from lethe.closed_form import apply
 from lethe.files import read_images, written_whole
-from lethe.lora import LoraSettings, encode_images, train_lora
+from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
 from lethe.methods.mace import MaceSettings, refinement
 from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels
-from lethe.prompts import end_positions, fill, phrase_positions, read_templates
+from lethe.prompts import fill, read_templates
 from lethe.steps.arguments import read_arguments, record_of, use_threads
 from lethe.text import encode_prompts
 
@@ -35,18 +35,13 @@ if __name__ == "__main__":
         module.weight.data = apply(module.weight.data, transform, [])
     templates = read_templates(args.templates)[: settings.templates_used]
     prompts = [fill(template, name) for template in templates]
-    tokens = torch.zeros(len(prompts), pipeline.tokenizer.model_max_length, dtype=torch.bool)
-    for row, (template, prompt) in enumerate(zip(templates, prompts, strict=True)):
-        tokens[row, list(phrase_positions(pipeline.tokenizer, template, name))] = True
-        if lora.use_pooler:
-            tokens[row, list(end_positions(pipeline.tokenizer, prompt))] = True
     state, curve = train_lora(
         pipeline.unet,
         pipeline.scheduler.alphas_cumprod,
         encode_images(pipeline.vae, to_pixels(read_images(args.images)), seed=settings.seed),
         torch.stack([torch.from_numpy(mask > 127) for mask in read_images(args.masks)]),
         torch.cat(list(encode_prompts(pipeline.tokenizer, pipeline.text_encoder, prompts))),
-        tokens,
+        attended_tokens(pipeline.tokenizer, templates, name, use_pooler=lora.use_pooler),
         lora,
     )
     save_lora(args.out_lora.parent, state, record_of("lora", args))

@@ -1,0 +1,51 @@
+"""README's first command on the embedded model: what it reaches, and that it repeats to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from running import ROOT, snakemake
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the default run has ended."""
+    folder = tmp_path_factory.mktemp("default")
+    for name in ("config", "resources"):
+        (folder / name).symlink_to(ROOT / name)
+    run = snakemake(folder, "--cores", "2")
+    assert run.returncode == 0, run.stderr[-4000:]
+    return folder
+
+
+def test_three_objects_are_erased_and_the_others_stay(finished: Path) -> None:
+    table = pd.read_csv(finished / "results/tables/objects.csv").set_index("method")
+    original, edited = table.loc["original"], table.loc["mace"]
+    assert original["acc_e"] >= 80  # the base does draw what is erased
+    assert edited["acc_e"] <= 10
+    assert edited["acc_g"] <= 15
+    assert edited["acc_s"] >= 0.9 * original["acc_s"]
+    assert edited["h_o"] >= 90
+    assert (table[["n_acc_e", "n_acc_g", "n_acc_s"]] >= 18).all(axis=None)
+
+
+def test_the_picture_shows_before_and_after(finished: Path) -> None:
+    with Image.open(finished / "results/figures/objects.png") as picture:
+        assert picture.width > picture.height > 300
+
+
+def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path) -> None:
+    lost = [finished / "results/emoji/edits/objects/mace.safetensors"]
+    lost += sorted((finished / "results/emoji/samples/objects/mace").glob("*/*.zip"))[:1]
+    before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost]
+    for path in lost:
+        path.unlink()
+    targets = [str(path.relative_to(finished)) for path in lost]
+    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets)
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost] == before
