@@ -13,7 +13,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 STEPS = sorted(
-    path.stem for path in (ROOT / "workflow/lethe/steps").glob("*.py") if path.stem not in ("__init__", "arguments")
+    path.stem
+    for path in (ROOT / "workflow/lethe/steps").glob("*.py")
+    if path.stem not in ("__init__", "arguments", "loading")
 )
 RULES = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 

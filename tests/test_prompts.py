@@ -10,6 +10,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import CLIPTokenizer
 
 from conftest import ROOT
+from lethe.embedded.models import train_tokenizer
 from lethe.prompts import aligned_positions, end_positions, fill, phrase_positions, read_templates
 
 NAMES = [
@@ -114,6 +115,17 @@ def test_phrase_positions_cover_the_phrase_and_no_more(tokenizer: CLIPTokenizer,
     assert wanted in text_of(tokenizer, [tokens[k] for k in found])
     assert wanted not in text_of(tokenizer, [tokens[k] for k in found[1:]])
     assert wanted not in text_of(tokenizer, [tokens[k] for k in found[:-1]])
+
+
+def test_a_token_that_holds_the_phrases_end_and_a_comma_belongs_to_the_phrase(tmp_path: Path) -> None:
+    merged = train_tokenizer(["), (("] * 9, tmp_path, merges=4, window=20)
+    template = "by ({}, cut"
+    for phrase, tokens in [("(x)", ["((</w>", "x</w>", "),</w>", "c"]), ("y", ["(</w>", "y</w>", ",</w>", "c"])]:
+        assert merged.convert_ids_to_tokens(merged(fill(template, phrase)).input_ids)[3:7] == tokens
+    assert phrase_positions(merged, template, "(x)") == range(3, 6)
+    assert phrase_positions(merged, template, "y") == range(4, 5)
+    # The anchor leaves a bracket and a comma alone, which pair up with nothing.
+    assert aligned_positions(merged, template, "(x)", "y") == ([0, 1, 2, *range(6, 20)], [0, 1, 2, *range(6, 20)])
 
 
 @pytest.mark.parametrize("name", ["ship", "Charles-François Daubigny"])

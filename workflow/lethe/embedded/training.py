@@ -36,7 +36,9 @@ def train(
     of the steps, cosine to zero. Returns (step, mean loss since the last point) every 100 steps.
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
-    parameters = {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad}
+    parameters = {
+        f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad
+    }
     optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4)
     ema = {name: p.detach().clone() for name, p in parameters.items()}
     curve: list[tuple[int, float]] = []

@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from lethe.adapters import save_lora
-from lethe.bases import cross_attention_projections, load_pipeline, pick_device
+from lethe.bases import cross_attention_projections
 from lethe.closed_form import apply
 from lethe.files import read_images, written_whole
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
@@ -13,6 +13,7 @@ from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels
 from lethe.prompts import fill, read_templates
 from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.loading import pipeline_of
 from lethe.text import encode_prompts
 
 if __name__ == "__main__":
@@ -22,12 +23,7 @@ if __name__ == "__main__":
     use_threads(args.threads)
     settings = args.settings
     name, lora = settings.concept["name"], LoraSettings(**settings.lora, seed=settings.seed)
-    pipeline = load_pipeline(
-        settings.base["model"],
-        settings.base["revision"],
-        device=pick_device(settings.device),
-        precision=settings.precision,
-    )
+    pipeline = pipeline_of(settings)
     prior = load_moment(args.prior[0]).matrix if args.prior else None
     moments = [load_concept_moments(path) for path in args.moments]
     transform = refinement(moments, prior, MaceSettings(**settings.mace))

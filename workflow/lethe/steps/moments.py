@@ -1,20 +1,15 @@
 """Compute a concept's second moments of text embeddings."""
 
-from lethe.bases import load_text, pick_device
 from lethe.moments import concept_moments, save_concept_moments
 from lethe.prompts import read_templates
 from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.loading import text_of
 
 if __name__ == "__main__":
     args = read_arguments(__doc__, inputs=["templates"], outputs=["moments"])
     use_threads(args.threads)
     settings = args.settings
-    tokenizer, encoder = load_text(
-        settings.base["model"],
-        settings.base["revision"],
-        device=pick_device(settings.device),
-        precision=settings.precision,
-    )
+    tokenizer, encoder = text_of(settings)
     templates = read_templates(args.templates)[: settings.templates_used]
     moments = concept_moments(tokenizer, encoder, settings.concept["name"], settings.concept["anchor"], templates)
     save_concept_moments(args.out_moments, moments, record_of("moments", args))

@@ -1,23 +1,17 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
-from lethe.bases import load_pipeline, pick_device
 from lethe.edits import apply_edit, load_edit
 from lethe.files import read_row_table, write_shard
 from lethe.sampling import sample_rows
 from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.loading import pipeline_of
 from lethe.suites import shard_rows
 
 if __name__ == "__main__":
     args = read_arguments(__doc__, inputs=["rows"], lists=["edit"], outputs=["shard"])
     use_threads(args.threads)
     settings, sampling = args.settings, args.settings.sampling
-    pipeline = load_pipeline(
-        settings.base["model"],
-        settings.base["revision"],
-        device=pick_device(settings.device),
-        precision=settings.precision,
-        scheduler=sampling["scheduler"],
-    )
+    pipeline = pipeline_of(settings, scheduler=sampling["scheduler"])
     for path in args.edit:
         apply_edit(pipeline.unet, load_edit(path), base_fingerprint=settings.base["fingerprint"])
     rows = shard_rows(read_row_table(args.rows), settings.shard, sampling["shard_size"])

@@ -1,0 +1,26 @@
+"""Load the base that a step's settings name."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from lethe.bases import load_pipeline, load_text, pick_device
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
+    """The base's pipeline on the configured device, with another scheduler if named."""
+    device, base = pick_device(settings.device), settings.base
+    return load_pipeline(
+        base["model"], base["revision"], device=device, precision=settings.precision, scheduler=scheduler
+    )
+
+
+def text_of(settings: SimpleNamespace) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """The base's tokenizer and text encoder on the configured device."""
+    device, base = pick_device(settings.device), settings.base
+    return load_text(base["model"], base["revision"], device=device, precision=settings.precision)
