@@ -133,6 +133,14 @@ def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
     assert "lora" not in jobs
 
 
+def test_loras_can_be_trained_on_the_base_refined_for_the_whole_task(finished: Path) -> None:
+    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--config", 'mace={"lora_base": "task"}').stdout)
+    assert jobs["task_lora"] == 2
+    assert jobs["mace"] == 1
+    assert "lora" not in jobs
+    assert "moments" not in jobs
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     world = read_world(args.world)
     tokenizer = CLIPTokenizer.from_pretrained(args.clip)
     torch.manual_seed(budget.seed)
-    clipseg = build_clipseg(CLIPModel.from_pretrained(args.clip))
+    clipseg = build_clipseg(CLIPModel.from_pretrained(args.clip, dtype=torch.float32))
     icons = load_file(args.icons)["icons"]
     curve = train_clipseg(clipseg, tokenizer, icons, world, budget, Path(settings.checkpoint))
     clipseg.save_pretrained(args.out_model)

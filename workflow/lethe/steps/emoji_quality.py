@@ -25,7 +25,7 @@ if __name__ == "__main__":
     pipeline = load_pipeline(
         str(args.pipeline), None, device=device, precision="float32", scheduler=settings.sampling["scheduler"]
     )
-    clipseg = CLIPSegForImageSegmentation.from_pretrained(args.clipseg).eval()
+    clipseg = CLIPSegForImageSegmentation.from_pretrained(args.clipseg, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(args.clipseg)
     quality = {
         **judge_quality(judge, world, pictures),

@@ -1,7 +1,7 @@
 """Join a task's concepts: refine and fuse in closed form, write the edit."""
 
 from lethe.adapters import load_lora
-from lethe.bases import pick_device, projection_weights
+from lethe.bases import PRECISIONS, pick_device, projection_weights
 from lethe.edits import Edit, save_edit
 from lethe.methods.mace import MaceSettings, erase
 from lethe.moments import load_concept_moments, load_moment
@@ -11,10 +11,10 @@ if __name__ == "__main__":
     args = read_arguments(__doc__, lists=["moments", "loras", "prior"], outputs=["edit"])
     use_threads(args.threads)
     settings = args.settings
-    device = pick_device(settings.device)
+    target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
     projections = projection_weights(settings.base["model"], settings.base["revision"])
     weights = erase(
-        {name: weight.to(device) for name, weight in projections.items()},
+        {name: weight.to(**target) for name, weight in projections.items()},
         [load_concept_moments(path) for path in args.moments],
         [load_lora(path) for path in args.loras],
         load_moment(args.prior[0]).matrix if args.prior else None,

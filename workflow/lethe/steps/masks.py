@@ -16,10 +16,11 @@ if __name__ == "__main__":
     if kind == "style" or masks["segmenter"] == "full-frame":
         found = full_frames(images)
     else:
+        import torch
         from transformers import CLIPImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
 
         found = segment(
-            CLIPSegForImageSegmentation.from_pretrained(masks["model"], use_safetensors=True)
+            CLIPSegForImageSegmentation.from_pretrained(masks["model"], use_safetensors=True, dtype=torch.float32)
             .to(pick_device(settings.device))
             .eval(),
             CLIPTokenizer.from_pretrained(masks["model"]),
