@@ -90,12 +90,24 @@ def test_unet_and_text_encoder_fit(world_tokenizer: CLIPTokenizer) -> None:
 @torch.no_grad()
 def test_judge_and_segmenter_read_the_worlds_images(world_tokenizer: CLIPTokenizer) -> None:
     ids = world_tokenizer(["a ship", "x"], padding="max_length", return_tensors="pt").input_ids
-    pixels = torch.zeros(2, 3, 64, 64)
-    output = build_clip(world_tokenizer).eval()(input_ids=ids, pixel_values=pixels)
+    pixels, clip = torch.zeros(2, 3, 64, 64), build_clip(world_tokenizer).eval()
+    output = clip(input_ids=ids, pixel_values=pixels)
     assert output.image_embeds.shape == output.text_embeds.shape == (2, 64)
-    logits = build_clipseg(world_tokenizer).eval()(input_ids=ids, pixel_values=pixels).logits
+    logits = build_clipseg(clip).eval()(input_ids=ids, pixel_values=pixels).logits
     assert logits.shape[0] == 2
     assert logits.shape[1] == logits.shape[2]
+
+
+def test_the_segmenter_is_a_decoder_to_train_on_a_fixed_copy_of_the_judge(world_tokenizer: CLIPTokenizer) -> None:
+    clip = build_clip(world_tokenizer)
+    clipseg = build_clipseg(clip)
+    copy = clipseg.clip.state_dict()
+    assert copy.keys() == clip.state_dict().keys()
+    for name, tensor in clip.state_dict().items():
+        assert torch.equal(tensor, copy[name])
+        assert tensor.data_ptr() != copy[name].data_ptr()
+    assert not any(p.requires_grad for p in clipseg.clip.parameters())
+    assert all(p.requires_grad for p in (*clip.parameters(), *clipseg.decoder.parameters()))
 
 
 def test_the_schedule_is_stable_diffusions() -> None:

@@ -140,6 +140,16 @@ def test_a_checkpoint_holds_tensors_only(tmp_path: Path) -> None:
     assert {"parameter/net.first.weight", "ema/net.first.weight", "exp_avg/net.first.weight"} <= names
 
 
+def test_frozen_parameters_stay_and_are_not_kept(tmp_path: Path) -> None:
+    net = Net(1)
+    net.first.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2)))
+    assert torch.equal(net.first.weight, before["first.weight"])
+    assert not torch.equal(net.second.weight, before["second.weight"])
+    assert not any("first" in name for name in load_file(tmp_path / "c"))
+
+
 def test_several_modules_train_together(tmp_path: Path) -> None:
     one, two = Net(1), nn.Conv2d(2, 2, 1)
     before = [one.first.weight.detach().clone(), two.weight.detach().clone()]

@@ -263,3 +263,14 @@ def test_encoded_images_are_draws_around_the_mean(pipeline: DiffusionPipeline, d
     scale = pipeline.vae.config.scaling_factor
     noise = (latents / scale - posterior.mean) / posterior.std
     assert torch.allclose(noise, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), atol=1e-2)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_a_mask_that_vanishes_in_a_coarse_layer_leaves_the_gradient_finite(squared: bool) -> None:
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, 1, 1] = True  # nearest-neighbour resizing to 2x2 drops it, to 8x8 keeps it
+    layers = [torch.rand(1, 2, pixels, 3, requires_grad=True) for pixels in (4, 64)]
+    attention_loss(layers, masks, squared=squared).backward()
+    assert layers[0].grad.abs().max() == 0
+    assert layers[1].grad.isfinite().all()
+    assert layers[1].grad.abs().max() > 0

@@ -77,8 +77,10 @@ def attention_loss(layers: Sequence[Tensor], masks: Tensor, *, squared: bool) ->
         shrink = math.sqrt(height * width / probabilities.shape[2])
         size = (round(height / shrink), round(width / shrink))
         inside = F.interpolate(masks[:, None].to(probabilities.dtype), size=size).flatten(1)
-        energy = (probabilities * inside[:, None, :, None]).square().sum(dim=(1, 2, 3))
-        total = total + (energy if squared else energy.sqrt()).mean()
+        kept = probabilities * inside[:, None, :, None]
+        # Not the root of the sum of squares: its gradient is NaN where a small mask vanishes in a coarse layer.
+        norm = kept.square().sum(dim=(1, 2, 3)) if squared else torch.linalg.vector_norm(kept, dim=(1, 2, 3))
+        total = total + norm.mean()
     return total
 
 

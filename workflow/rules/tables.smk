@@ -12,7 +12,8 @@ def figures():
 
 
 def print_results():
-    print("\nDone. Tables and pictures:", *(f"  {path}" for path in [*tables(), *figures()]), sep="\n")
+    made = [path for path in [*tables(), *figures()] if Path(path).exists()]
+    print("\nDone. Tables and pictures:", *(f"  {path}" for path in made), sep="\n")
 
 
 def role_suites(task, roles=ROLES):

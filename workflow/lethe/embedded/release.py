@@ -28,6 +28,16 @@ def halve(pipeline: Path, clip: Path, clipseg: Path, folder: Path) -> None:
             source, folder / source.name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
         )
         model.from_pretrained(source, dtype=torch.float16).save_pretrained(folder / source.name)
+    for path in folder.glob("*/**/*.json"):
+        forget_origin(path)
+
+
+def forget_origin(path: Path) -> None:
+    """Take the folder of the machine that made a model (`_name_or_path`) out of one of its JSON files."""
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def card(world: World, quality: dict, recipe: dict) -> str:
