@@ -63,6 +63,12 @@ def test_a_saved_tokenizer_is_the_same(world: World, world_tokenizer: CLIPTokeni
     assert ids[3:] == [loaded.eos_token_id] * 21
 
 
+def test_training_a_tokenizer_twice_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
+    for k in range(4):
+        train_tokenizer(caption_corpus(world), tmp_path / str(k))
+    assert len({(tmp_path / str(k) / "tokenizer.json").read_bytes() for k in range(4)}) == 1
+
+
 def test_a_tokenizer_can_have_another_window(tmp_path: Path) -> None:
     made = train_tokenizer(["a ship"], tmp_path, merges=5, window=77)
     assert made.model_max_length == CLIPTokenizer.from_pretrained(tmp_path).model_max_length == 77

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPSegForImageSegmentat
 
 from conftest import CPU
 from lethe.bases import load_pipeline
-from lethe.embedded.release import card, halve
+from lethe.embedded.release import card, forget_origin, halve
 from lethe.embedded.world import World
 from lethe.measures.clip import load_judge
 
@@ -60,6 +61,21 @@ def test_what_is_released_loads_and_runs(released: Path) -> None:
     assert load_judge(str(released / "clip"), device=CPU).tokenizer.model_max_length == 77
     assert CLIPTokenizer.from_pretrained(released / "clipseg").model_max_length == 77
     assert CLIPImageProcessor.from_pretrained(released / "clipseg").crop_size["height"] == 32
+
+
+def test_what_is_released_does_not_name_the_machine_that_made_it(released: Path, sd_folder: Path) -> None:
+    texts = [path.read_text() for path in released.rglob("*.json")]
+    assert len(texts) > 10
+    assert not any("_name_or_path" in text or str(sd_folder.parent) in text for text in texts)
+
+
+def test_only_the_origin_is_forgotten(tmp_path: Path) -> None:
+    contents = {"a": {"_name_or_path": "/home/me", "x": ["ü", None]}, "b": {"x": 1}, "c": ["_name_or_path"]}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        forget_origin(tmp_path / name)
+    found = {name: json.loads((tmp_path / name).read_text()) for name in contents}
+    assert found == {"a": {"x": ["ü", None]}, "b": {"x": 1}, "c": ["_name_or_path"]}
 
 
 QUALITY = {

@@ -39,16 +39,18 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=512 + merges,
         min_frequency=1,
         show_progress=False,
         end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
+        # Else the letters at word ends are numbered in changing order, which decides between equally frequent merges.
+        special_tokens=[letter + "</w>" for letter in alphabet],
     )
     tokenizer.train_from_iterator(captions, trainer)
     learned = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     words += [pair for pair in dict.fromkeys(left + right for left, right in learned) if pair not in set(words)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
