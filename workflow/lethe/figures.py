@@ -59,7 +59,7 @@ def image_grid(
             axis = axes[r][c if c < divider else c + 1]
             axis.imshow(image, interpolation="nearest")
             if r == 0:
-                axis.set_title(columns[c], fontsize=8, rotation=35, ha="left", va="bottom")
+                axis.set_title(columns[c], fontsize=8)
         label = axes[r][0]
         label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=10)

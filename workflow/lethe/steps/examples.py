@@ -1,5 +1,7 @@
 """Draw samples before and after, same prompts and seeds: erased concepts and their synonyms, then what should stay."""
 
+import os
+
 import pandas as pd
 
 from lethe.figures import chosen_prompts, image_grid
@@ -31,12 +33,15 @@ if __name__ == "__main__":
                 line.append(read_images(chosen["shard"].iloc[0], [chosen["row"].iloc[0]])[0])
             grid.append(line)
             labels.append(f"{method}\nseed {seed}")
+    common = os.path.commonprefix([prompt for _, prompt in columns])  # noqa: RUF071, cut at a word below
+    common = common[: common.rfind(" ") + 1]
     gone = sum(role != "kept" for role, _ in columns)
     image_grid(
         args.out_figure,
         grid,
-        columns=[prompt for _, prompt in columns],
+        columns=[prompt[len(common) :] for _, prompt in columns],
         rows=labels,
         divider=gone,
-        title=f"Erased (left of the gap): {', '.join(settings.concepts)}. Same prompts and seeds in each pair of rows.",
+        title=f'Erased (left of the gap): {", ".join(settings.concepts)}. Prompts: "{common}…"; '
+        "each pair of rows has the same seeds.",
     )
