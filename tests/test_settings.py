@@ -85,10 +85,10 @@ def test_the_shipped_configuration_passes(config):
         ("bases.emoji.revision", "133a221b8aa7292a167afc5127cb63fb5005638b"),
         ("evaluations.objects.clip", "openai/clip-vit-base-patch32"),
         ("tasks.objects.concepts", ["bird"]),
-        ("suites.erased.seeds", [5, 5]),
+        ("suites.objects.seeds", [5, 5]),
         ("suites.mine", {"file": "resources/emoji/reference/captions.csv"}),
         ("priors.mine", {"file": "resources/templates/object.txt"}),
-        ("suites.erased.prompt", "{braces} around {}"),
+        ("suites.objects.prompt", "{braces} around {}"),
         ("figures.examples.kept", 0),
         ("masks", {"segmenter": "full-frame", "model": "./absent", "threshold": 0.5}),
     ],
@@ -137,23 +137,23 @@ def test_what_is_allowed(config, place, value):
         ("masks.threshold", 0.0, ["masks.threshold must be a number between 0 and 1", "got 0.0"]),
         ("concepts", "", ["concepts must be text, not empty"]),
         ("images.prompts.style", "a photo", ["images.prompts.style must be a prompt that holds {} exactly once"]),
-        ("suites.erased.prompt", "{} and {}", ["suites.erased.prompt must be a prompt that holds {} exactly once"]),
+        ("suites.objects.prompt", "{} and {}", ["suites.objects.prompt must be a prompt that holds {} exactly once"]),
         ("evaluations.objects.class_prompt", "{0}", ["evaluations.objects.class_prompt must be a prompt"]),
         ("images.prompts.object", "a {}\n", [r"images.prompts.object holds a line break", r"'a {}\n'", "remove it"]),
-        ("suites.erased.seeds", [1], ["suites.erased.seeds must be a pair of seeds [first, last]", "got [1]"]),
-        ("suites.erased.seeds", [1, 2.0], ["suites.erased.seeds[1] must be a whole number", "got 2.0"]),
-        ("suites.erased.seeds", [9, 1], ["suites.erased.seeds must be [first, last] with first <= last", "swap"]),
+        ("suites.objects.seeds", [1], ["suites.objects.seeds must be a pair of seeds [first, last]", "got [1]"]),
+        ("suites.objects.seeds", [1, 2.0], ["suites.objects.seeds[1] must be a whole number", "got 2.0"]),
+        ("suites.objects.seeds", [9, 1], ["suites.objects.seeds must be [first, last] with first <= last", "swap"]),
         ("figures.examples.seeds", [2, 1], ["figures.examples.seeds must be [first, last]", "got [2, 1]", "swap"]),
-        ("suites.erased.file", "x.csv", ["suites.erased must hold either file", "or table", "prompt, seeds, file"]),
-        ("suites.erased.table", DROP, ["suites.erased must hold either file", "its keys: column, prompt, seeds"]),
-        ("suites.erased", [], ["suites.erased must hold keys and values", "got []"]),
-        ("suites.erased.rows", 3, ["suites.erased.rows is not a known key", "Known keys: table, column, prompt"]),
-        ("suites.erased.column", DROP, ["suites.erased lacks the key column", "add it: The column"]),
+        ("suites.objects.file", "x.csv", ["suites.objects must hold either file", "or table", "prompt, seeds, file"]),
+        ("suites.objects.table", DROP, ["suites.objects must hold either file", "its keys: column, prompt, seeds"]),
+        ("suites.objects", [], ["suites.objects must hold keys and values", "got []"]),
+        ("suites.objects.rows", 3, ["suites.objects.rows is not a known key", "Known keys: table, column, prompt"]),
+        ("suites.objects.column", DROP, ["suites.objects lacks the key column", "add it: The column"]),
         ("suites.reference.rows", 0, ["suites.reference.rows must be a whole number, 1 or more"]),
         ("tasks.objects.base", "emojy", ["tasks.objects.base: bases has no entry 'emojy'", "did you mean emoji?"]),
         ("tasks.objects.evaluation", "x", ["evaluations has no entry 'x'", "Known evaluations: objects"]),
         ("mace.prior", "coco", ["mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
-        ("evaluations.objects.erased", "eraced", ["objects.erased: suites has no", "did you mean erased?"]),
+        ("evaluations.objects.erased", "objcets", ["objects.erased: suites has no", "did you mean objects?"]),
         ("evaluations.objects.generality", "x", ["evaluations.objects.generality: suites has no entry 'x'"]),
         ("evaluations.objects.kept", "x", ["evaluations.objects.kept: suites has no entry 'x'"]),
         ("evaluations.objects.quality", "x", ["evaluations.objects.quality: suites has no entry 'x'"]),
@@ -163,8 +163,8 @@ def test_what_is_allowed(config, place, value):
         ("templates.style", "s.txt", ["templates.style: there is no file", "s.txt'"]),
         ("priors.captions.file", "p.csv", ["priors.captions.file: there is no file", "p.csv'"]),
         ("priors.captions.column", "promt", ["priors.captions.column: ", "has no column 'promt'", "mean prompt?"]),
-        ("suites.erased.table", "t.tsv", ["suites.erased.table: there is no file", "t.tsv'"]),
-        ("suites.erased.column", "concpet", ["suites.erased.column: 'config/concepts.tsv' has no", "mean concept?"]),
+        ("suites.objects.table", "t.tsv", ["suites.objects.table: there is no file", "t.tsv'"]),
+        ("suites.objects.column", "objcet", ["suites.objects.column: ", "objects.tsv' has no", "mean object?"]),
         ("suites.synonyms.type_column", "x", ["suites.synonyms.type_column: ", "has no column 'x'", "kind, anchor"]),
         ("suites.reference.file", "r.csv", ["suites.reference.file: there is no file"]),
         ("suites.reference.file", "config/concepts.tsv", ["suites.reference.file: ", "no column 'evaluation_seed'"]),
@@ -201,7 +201,7 @@ def test_a_misspelt_key_is_one_problem(config):
     ]
 
 
-@pytest.mark.parametrize("suite", ["erased", "reference"])
+@pytest.mark.parametrize("suite", ["objects", "reference"])
 def test_a_suite_is_judged_as_the_form_it_has(config, suite):
     config["suites"][suite]["sheet"] = 1
     (line,) = problems_of(config)
@@ -216,11 +216,11 @@ def test_a_byte_order_mark_is_no_part_of_a_column(config):
 def test_all_faults_come_together(config):
     for place, value in {"device": "gpu", "mace.prior": "coco", "templates.style": "s.txt", "sed": 1}.items():
         put(config, place, value)
-    config["suites"]["erased"]["seeds"] = [9, 1]
+    config["suites"]["objects"]["seeds"] = [9, 1]
     config["tasks"]["objects"]["concepts"] = ["submarine"]
     found = problems_of(config)
     assert len(found) == 6
-    places = ("device", "mace.prior", "templates.style", "sed ", "suites.erased.seeds", "tasks.objects.concepts[0]")
+    places = ("device", "mace.prior", "templates.style", "sed ", "suites.objects.seeds", "tasks.objects.concepts[0]")
     for place in places:
         assert sum(line.startswith(f"{SOURCE}: {place}") for line in found) == 1, place
 
