@@ -55,11 +55,8 @@ def test_every_rule_that_runs_a_step_logs_and_names_its_environment() -> None:
 
 
 def test_the_environment_is_pinned_where_it_says_so() -> None:
-    (pip,) = [
-        entry["pip"]
-        for entry in yaml.safe_load((ROOT / "envs/lethe.yaml").read_text())["dependencies"]
-        if "pip" in entry
-    ]
+    environment = yaml.safe_load((ROOT / "envs/lethe.yaml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert pip == ["-r requirements.txt"]
     lines = [
         line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line[:1] not in ("#", "-", "")

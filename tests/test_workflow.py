@@ -138,7 +138,7 @@ def test_loras_can_be_trained_on_the_base_refined_for_the_whole_task(finished: P
         ({"tsks": {}}, "tsks is not a known key"),
         ({"seed": "many"}, "seed"),
         ({"concepts": "config/other.tsv"}, "config/other.tsv"),
-        ({"bases": {"sd": {"model": "./nowhere", "revision": None}}}, "./nowhere"),
+        ({"bases": {"sd": {"model": "./nowhere", "revision": None}}}, "/nowhere"),
     ],
 )
 def test_a_wrong_configuration_is_refused_in_one_sentence(project: Path, change: dict, told: str) -> None:
