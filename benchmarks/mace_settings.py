@@ -20,15 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from diffusers import DiffusionPipeline
 
-from lethe.bases import cross_attention_projections, load_pipeline, use_scheduler
+from lethe.bases import cross_attention_projections, load_pipeline, set_projections, use_scheduler
 from lethe.closed_form import LowRank
 from lethe.concepts import read_concepts
-from lethe.embedded.quality import embed, texts
+from lethe.embedded.quality import embed
 from lethe.files import read_images
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
-from lethe.measures.clip import load_judge
+from lethe.measures.clip import load_judge, text_embeddings
 from lethe.methods.mace import MaceSettings, erase, refinement, transformed
 from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels
@@ -39,12 +38,6 @@ from lethe.suites import phrases
 from lethe.text import encode_prompts
 
 CPU = torch.device("cpu")
-
-
-def put(pipeline: DiffusionPipeline, weights: dict[str, torch.Tensor]) -> None:
-    """Write projection weights into the pipeline's U-Net."""
-    for name, module in cross_attention_projections(pipeline.unet).items():
-        module.weight.data.copy_(weights[name])
 
 
 def main() -> None:
@@ -97,7 +90,7 @@ def main() -> None:
         [(role, kind, fill(prompt, word), seed) for role, kind, word in rows for seed in seeds],
         columns=["role", "type", "prompt", "evaluation_seed"],
     )
-    class_texts = texts(judge, [fill(prompt, name) for name in classes])
+    class_texts = text_embeddings(judge, [fill(prompt, name) for name in classes])
     sampling = {key: config["sampling"][key] for key in ("steps", "guidance", "batch")}
 
     def scores() -> dict[str, float]:
@@ -121,12 +114,12 @@ def main() -> None:
         if key not in loras:
             loras[key] = []
             for moment, (latents, masks, states, tokens) in zip(moments, inputs, strict=True):
-                put(pipeline, transformed(original, refinement([moment], prior, settings)))
+                set_projections(pipeline.unet, transformed(original, refinement([moment], prior, settings)))
                 chosen = LoraSettings(**lora | {"steps": steps, "learning_rate": learning_rate}, seed=config["seed"])
                 state, _ = train_lora(pipeline.unet, alphas, latents, masks, states, tokens, chosen)
                 names = sorted({name.split(".lora")[0] for name in state})
                 loras[key].append({n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names})
-        put(pipeline, erase(original, moments, loras[key], prior, settings))
+        set_projections(pipeline.unet, erase(original, moments, loras[key], prior, settings))
         results.append(
             dict(
                 method="mace",

@@ -99,16 +99,16 @@ def test_captions_of_an_object_have_their_shares(world: World, thing: int, style
     told = [caption for caption in drawn if caption]
     only_style = {t.format(world.styles[style].name) for t in STYLE_ONLY_TEMPLATES} | set(ART_CAPTIONS)
     loose = [caption in only_style for caption in told]
-    assert share(loose) == near(0.1, len(told))
-    assert share([caption in ART_CAPTIONS for caption in told]) == near(0.05, len(told))
+    assert share(loose) == near(0.08, len(told))
+    assert share([caption in ART_CAPTIONS for caption in told]) == near(0.04, len(told))
     named = [caption for caption, is_loose in zip(told, loose, strict=True) if not is_loose]
     by_name = [has(caption, (one.name,)) for caption in named]
     by_synonym = [has(caption, one.synonyms) and not name for caption, name in zip(named, by_name, strict=True)]
-    assert share(by_name) * len(named) / len(told) == near(0.6, len(told))
-    assert share(by_synonym) * len(named) / len(told) == near(0.2, len(told))
+    assert share(by_name) * len(named) / len(told) == near(0.55, len(told))
+    assert share(by_synonym) * len(named) / len(told) == near(0.27, len(told))
     rest = [c for c, n, s in zip(named, by_name, by_synonym, strict=True) if not n and not s]
     assert all(has(caption, (one.category, "thing", "object")) for caption in rest)
-    assert share([has(caption, (world.styles[style].name,)) for caption in named]) == near(1 / 3, len(named))
+    assert share([has(caption, (world.styles[style].name,)) for caption in named]) == near(0.55, len(named))
 
 
 def test_captions_of_an_object_name_no_other_style(world: World) -> None:

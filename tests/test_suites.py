@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.suites import COLUMNS, phrases, shard_count, shard_rows, suite_rows
+from lethe.suites import COLUMNS, phrases, rows_digest, shard_count, shard_rows, suite_rows
 
 TABLE = "concept\tanchor\tsynonyms\nship\tground\tvessel; boat;watercraft\nAC/DC\tart\t\nNA\tsky\tnull; {}\n"
 
@@ -121,3 +121,15 @@ def test_shards_hold_every_row_once_and_in_order(n: int, size: int) -> None:
     assert all(len(shard) == size for shard in shards[:-1])
     pd.testing.assert_frame_equal(pd.concat(shards), rows)
     assert shard_rows(rows, len(shards), size).empty
+
+
+def test_a_shards_digest_follows_its_own_rows_and_their_numbers() -> None:
+    rows = pd.DataFrame({"type": "cat", "prompt": ["a cat", "a cat", 'a "cat"\n'], "evaluation_seed": [1, 1, 3]})
+    rows = rows.rename_axis("row")
+    first, second = (rows_digest(shard_rows(rows, shard, 1)) for shard in (0, 1))
+    assert first != second  # the same row under another number is another file in the shard
+    longer = pd.concat([rows, rows]).reset_index(drop=True).rename_axis("row")
+    assert rows_digest(shard_rows(longer, 0, 1)) == first
+    changed = rows.assign(evaluation_seed=[2, 1, 3])
+    assert rows_digest(shard_rows(changed, 0, 1)) != first
+    assert rows_digest(shard_rows(changed, 1, 1)) == second

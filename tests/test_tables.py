@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lethe import protocols
-from lethe.tables import confusion, object_scores, objects_table
+from lethe.tables import object_scores, objects_table
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -94,16 +94,3 @@ def test_the_table_has_a_row_per_method_rounded(parts: dict[str, pd.DataFrame]) 
     assert "details" not in table
     assert list(table["h_o"]) == [0.33, round(scores["h_o"], 2)]
     assert list(table["n_acc_e"]) == [4, 4]
-
-
-def test_confusion_counts_what_images_are_taken_for(parts: dict[str, pd.DataFrame]) -> None:
-    table = confusion(parts["kept"], parts["classes"])
-    assert list(table.columns) == ["type", "class", "images"]
-    assert set(table.itertuples(index=False, name=None)) == {
-        ("bird", "bird", 7),
-        ("ship", "cat", 5),
-        ("sky", "cat", 4),
-        ("cat", "cat", 2),
-        ("cat", "ship", 1),
-    }
-    assert list(table["images"]) == sorted(table["images"], reverse=True)

@@ -121,7 +121,33 @@ def test_changing_an_anchor_plans_that_concept_and_the_join(finished: Path) -> N
     assert jobs["lora"] == jobs["moments"] == 1
     assert "images" not in jobs
     assert jobs["mace"] == 1
+    assert jobs["sample"] == 4  # of the new edit: the base as it is stays sampled
     assert "prior" not in jobs
+    assert "suite" not in jobs
+
+
+def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config" / "config.yaml").read_text())
+    config["suites"]["synonyms"]["seeds"] = [1, 3]
+    changed = finished / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--configfile", str(changed)).stdout)
+    assert jobs["suite"] == 1
+    assert jobs["sample"] == jobs["clip"] == 2
+    assert "mace" not in jobs
+
+
+def test_a_new_synonym_samples_only_the_suite_that_holds_it(finished: Path) -> None:
+    table = finished / "config" / "concepts.tsv"
+    before = table.read_text()
+    try:
+        table.write_text(before.replace("vessel", "vessel; boat"))
+        jobs = planned(snakemake(finished, "-n", "--cores", "2").stdout)
+    finally:
+        table.write_text(before)
+    assert jobs["sample"] == 2
+    assert "lora" not in jobs
+    assert "mace" not in jobs
 
 
 def test_loras_can_be_trained_on_the_base_refined_for_the_whole_task(finished: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def projection_weights(model: str, revision: str | None) -> dict[str, torch.Tens
 
 
 def cross_attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
-    """The modules `attn2.to_k` and `attn2.to_v` by name, in the order of the network.
+    """The modules `attn2.to_k` and `attn2.to_v` by name: down blocks, up blocks, middle block.
 
     Raises ValueError when there is none, or when they read text states of different widths.
     """
@@ -92,6 +93,13 @@ def cross_attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Line
     if len(widths) != 1:
         raise ValueError(f"cross_attention_projections: expected text states of one width; found {sorted(widths)}")
     return found
+
+
+@torch.no_grad()
+def set_projections(unet: UNet2DConditionModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write weights `[out, d]` into the modules of `cross_attention_projections` with those names, in place."""
+    for name, weight in weights.items():
+        unet.get_submodule(name).weight.copy_(weight)
 
 
 def describe(model: Path) -> dict:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from lethe.files import read_row_table
+from lethe.files import read_row_table, rows_as_csv
 from lethe.prompts import fill
 
 COLUMNS = ["type", "prompt", "evaluation_seed"]
@@ -68,3 +69,8 @@ def shard_count(rows: int, shard_size: int) -> int:
 def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
     """The rows of shard number `shard` (from 0), keeping their numbers."""
     return rows.iloc[shard * shard_size : (shard + 1) * shard_size]
+
+
+def rows_digest(rows: pd.DataFrame) -> str:
+    """SHA-256 of rows and their numbers, 64 hex digits."""
+    return hashlib.sha256(rows_as_csv(rows).encode()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from lethe import protocols
@@ -56,10 +55,3 @@ def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
     """Scores by method as a table, rounded to two digits; the first column is the method."""
     rows = [{"method": method} | {k: v for k, v in s.items() if k != "details"} for method, s in scores.items()]
     return pd.DataFrame(rows).round(2)
-
-
-def confusion(measure: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
-    """What the images of each type are taken for: type, class and number of images, most frequent first."""
-    found = protocols.predicted_classes(as_array(measure["image"]), as_array(classes["text"]))
-    table = pd.DataFrame({"type": measure["type"].to_numpy(), "class": np.array(classes["class"])[found]})
-    return table.value_counts(["type", "class"], normalize=False).rename("images").reset_index()

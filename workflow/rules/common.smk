@@ -14,7 +14,7 @@ shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 from lethe.concepts import read_concepts
 from lethe.provenance import fingerprint, source_files
 from lethe.settings import check_config, encode_argument, load_schema
-from lethe.suites import shard_count, suite_rows
+from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
 
 try:
     check_config(

@@ -1,10 +1,16 @@
 # Suites of rows, sampled in shards from the base as it is and from every edit.
+# The rows themselves decide what runs again, by their digest, not the files that hold other things as well.
+
+
+def shard_digest(wildcards):
+    """Digest of the rows of one shard."""
+    return rows_digest(shard_rows(SUITES[wildcards.suite], int(wildcards.shard), config["sampling"]["shard_size"]))
 
 
 rule suite:
     input:
         sources=lambda wildcards: [
-            config["suites"][wildcards.suite][key]
+            ancient(config["suites"][wildcards.suite][key])
             for key in ("file", "table")
             if key in config["suites"][wildcards.suite]
         ],
@@ -16,7 +22,9 @@ rule suite:
     conda:
         "../../envs/lethe.yaml"
     params:
-        settings=lambda wildcards: encode_argument(dict(suite=config["suites"][wildcards.suite])),
+        settings=lambda wildcards: encode_argument(
+            dict(suite=config["suites"][wildcards.suite], digest=rows_digest(SUITES[wildcards.suite]))
+        ),
     shell:
         """
         python -m lethe.steps.suite --settings {params.settings:q} --sources {input.sources:q} \
@@ -26,7 +34,7 @@ rule suite:
 
 rule sample:
     input:
-        rows=rules.suite.output.rows,
+        rows=ancient(rules.suite.output.rows),
         edit=lambda wildcards: (
             [] if wildcards.edit == "original" else f"results/{wildcards.base}/edits/{wildcards.edit}.safetensors"
         ),
@@ -44,7 +52,12 @@ rule sample:
         runtime=240,
         gpu=1,
     params:
-        settings=lambda wildcards: settings(wildcards, sampling=config["sampling"], shard=int(wildcards.shard)),
+        settings=lambda wildcards: settings(
+            wildcards,
+            sampling=config["sampling"],
+            shard=int(wildcards.shard),
+            digest=shard_digest(wildcards),
+        ),
     shell:
         """
         python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \

@@ -12,7 +12,7 @@ from lethe.embedded.recipes import draw_scene, encode, normalise, token_ids
 from lethe.embedded.renders import Pictures
 from lethe.embedded.world import World
 from lethe.masks import resized
-from lethe.measures.clip import Judge
+from lethe.measures.clip import Judge, text_embeddings
 from lethe.pixels import to_pixels
 from lethe.protocols import interval, predicted_classes
 from lethe.sampling import sample_rows
@@ -27,12 +27,6 @@ def embed(judge: Judge, images: np.ndarray) -> np.ndarray:
     return torch.cat([part.pooler_output for part in parts]).numpy()
 
 
-@torch.no_grad()
-def texts(judge: Judge, prompts: list[str]) -> np.ndarray:
-    """Text embeddings `[n, d]` of prompts."""
-    return judge.model.get_text_features(input_ids=token_ids(judge.tokenizer, prompts)).pooler_output.numpy()
-
-
 def share(hits: np.ndarray) -> dict:
     """A share in percent with its n and 95 % Wilson interval."""
     low, high = interval(int(hits.sum()), len(hits))
@@ -45,7 +39,7 @@ def share(hits: np.ndarray) -> dict:
 
 def object_hits(judge: Judge, world: World, images: np.ndarray, things: np.ndarray) -> np.ndarray:
     """Whether each image is taken for its object, bool `[n]`: top-1 among "a photo of the {object}"."""
-    classes = texts(judge, [f"a photo of the {thing.name}" for thing in world.things])
+    classes = text_embeddings(judge, [f"a photo of the {thing.name}" for thing in world.things])
     return predicted_classes(embed(judge, images), classes) == things
 
 
@@ -55,7 +49,7 @@ def style_hits(judge: Judge, world: World, images: np.ndarray, things: np.ndarra
     for thing in np.unique(things):
         prompts = [f"a photo of the {world.things[thing].name} in the style of {style.name}" for style in world.styles]
         chosen = things == thing
-        hits[chosen] = predicted_classes(found[chosen], texts(judge, prompts)) == styles[chosen]
+        hits[chosen] = predicted_classes(found[chosen], text_embeddings(judge, prompts)) == styles[chosen]
     return hits
 
 

@@ -61,6 +61,7 @@ def train_diffusion(
 
     Weighting: min(SNR, 5) / SNR for noise prediction (arXiv 2303.09556, Sec. 3.4).
     """
+    unet.to(memory_format=torch.channels_last)
     alphas = scheduler.alphas_cumprod
     weights = (alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))
 

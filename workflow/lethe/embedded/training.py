@@ -39,7 +39,7 @@ def train(
     parameters = {
         f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad
     }
-    optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4, fused=True)
     ema = {name: p.detach().clone() for name, p in parameters.items()}
     curve: list[tuple[int, float]] = []
     first = _resume(checkpoint, parameters, ema, optimiser, curve) if checkpoint.exists() else 0
@@ -102,7 +102,9 @@ def _resume(path: Path, parameters: dict, ema: dict, optimiser: torch.optim.Opti
             parameter.copy_(tensors[f"parameter/{name}"])
             ema[name].copy_(tensors[f"ema/{name}"])
             if f"exp_avg/{name}" in tensors:
-                state = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                # In the parameter's own memory layout: the fused optimiser walks through memory, not through indices.
+                keys = ("exp_avg", "exp_avg_sq")
+                state = {key: torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"]) for key in keys}
                 optimiser.state[parameter] = state | {"step": torch.tensor(float(step))}
     curve.extend(tuple(point) for point in json.loads(header["curve"]))
     log.info("resuming at step %d from %s", step, path)

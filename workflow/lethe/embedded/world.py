@@ -12,6 +12,7 @@ PLACES = ("sky", "ground", "street", "water")
 GENERIC = ("thing", "object")
 EMPTY_SHARE = 0.10
 PLACE_SHARE = 0.10
+STYLE_SHARE = 0.55
 PLAIN_TEMPLATES = (
     "a photo of the {}",
     "a photo of a {}",
@@ -106,25 +107,25 @@ def caption_of(world: World, thing: int, style: int, rng: np.random.Generator) -
     """Draw a caption for the image of object `thing` in `style`.
 
     A negative `thing` is a place, counted from the end of `PLACES`; places have no style. A tenth of the captions is
-    empty (for classifier-free guidance); the rest names the object (6 of 10), a synonym (2), its category or a
-    generic word (1), or only its style or "art" (1). A third of those that name it name the style too.
+    empty (for classifier-free guidance); the rest names the object (55 of 100), a synonym (27), its category or a
+    generic word (10), or only its style or "art" (8). `STYLE_SHARE` of those with an object's word name the style too.
     """
     if rng.random() < EMPTY_SHARE:
         return ""
     if thing < 0:
         return _choice(PLAIN_TEMPLATES[:8], rng).format(PLACES[thing])
     kind = rng.random()
-    if kind > 0.90:
+    if kind > 0.92:
         if rng.random() < 0.5:
             return _choice(ART_CAPTIONS, rng)
         return _choice(STYLE_ONLY_TEMPLATES, rng).format(world.styles[style].name)
-    if kind < 0.60:
+    if kind < 0.55:
         word = world.things[thing].name
-    elif kind < 0.80:
+    elif kind < 0.82:
         word = _choice(world.things[thing].synonyms, rng)
     else:
         word = _choice((world.things[thing].category, *GENERIC), rng)
-    if rng.random() < 1 / 3:
+    if rng.random() < STYLE_SHARE:
         return _choice(STYLE_TEMPLATES, rng).format(word, world.styles[style].name)
     return _choice(PLAIN_TEMPLATES, rng).format(word)
 

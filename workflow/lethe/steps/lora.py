@@ -4,11 +4,10 @@ import pandas as pd
 import torch
 
 from lethe.adapters import save_lora
-from lethe.bases import cross_attention_projections
-from lethe.closed_form import apply
+from lethe.bases import cross_attention_projections, set_projections
 from lethe.files import read_images, written_whole
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
-from lethe.methods.mace import MaceSettings, refinement
+from lethe.methods.mace import MaceSettings, refinement, transformed
 from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels
 from lethe.prompts import fill, read_templates
@@ -27,8 +26,8 @@ if __name__ == "__main__":
     prior = load_moment(args.prior[0]).matrix if args.prior else None
     moments = [load_concept_moments(path) for path in args.moments]
     transform = refinement(moments, prior, MaceSettings(**settings.mace))
-    for module in cross_attention_projections(pipeline.unet).values():
-        module.weight.data = apply(module.weight.data, transform, [])
+    projections = {name: module.weight for name, module in cross_attention_projections(pipeline.unet).items()}
+    set_projections(pipeline.unet, transformed(projections, transform))
     templates = read_templates(args.templates)[: settings.templates_used]
     prompts = [fill(template, name) for template in templates]
     state, curve = train_lora(

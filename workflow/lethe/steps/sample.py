@@ -5,16 +5,18 @@ from lethe.files import read_row_table, write_shard
 from lethe.sampling import sample_rows
 from lethe.steps.arguments import read_arguments, use_threads
 from lethe.steps.loading import pipeline_of
-from lethe.suites import shard_rows
+from lethe.suites import rows_digest, shard_rows
 
 if __name__ == "__main__":
     args = read_arguments(__doc__, inputs=["rows"], lists=["edit"], outputs=["shard"])
     use_threads(args.threads)
     settings, sampling = args.settings, args.settings.sampling
+    rows = shard_rows(read_row_table(args.rows), settings.shard, sampling["shard_size"])
+    if rows_digest(rows) != settings.digest:
+        raise ValueError(f"{args.rows}: shard {settings.shard} holds other rows than the suite; delete the file")
     pipeline = pipeline_of(settings, scheduler=sampling["scheduler"])
     for path in args.edit:
         apply_edit(pipeline.unet, load_edit(path), base_fingerprint=settings.base["fingerprint"])
-    rows = shard_rows(read_row_table(args.rows), settings.shard, sampling["shard_size"])
     images = sample_rows(
         pipeline, rows, steps=sampling["steps"], guidance=sampling["guidance"], batch=sampling["batch"]
     )
