@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lethe.files import (
+    Loaded,
     image_name,
     read_images,
     read_row_table,
@@ -209,3 +210,24 @@ def test_read_texts_refuses_a_file_without_any(tmp_path: Path, content: str, col
     (tmp_path / "none.csv").write_text(content)
     with pytest.raises(ValueError, match=r"none\.csv: there is no text in it"):
         read_texts(tmp_path / "none.csv", column)
+
+
+# Sequences of files
+
+
+def test_loaded_reads_at_every_access(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_text(path.name)
+    texts = Loaded(Path.read_text, paths)
+    assert (len(texts), texts[1], list(texts)) == (2, "b", ["a", "b"])
+    paths[1].write_text("c")
+    assert list(texts) == ["a", "c"]  # nothing was kept
+
+
+def test_loaded_does_not_take_an_error_for_the_end(tmp_path: Path) -> None:
+    def fail(path: Path) -> str:
+        raise IndexError(path)
+
+    with pytest.raises(IndexError):
+        list(Loaded(fail, [tmp_path]))

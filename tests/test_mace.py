@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
 
@@ -61,7 +64,35 @@ def test_a_projection_beyond_the_loras_is_refused() -> None:
         erase(case.weights, moments_of(case), case.loras, case.prior, SETTINGS)
 
 
+class Counted(Sequence):
+    """Makes each concept's moments anew, and knows how many were alive at once."""
+
+    def __init__(self, moments: list[ConceptMoments]) -> None:
+        self.moments, self.most = moments, 0
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def __getitem__(self, index: int) -> ConceptMoments:
+        fresh = ConceptMoments(*(t.clone() for t in vars(self.moments[index]).values()))
+        alive = sum(type(o) is ConceptMoments for o in gc.get_objects()) - len(self.moments)
+        self.most = max(self.most, alive)
+        return fresh
+
+    def __iter__(self) -> Iterator[ConceptMoments]:
+        return (self[index] for index in range(len(self)))
+
+
+def test_erase_holds_few_concepts_at_a_time() -> None:
+    case = make_case(26, concepts=9)
+    moments = Counted(moments_of(case))
+    streamed = erase(case.weights, moments, case.loras, case.prior, SETTINGS)
+    whole = erase(case.weights, moments.moments, case.loras, case.prior, SETTINGS)
+    assert 1 <= moments.most <= 3  # the sum, the one in use and the one being read
+    assert all(torch.equal(streamed[name], whole[name]) for name in whole)
+
+
 def test_concepts_and_loras_must_pair_up() -> None:
     case = make_case(25)
-    with pytest.raises(ValueError, match="`fusion` and `updates` must pair up; got 2 and 1"):
+    with pytest.raises(ValueError, match="`moments` and `loras` must pair up; got 2 and 1"):
         erase(case.weights, moments_of(case), case.loras[:1], case.prior, SETTINGS)

@@ -23,6 +23,7 @@ from lethe.moments import (
     save_concept_moments,
     save_moment,
     second_moment,
+    total_moments,
 )
 
 TEMPLATES = ["a photo of the {}", "{} in the sky", "a picture of a {}"]
@@ -128,6 +129,24 @@ def test_a_concept_that_is_its_own_anchor_has_equal_source_and_cross(
 ) -> None:
     moments = concept_moments(tokenizer, text_encoder, "ship", "ship", TEMPLATES)
     assert torch.equal(moments.source, moments.cross)
+
+
+# Several concepts
+
+
+def test_total_moments_adds_and_leaves_its_summands(drawn: Callable[..., Tensor]) -> None:
+    parts = [ConceptMoments(*(drawn(3, 3, seed=10 * k + part) for part in range(3))) for k in range(4)]
+    before = [[t.clone() for t in vars(part).values()] for part in parts]
+    total = total_moments(iter(parts))
+    for name in ("source", "cross", "fusion"):
+        assert torch.allclose(getattr(total, name), sum(getattr(part, name) for part in parts), rtol=1e-14)
+    for part, kept in zip(parts, before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(vars(part).values(), kept, strict=True))
+
+
+def test_total_moments_of_no_concept_is_refused() -> None:
+    with pytest.raises(ValueError, match="total_moments: `moments` must hold at least one concept; got none"):
+        total_moments([])
 
 
 # Files

@@ -7,7 +7,7 @@ Source: MACE, arXiv 2403.06135, Eq. 1-2 (refinement) and Eq. 6-7 (fusion), with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,10 @@ class LowRank:
 
     down: Tensor
     up: Tensor
+
+    def add_to(self, weight: Tensor) -> None:
+        """Add the update to `weight` `[out, d]`, in place, in its dtype and on its device."""
+        weight.addmm_(self.up.to(weight), self.down.to(weight))
 
 
 @dataclass(frozen=True)
@@ -73,47 +77,52 @@ def refine(source: Tensor, cross: Tensor, prior: Tensor | None, *, scale: float,
     return system.divide(cross.to(torch.float64) + kept)
 
 
-def fuse(
-    transform: Tensor,
-    fusion: Sequence[Tensor],
-    updates: Sequence[Mapping[str, LowRank]],
-    prior: Tensor | None,
-    *,
-    scale: float,
-    ridge: float,
-) -> tuple[Tensor, list[dict[str, LowRank]]]:
-    """Return T2 `[d, d]` and each concept's projected update, so that W* = W T2 + sum_i up_i down_i.
+@dataclass(frozen=True)
+class Fusion:
+    """What `fuse` found for any number of concepts: W* = W T2 + sum_i up_i down_i.
+
+    `transform` T2 `[d, d]` float64; `system` M, from which `project` makes the concepts' updates one by one.
+    """
+
+    transform: Tensor
+    system: System
+
+    def project(self, moment: Tensor, updates: Mapping[str, LowRank]) -> dict[str, LowRank]:
+        """One concept's LoRAs B_i A_i, by projection, as they enter the sum: the same `up`, down_i = A_i G_i M^-1.
+
+        Args:
+            moment: the concept's G_i `[d, d]`.  updates: a LowRank for each projection, `down` `[r, d]`.
+        """
+        downs = torch.cat([update.down.to(torch.float64) for update in updates.values()]) @ moment.to(torch.float64)
+        ranks = [len(update.down) for update in updates.values()]
+        projected = self.system.divide(downs).split(ranks)
+        return {name: LowRank(down, update.up) for (name, update), down in zip(updates.items(), projected, strict=True)}
+
+
+def fuse(transform: Tensor, fusion: Tensor, prior: Tensor | None, *, scale: float, ridge: float) -> Fusion:
+    """Fuse the concepts' LoRAs, given only the sum of their moments.
 
     M = sum_i G_i + scale P + ridge I;  T2 = (T (sum_i G_i + ridge I) + scale P) M^-1;  down_i = A_i G_i M^-1.
     Minimises sum_i |W* e - (W T + B_i A_i) e|^2 + scale |W* p - W p|^2 + ridge |W* - W T|^2. Source: MACE Eq. 6-7.
 
     Args:
-        transform: T of `refine`.  fusion: G_i per concept.  updates: per concept, a LowRank for each projection.
-        prior, scale, ridge: as in `refine`, for this step.
-    Raises: ValueError when `fusion` and `updates` differ in number or are empty, or the system is singular.
+        transform: T of `refine`.  fusion: sum of G_i over all concepts.  prior, scale, ridge: as in `refine`, for
+            this step.
+    Raises: ValueError on a negative weight or a singular system.
     """
-    if not fusion or len(fusion) != len(updates):
-        raise ValueError(f"fuse: `fusion` and `updates` must pair up; got {len(fusion)} and {len(updates)}")
-    total = torch.stack([g.to(torch.float64) for g in fusion]).sum(0)
-    eye = torch.eye(len(total), dtype=torch.float64, device=total.device)
-    preserved = torch.zeros_like(total) if prior is None else scale * prior.to(torch.float64)
-    system = factorise(total + _kept(total, prior, scale=scale, ridge=ridge), settings="mace.ridge or mace.fuse_scale")
-    shared = system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved)
-    projected = [
-        {
-            name: LowRank(system.divide(update.down.to(torch.float64) @ g.to(torch.float64)), update.up)
-            for name, update in concept.items()
-        }
-        for g, concept in zip(fusion, updates, strict=True)
-    ]
-    return shared, projected
+    kept = _kept(fusion, prior, scale=scale, ridge=ridge)
+    eye = torch.eye(len(fusion), dtype=torch.float64, device=fusion.device)
+    preserved = torch.zeros_like(eye) if prior is None else scale * prior.to(torch.float64)
+    total = fusion.to(torch.float64)
+    system = factorise(total + kept, settings="mace.ridge or mace.fuse_scale")
+    return Fusion(system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved), system)
 
 
-def apply(weight: Tensor, transform: Tensor, updates: Sequence[LowRank]) -> Tensor:
+def apply(weight: Tensor, transform: Tensor, updates: Iterable[LowRank]) -> Tensor:
     """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
     edited = weight.to(torch.float64) @ transform.to(weight.device, torch.float64)
     for update in updates:
-        edited = edited + update.up.to(edited) @ update.down.to(edited)
+        update.add_to(edited)
     return edited.to(weight.dtype)
 
 

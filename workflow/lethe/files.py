@@ -6,13 +6,16 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+T = TypeVar("T")
 
 ROWS_NAME = "rows.csv"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -29,6 +32,22 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+class Loaded(Sequence[T]):
+    """A sequence of what `load` makes of each path, read again at every access: only what is in use takes memory."""
+
+    def __init__(self, load: Callable[[Path], T], paths: Sequence[Path]) -> None:
+        self.load, self.paths = load, paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> T:
+        return self.load(self.paths[index])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.load, self.paths)
 
 
 def write_shard(path: Path, rows: pd.DataFrame, images: Sequence[np.ndarray]) -> None:

@@ -75,6 +75,24 @@ def concept_moments(
     return ConceptMoments(f.mT @ f, g.mT @ f, second_moment([with_phrase]).matrix)
 
 
+def total_moments(moments: Iterable[ConceptMoments]) -> ConceptMoments:
+    """The sum of the moments of several concepts, one of them in memory at a time.
+
+    The last bits depend on the order of addition: give the concepts in a fixed one. Raises ValueError when there is
+    none.
+    """
+    total = None
+    for concept in moments:
+        if total is None:
+            total = ConceptMoments(*(t.to(torch.float64, copy=True) for t in vars(concept).values()))
+            continue
+        for sum_, part in zip(vars(total).values(), vars(concept).values(), strict=True):
+            sum_.add_(part)
+    if total is None:
+        raise ValueError("total_moments: `moments` must hold at least one concept; got none")
+    return total
+
+
 def save_concept_moments(path: Path, moments: ConceptMoments, record: dict) -> None:
     """Write the three matrices as safetensors with `record` in the header."""
     with written_whole(path) as part:

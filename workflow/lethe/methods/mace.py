@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lethe.closed_form import LowRank, apply, fuse, refine
-from lethe.moments import ConceptMoments
+from lethe.moments import ConceptMoments, total_moments
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,10 @@ class MaceSettings:
     ridge: float
 
 
-def refinement(moments: Sequence[ConceptMoments], prior: Tensor | None, settings: MaceSettings) -> Tensor:
+def refinement(moments: Iterable[ConceptMoments], prior: Tensor | None, settings: MaceSettings) -> Tensor:
     """The transform T `[d, d]` that refines a base for these concepts together (Eq. 1-2)."""
-    source = torch.stack([m.source for m in moments]).sum(0)
-    cross = torch.stack([m.cross for m in moments]).sum(0)
-    return refine(source, cross, prior, scale=settings.refine_scale, ridge=settings.ridge)
+    total = total_moments(moments)
+    return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.ridge)
 
 
 def transformed(projections: Mapping[str, Tensor], transform: Tensor) -> dict[str, Tensor]:
@@ -42,16 +41,25 @@ def erase(
 ) -> dict[str, Tensor]:
     """The weights of every projection after refinement and fusion (Eq. 1-2 and 6-7).
 
+    Computed in float64 and rounded once, to the dtype of `projections`. Goes through the concepts twice and holds one
+    at a time, so with `moments` and `loras` that load what is asked for (`lethe.files.Loaded`) memory does not grow
+    with their number.
+
     Args:
-        projections: W `[out, d]` by module name.  moments, loras: one per concept, in the same order.
-        prior: second moment of the text to preserve, or None.
-    Raises: ValueError when a LoRA lacks a projection, or a system is singular.
+        projections: W `[out, d]` by module name.  moments, loras: one per concept, in the same order; the last bits
+            of the result depend on that order.  prior: second moment of the text to preserve, or None.
+    Raises: ValueError when concepts and LoRAs differ in number, a LoRA lacks a projection, or a system is singular.
     """
-    for lora in loras:
+    if len(moments) != len(loras):
+        raise ValueError(f"erase: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
+    total = total_moments(moments)
+    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.ridge)
+    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_scale, ridge=settings.ridge)
+    erased = {name: apply(weight.to(torch.float64), fusion.transform, []) for name, weight in projections.items()}
+    for concept, lora in zip(moments, loras, strict=True):
         if missing := sorted(set(projections) - set(lora)):
             raise ValueError(f"erase: a LoRA has no update for {missing[0]}; was it trained on another base?")
-    transform = refinement(moments, prior, settings)
-    shared, updates = fuse(
-        transform, [m.fusion for m in moments], loras, prior, scale=settings.fuse_scale, ridge=settings.ridge
-    )
-    return {name: apply(weight, shared, [concept[name] for concept in updates]) for name, weight in projections.items()}
+        updates = fusion.project(concept.fusion, lora)
+        for name, weight in erased.items():
+            updates[name].add_to(weight)
+    return {name: weight.to(projections[name].dtype) for name, weight in erased.items()}

@@ -5,7 +5,7 @@ import torch
 
 from lethe.adapters import save_lora
 from lethe.bases import cross_attention_projections, set_projections
-from lethe.files import read_images, written_whole
+from lethe.files import Loaded, read_images, written_whole
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
 from lethe.methods.mace import MaceSettings, refinement, transformed
 from lethe.moments import load_concept_moments, load_moment
@@ -24,7 +24,7 @@ if __name__ == "__main__":
     name, lora = settings.concept["name"], LoraSettings(**settings.lora, seed=settings.seed)
     pipeline = pipeline_of(settings)
     prior = load_moment(args.prior[0]).matrix if args.prior else None
-    moments = [load_concept_moments(path) for path in args.moments]
+    moments = Loaded(load_concept_moments, args.moments)
     transform = refinement(moments, prior, MaceSettings(**settings.mace))
     projections = {name: module.weight for name, module in cross_attention_projections(pipeline.unet).items()}
     set_projections(pipeline.unet, transformed(projections, transform))

@@ -3,6 +3,7 @@
 from lethe.adapters import load_lora
 from lethe.bases import PRECISIONS, pick_device, projection_weights
 from lethe.edits import Edit, save_edit
+from lethe.files import Loaded
 from lethe.methods.mace import MaceSettings, erase
 from lethe.moments import load_concept_moments, load_moment
 from lethe.steps.arguments import read_arguments, record_of, use_threads
@@ -15,8 +16,8 @@ if __name__ == "__main__":
     projections = projection_weights(settings.base["model"], settings.base["revision"])
     weights = erase(
         {name: weight.to(**target) for name, weight in projections.items()},
-        [load_concept_moments(path) for path in args.moments],
-        [load_lora(path) for path in args.loras],
+        Loaded(load_concept_moments, args.moments),
+        Loaded(load_lora, args.loras),
         load_moment(args.prior[0]).matrix if args.prior else None,
         MaceSettings(**settings.mace),
     )
