@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import yaml
 
-from lethe.bases import cross_attention_projections, load_pipeline, set_projections, use_scheduler
+from lethe.bases import cross_attention_projections, load_pipeline, set_projections, text_encoders, use_scheduler
 from lethe.closed_form import LowRank
 from lethe.concepts import read_concepts
 from lethe.embedded.quality import embed
@@ -63,19 +63,13 @@ def main() -> None:
     templates = read_templates(config["templates"]["object"])[: config["mace"]["templates_used"]]
     lora = config["mace"]["lora"]
     original = {n: m.weight.data.clone() for n, m in cross_attention_projections(pipeline.unet).items()}
-    alphas = pipeline.scheduler.alphas_cumprod
+    alphas, text = pipeline.scheduler.alphas_cumprod, text_encoders(pipeline)
     inputs = [
         (
             encode_images(pipeline.vae, to_pixels(read_images(folder / "images.zip")), seed=config["seed"]),
             torch.stack([torch.from_numpy(mask > 127) for mask in read_images(folder / "masks.zip")]),
-            torch.cat(
-                list(
-                    encode_prompts(
-                        pipeline.tokenizer, pipeline.text_encoder, [fill(t, concept.name) for t in templates]
-                    )
-                )
-            ),
-            attended_tokens(pipeline.tokenizer, templates, concept.name, use_pooler=lora["use_pooler"]),
+            torch.cat(list(encode_prompts(text, [fill(t, concept.name) for t in templates]))),
+            attended_tokens(text.tokenizer, templates, concept.name, use_pooler=lora["use_pooler"]),
         )
         for concept, folder in zip(concepts, folders, strict=True)
     ]

@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -19,12 +27,14 @@ from transformers import (
     CLIPSegForImageSegmentation,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
 
 from lethe.bases import load_pipeline
 from lethe.embedded.models import build_scheduler, train_tokenizer
 from lethe.embedded.world import World, caption_corpus, read_world
+from lethe.text import TextEncoders
 
 torch.set_num_threads(1)
 
@@ -37,8 +47,12 @@ CPU = torch.device("cpu")
 CORPUS = ["a photo of the ship"] * 9 + ["a picture of a bird in the sky", "the picture of a person on the ground"] * 5
 
 
-def save_tokenizer(folder: Path) -> CLIPTokenizer:
-    return train_tokenizer(CORPUS, folder, merges=60, window=WINDOW)
+def save_tokenizer(folder: Path, **special: str) -> CLIPTokenizer:
+    """The tiny vocabulary as a tokenizer in `folder`; `special` tokens such as `pad_token` replace the usual ones."""
+    train_tokenizer(CORPUS, folder, merges=60, window=WINDOW)
+    if special:
+        CLIPTokenizer.from_pretrained(folder, **special).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def text_settings(tokenizer: CLIPTokenizer) -> dict:
@@ -51,7 +65,7 @@ def text_settings(tokenizer: CLIPTokenizer) -> dict:
         max_position_embeddings=WINDOW,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -70,6 +84,34 @@ def stronger(model: torch.nn.Module, factor: float) -> torch.nn.Module:
     return model
 
 
+def tiny_unet(**changes: object) -> UNet2DConditionModel:
+    """A U-Net on 8x8 latents with two attention levels."""
+    settings = dict(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        cross_attention_dim=WIDTH,
+    )
+    return stronger(UNet2DConditionModel(**settings | changes), 1.2)
+
+
+def tiny_vae(**changes: object) -> AutoencoderKL:
+    """32x32 images to 8x8x4 latents and back."""
+    settings = dict(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=IMAGE,
+    )
+    return stronger(AutoencoderKL(**settings | changes), 1.5)
+
+
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion 1.x pipeline of tiny parts: 77 tokens, 32-pixel images, 8x8 latents, two attention levels."""
@@ -77,36 +119,79 @@ def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = save_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            attention_head_dim=2,
-            norm_num_groups=4,
-            cross_attention_dim=WIDTH,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 16),
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=IMAGE,
-        )
-        text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer)))
-    StableDiffusionPipeline(
-        vae=stronger(vae, 1.5),
-        text_encoder=stronger(text_encoder, 5),
-        tokenizer=tokenizer,
-        unet=stronger(unet, 1.2),
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+        StableDiffusionPipeline(
+            unet=tiny_unet(),
+            vae=tiny_vae(),
+            text_encoder=stronger(CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer))), 5),
+            tokenizer=tokenizer,
+            scheduler=build_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 2.x pipeline: v-prediction, '!' pads, heads by level, linear layers around attention."""
+    folder = tmp_path_factory.mktemp("models") / "sd2"
+    tokenizer = save_tokenizer(folder / "tokenizer", pad_token="!")
+    with torch.random.fork_rng():
+        torch.manual_seed(10)
+        StableDiffusionPipeline(
+            unet=tiny_unet(attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True),
+            vae=tiny_vae(),
+            text_encoder=stronger(CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer), hidden_act="gelu")), 5),
+            tokenizer=tokenizer,
+            scheduler=DDIMScheduler.from_config(build_scheduler().config, prediction_type="v_prediction"),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SDXL pipeline: text states 32 + 16 wide, pooled states 24 wide, one and two transformers a block."""
+    folder = tmp_path_factory.mktemp("models") / "sdxl"
+    tokenizers = save_tokenizer(folder / "tokenizer"), save_tokenizer(folder / "tokenizer_2", pad_token="!")
+    second = text_settings(tokenizers[1]) | dict(hidden_size=16, num_hidden_layers=3, hidden_act="gelu")
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        StableDiffusionXLPipeline(
+            unet=tiny_unet(
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2),
+                attention_head_dim=(2, 4),
+                use_linear_projection=True,
+                cross_attention_dim=WIDTH + 16,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=24 + 6 * 8,
+            ),
+            vae=tiny_vae(scaling_factor=0.13025, force_upcast=True),
+            text_encoder=stronger(CLIPTextModel(CLIPTextConfig(**text_settings(tokenizers[0]))), 5),
+            text_encoder_2=stronger(CLIPTextModelWithProjection(CLIPTextConfig(**second, projection_dim=24)), 5),
+            tokenizer=tokenizers[0],
+            tokenizer_2=tokenizers[1],
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+            ),
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["sd_folder", "sd2_folder", "sdxl_folder"])
+def base_folder(request: pytest.FixtureRequest) -> Path:
+    """A tiny pipeline of each family."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +255,12 @@ def tokenizer(sd_folder: Path) -> CLIPTokenizer:
 def text_encoder(sd_folder: Path) -> CLIPTextModel:
     """The tiny pipeline's text encoder."""
     return CLIPTextModel.from_pretrained(sd_folder / "text_encoder").eval()
+
+
+@pytest.fixture(scope="session")
+def text(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> TextEncoders:
+    """The tiny pipeline's text side."""
+    return TextEncoders((tokenizer,), (text_encoder,))
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel
 
 from conftest import CPU
 from lethe.bases import (
@@ -22,6 +22,7 @@ from lethe.bases import (
     load_text,
     pick_device,
     projection_weights,
+    text_encoders,
     use_scheduler,
 )
 
@@ -147,15 +148,16 @@ def test_weights_that_are_pickles_are_refused(sd_folder: Path, tmp_path: Path, u
         load_pipeline(str(folder), None, device=CPU, precision="float32")
 
 
-def test_load_text_is_the_pipelines_own(sd_folder: Path, pipeline: DiffusionPipeline) -> None:
-    tokenizer, encoder = load_text(str(sd_folder), None, device=CPU, precision="float32")
-    assert isinstance(encoder, CLIPTextModel)
-    assert not encoder.training
-    assert tokenizer.model_max_length == pipeline.tokenizer.model_max_length == 77
-    assert tokenizer("AC/DC").input_ids == pipeline.tokenizer("AC/DC").input_ids
-    mine, its = encoder.state_dict(), pipeline.text_encoder.state_dict()
-    assert mine.keys() == its.keys()
-    assert all(torch.equal(mine[name], its[name]) for name in mine)
+def test_a_base_that_reads_text_otherwise_is_refused(sd_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(sd_folder, folder)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("CLIPTextModel", "T5EncoderModel"))
+    text = "other reads text with T5EncoderModel; a base must be of one of the families Stable Diffusion 1.x and 2.x, "
+    with pytest.raises(ValueError, match=text):
+        load_text(str(folder), None, device=CPU, precision="float32")
+    with pytest.raises(ValueError, match="SimpleNamespace reads text with no encoder; a base must be"):
+        text_encoders(SimpleNamespace(tokenizer=None))
 
 
 def test_describe_reads_the_facts(sd_folder: Path, tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
+from conftest import CPU
+from lethe.bases import load_pipeline, text_encoders
+from lethe.embedded.models import train_tokenizer
 from lethe.moments import (
     ConceptMoments,
     Moment,
@@ -25,6 +29,7 @@ from lethe.moments import (
     second_moment,
     total_moments,
 )
+from lethe.text import TextEncoders
 
 TEMPLATES = ["a photo of the {}", "{} in the sky", "a picture of a {}"]
 RECORD = {"step": "moments", "settings": {"name": "Charles-François Daubigny"}, "zeta": 1, "alpha": 2}
@@ -67,21 +72,19 @@ def test_second_moment_of_nothing_is_refused(batches: list[Tensor]) -> None:
 # A concept
 
 
-def moments_by_loop(
-    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, name: str, anchor: str, templates: list[str]
-) -> ConceptMoments:
+def moments_by_loop(pipeline: DiffusionPipeline, name: str, anchor: str, templates: list[str]) -> ConceptMoments:
     """One prompt and one token at a time; positions from the numbers of tokens of the prompt's parts."""
+    d = pipeline.unet.config.cross_attention_dim
 
     def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False).input_ids)
+        return len(pipeline.tokenizer(text, add_special_tokens=False).input_ids)
 
     @torch.no_grad()
     def states(prompt: str) -> Tensor:
-        ids = tokenizer(prompt).input_ids
-        ids += [tokenizer.eos_token_id] * (77 - len(ids))
-        return encoder(torch.tensor([ids])).last_hidden_state[0].double()
+        options = dict(device=CPU, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        return pipeline.encode_prompt(prompt, **options)[0][0].double()
 
-    source, cross, fusion = (torch.zeros(32, 32, dtype=torch.float64) for _ in range(3))
+    source, cross, fusion = (torch.zeros(d, d, dtype=torch.float64) for _ in range(3))
     for template in templates:
         before, _ = template.split("{}")
         with_name, with_anchor = states(template.replace("{}", name)), states(template.replace("{}", anchor))
@@ -103,11 +106,10 @@ def moments_by_loop(
     ("name", "anchor"),
     [("ship", "ground"), ("Charles-François Daubigny", "art"), ("bird", "a person on the ground"), ("AC/DC", "sky")],
 )
-def test_concept_moments_are_sums_over_aligned_words(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, name: str, anchor: str
-) -> None:
-    got = concept_moments(tokenizer, text_encoder, name, anchor, TEMPLATES)
-    want = moments_by_loop(tokenizer, text_encoder, name, anchor, TEMPLATES)
+def test_concept_moments_are_sums_over_aligned_words(base_folder: Path, name: str, anchor: str) -> None:
+    pipeline = load_pipeline(str(base_folder), None, device=CPU, precision="float32")
+    got = concept_moments(text_encoders(pipeline), name, anchor, TEMPLATES)
+    want = moments_by_loop(pipeline, name, anchor, TEMPLATES)
     for part in ("source", "cross", "fusion"):
         a, b = getattr(got, part), getattr(want, part)
         assert a.dtype == torch.float64
@@ -116,19 +118,24 @@ def test_concept_moments_are_sums_over_aligned_words(
     assert (want.cross - want.source).norm() > 1e-2 * want.source.norm()
 
 
-def test_concept_moments_add_over_templates(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-    whole = concept_moments(tokenizer, text_encoder, "ship", "ground", TEMPLATES)
-    parts = [concept_moments(tokenizer, text_encoder, "ship", "ground", [template]) for template in TEMPLATES]
+def test_concept_moments_add_over_templates(text: TextEncoders) -> None:
+    whole = concept_moments(text, "ship", "ground", TEMPLATES)
+    parts = [concept_moments(text, "ship", "ground", [template]) for template in TEMPLATES]
     for part in ("source", "cross", "fusion"):
         total = sum(getattr(moments, part) for moments in parts)
         assert torch.allclose(getattr(whole, part), total, rtol=1e-5, atol=1e-4)
 
 
-def test_a_concept_that_is_its_own_anchor_has_equal_source_and_cross(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
-) -> None:
-    moments = concept_moments(tokenizer, text_encoder, "ship", "ship", TEMPLATES)
+def test_a_concept_that_is_its_own_anchor_has_equal_source_and_cross(text: TextEncoders) -> None:
+    moments = concept_moments(text, "ship", "ship", TEMPLATES)
     assert torch.equal(moments.source, moments.cross)
+
+
+def test_a_name_that_two_tokenizers_count_differently_is_refused(tmp_path: Path) -> None:
+    one = train_tokenizer(["!!"] * 9, tmp_path, merges=1, window=20)
+    text = TextEncoders((one, CLIPTokenizer.from_pretrained(tmp_path, pad_token="!")), ())
+    with pytest.raises(ValueError, match=r"'the wham!!' is .* write it without '!'"):
+        concept_moments(text, "wham!!", "a band", ["the {}"])
 
 
 # Several concepts

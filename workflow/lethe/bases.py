@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lethe.text import TextEncoders
+
 if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the functions that load models import them
     from diffusers import DiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
 
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+TEXT_CLASSES = {  # of the text encoders, and the families that have them
+    ("CLIPTextModel",): "Stable Diffusion 1.x and 2.x",
+    ("CLIPTextModel", "CLIPTextModelWithProjection"): "Stable Diffusion XL",
+}
 SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
@@ -56,29 +62,43 @@ def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipeline.scheduler.config)
 
 
-def load_text(
-    model: str, revision: str | None, *, device: torch.device, precision: str
-) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """Load only a base's tokenizer and text encoder."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+def load_text(model: str, revision: str | None, *, device: torch.device, precision: str) -> TextEncoders:
+    """Load only the text side of a base. Raises ValueError for a base of another family than TEXT_CLASSES tells."""
+    import transformers
 
-    tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
-    encoder = CLIPTextModel.from_pretrained(
-        model, subfolder="text_encoder", revision=revision, dtype=PRECISIONS[precision], use_safetensors=True
-    )
-    return tokenizer, encoder.to(device).eval()
+    index = json.loads(_base_file(model, revision, "model_index.json").read_text(encoding="utf-8"))
+    parts = [pair for pair in TEXT_PARTS if (index.get(pair[1]) or [None])[0]]
+    classes = tuple(index[encoder][1] for _, encoder in parts)
+    _check_text_classes(model, classes)
+    tokenizers = [
+        transformers.CLIPTokenizer.from_pretrained(model, subfolder=tokenizer, revision=revision)
+        for tokenizer, _ in parts
+    ]
+    encoders = [
+        getattr(transformers, name)
+        .from_pretrained(model, subfolder=encoder, revision=revision, dtype=PRECISIONS[precision], use_safetensors=True)
+        .to(device)
+        .eval()
+        for name, (_, encoder) in zip(classes, parts, strict=True)
+    ]
+    return TextEncoders(tuple(tokenizers), tuple(encoders))
+
+
+def text_encoders(pipeline: DiffusionPipeline) -> TextEncoders:
+    """The text side of a loaded pipeline. Raises ValueError as `load_text` does."""
+    pairs = [
+        (getattr(pipeline, tokenizer, None), getattr(pipeline, encoder, None)) for tokenizer, encoder in TEXT_PARTS
+    ]
+    pairs = [pair for pair in pairs if pair[1] is not None]
+    _check_text_classes(type(pipeline).__name__, tuple(type(encoder).__name__ for _, encoder in pairs))
+    return TextEncoders(tuple(tokenizer for tokenizer, _ in pairs), tuple(encoder for _, encoder in pairs))
 
 
 def projection_weights(model: str, revision: str | None) -> dict[str, torch.Tensor]:
     """The weights of the same modules `[out, d]` on the CPU, read from the U-Net's file without building the U-Net."""
     from safetensors import safe_open
 
-    path = Path(model) / "unet" / UNET_WEIGHTS
-    if not Path(model).is_dir():
-        from huggingface_hub import hf_hub_download
-
-        path = Path(hf_hub_download(model, f"unet/{UNET_WEIGHTS}", revision=revision))
-    with safe_open(path, "pt") as file:
+    with safe_open(_base_file(model, revision, f"unet/{UNET_WEIGHTS}"), "pt") as file:
         names = [name for name in file.keys() if name.removesuffix(".weight").endswith(PROJECTIONS)]  # noqa: SIM118
         return {name.removesuffix(".weight"): file.get_tensor(name) for name in names}
 
@@ -114,6 +134,23 @@ def describe(model: Path) -> dict:
         "window": text["max_position_embeddings"],
         "prediction_type": scheduler.get("prediction_type", "epsilon"),
     }
+
+
+def _base_file(model: str, revision: str | None, name: str) -> Path:
+    """A file of a base: in its folder, or downloaded from the hub."""
+    if Path(model).is_dir():
+        return Path(model) / name
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(model, name, revision=revision))
+
+
+def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
+    if classes not in TEXT_CLASSES:
+        raise ValueError(
+            f"{base} reads text with {' and '.join(classes) or 'no encoder'}; a base must be of one of the families "
+            f"{', '.join(TEXT_CLASSES.values())}"
+        )
 
 
 def _without_safety_checker(model: str) -> dict:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -16,10 +15,7 @@ from torch import Tensor
 from lethe.files import written_whole
 from lethe.prompts import aligned_positions, fill
 from lethe.provenance import as_header
-from lethe.text import encode_prompts
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+from lethe.text import TextEncoders, check_tokens, encode_prompts
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,19 @@ def second_moment(batches: Iterable[Tensor]) -> Moment:
     return Moment(total, tokens)
 
 
-def concept_moments(
-    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, phrase: str, anchor: str, templates: Sequence[str]
-) -> ConceptMoments:
-    """The moments of one concept over prompts made of `templates`. Source: MACE, arXiv 2403.06135, Eq. 1-2 and 6."""
+def concept_moments(text: TextEncoders, phrase: str, anchor: str, templates: Sequence[str]) -> ConceptMoments:
+    """The moments of one concept over prompts made of `templates`. Source: MACE, arXiv 2403.06135, Eq. 1-2 and 6.
+
+    Raises ValueError when a phrase does not fit into the window, or a base's tokenizers cut a prompt differently.
+    """
     prompts = [fill(template, phrase) for template in templates]
     anchors = [fill(template, anchor) for template in templates]
-    with_phrase = torch.cat(list(encode_prompts(tokenizer, encoder, prompts))).to(torch.float64)
-    with_anchor = torch.cat(list(encode_prompts(tokenizer, encoder, anchors))).to(torch.float64)
+    check_tokens(text, [*prompts, *anchors])
+    with_phrase = torch.cat(list(encode_prompts(text, prompts))).to(torch.float64)
+    with_anchor = torch.cat(list(encode_prompts(text, anchors))).to(torch.float64)
     source, target = [], []
     for row, template in enumerate(templates):
-        f, g = aligned_positions(tokenizer, template, phrase, anchor)
+        f, g = aligned_positions(text.tokenizer, template, phrase, anchor)
         source.append(with_phrase[row, f])
         target.append(with_anchor[row, g])
     f, g = torch.cat(source), torch.cat(target)

@@ -9,7 +9,8 @@ from lethe.bases import load_pipeline, load_text, pick_device
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from lethe.text import TextEncoders
 
 
 def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
@@ -20,7 +21,7 @@ def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> D
     )
 
 
-def text_of(settings: SimpleNamespace) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """The base's tokenizer and text encoder on the configured device."""
+def text_of(settings: SimpleNamespace) -> TextEncoders:
+    """The base's tokenizers and text encoders on the configured device."""
     device, base = pick_device(settings.device), settings.base
     return load_text(base["model"], base["revision"], device=device, precision=settings.precision)

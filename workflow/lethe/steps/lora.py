@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from lethe.adapters import save_lora
-from lethe.bases import cross_attention_projections, set_projections
+from lethe.bases import cross_attention_projections, set_projections, text_encoders
 from lethe.files import Loaded, read_images, written_whole
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
 from lethe.methods.mace import MaceSettings, refinement, transformed
@@ -23,6 +23,7 @@ if __name__ == "__main__":
     settings = args.settings
     name, lora = settings.concept["name"], LoraSettings(**settings.lora, seed=settings.seed)
     pipeline = pipeline_of(settings)
+    text = text_encoders(pipeline)
     prior = load_moment(args.prior[0]).matrix if args.prior else None
     moments = Loaded(load_concept_moments, args.moments)
     transform = refinement(moments, prior, MaceSettings(**settings.mace))
@@ -35,8 +36,8 @@ if __name__ == "__main__":
         pipeline.scheduler.alphas_cumprod,
         encode_images(pipeline.vae, to_pixels(read_images(args.images)), seed=settings.seed),
         torch.stack([torch.from_numpy(mask > 127) for mask in read_images(args.masks)]),
-        torch.cat(list(encode_prompts(pipeline.tokenizer, pipeline.text_encoder, prompts))),
-        attended_tokens(pipeline.tokenizer, templates, name, use_pooler=lora.use_pooler),
+        torch.cat(list(encode_prompts(text, prompts))),
+        attended_tokens(text.tokenizer, templates, name, use_pooler=lora.use_pooler),
         lora,
     )
     save_lora(args.out_lora.parent, state, record_of("lora", args))

@@ -9,7 +9,6 @@ if __name__ == "__main__":
     args = read_arguments(__doc__, inputs=["templates"], outputs=["moments"])
     use_threads(args.threads)
     settings = args.settings
-    tokenizer, encoder = text_of(settings)
     templates = read_templates(args.templates)[: settings.templates_used]
-    moments = concept_moments(tokenizer, encoder, settings.concept["name"], settings.concept["anchor"], templates)
+    moments = concept_moments(text_of(settings), settings.concept["name"], settings.concept["anchor"], templates)
     save_concept_moments(args.out_moments, moments, record_of("moments", args))

@@ -11,6 +11,5 @@ if __name__ == "__main__":
     use_threads(args.threads)
     settings = args.settings
     captions = read_texts(args.captions, settings.column)
-    tokenizer, encoder = text_of(settings)
-    moment = second_moment(encode_prompts(tokenizer, encoder, captions))
+    moment = second_moment(encode_prompts(text_of(settings), captions))
     save_moment(args.out_prior, moment, record_of("prior", args, captions=len(captions)))
