@@ -235,6 +235,28 @@ def test_faults_of_the_concept_table_come_too_under_its_own_name(config):
     assert len(found) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: 1\ndevice: cpu\nseed: 2\n", "row 3: the key 'seed' is already in row 1"),
+        ("a:\n  - {}\n  - {b: 1,\n     b: 2}\n", "row 4: the key 'b' is already in row 3"),
+        ("1: x\n'1': y\n", "row 2: the key '1' is already in row 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_rows(tmp_path, text, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check_config({}, {}, files=[path])
+    assert f"{path}: {told}; remove one of the two." in str(caught.value)
+
+
+def test_the_same_key_in_two_mappings_is_no_repetition(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: {x: 1}\nb: {x: 1}\nc: [{x: 1}, {x: 2}]\n")
+    check_config({}, {}, files=[path, path])
+
+
 def test_what_the_workflow_makes_need_not_exist(config):
     config["priors"]["captions"]["file"] = "results/coco/captions.csv"
     config["evaluations"]["objects"]["clip"] = "results/models/clip"

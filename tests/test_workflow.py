@@ -16,11 +16,11 @@ HOSTILE = "$(touch pwned)'s `cat`"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
-    """A working directory with a tiny configuration: two concepts on a random-weight SD-shaped base."""
+    """A working directory with a tiny configuration: an object and a style on a random-weight SD-shaped base."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "config").mkdir()
     concepts = (
-        'concept\tkind\tanchor\tsynonyms\nship\tobject\tground\tvessel\n$(touch pwned)\'s "cat"\tobject\tsky\tcat\n'
+        'concept\tkind\tanchor\tsynonyms\nship\tobject\tground\tvessel\n$(touch pwned)\'s "cat"\tstyle\tsky\tcat\n'
     )
     (folder / "config" / "concepts.tsv").write_text(concepts)
     (folder / "classes.tsv").write_text('object\nship\n$(touch pwned)\'s "cat"\ndog\nhorse\n')
@@ -123,7 +123,6 @@ def test_changing_an_anchor_plans_that_concept_and_the_join(finished: Path) -> N
     assert jobs["mace"] == 1
     assert jobs["sample"] == 4  # of the new edit: the base as it is stays sampled
     assert "prior" not in jobs
-    assert "suite" not in jobs
 
 
 def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
@@ -132,9 +131,20 @@ def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
     changed = finished / "changed.yaml"
     changed.write_text(yaml.safe_dump(config))
     jobs = planned(snakemake(finished, "-n", "--cores", "2", "--configfile", str(changed)).stdout)
-    assert jobs["suite"] == 1
     assert jobs["sample"] == jobs["clip"] == 2
     assert "mace" not in jobs
+
+
+def test_more_rows_sample_the_shards_that_grow(finished: Path) -> None:
+    captions = finished / "captions.csv"
+    before = captions.read_text()
+    try:
+        captions.write_text(before + "ship,a photo of one more ship,7\n")  # rows 0-11 fill a shard, the second grows
+        jobs = planned(snakemake(finished, "-n", "--cores", "2").stdout)
+    finally:
+        captions.write_text(before)
+    assert jobs["sample"] == jobs["clip"] == 2
+    assert jobs["prior"] == 1  # the same file is the prior's text
 
 
 def test_a_new_synonym_samples_only_the_suite_that_holds_it(finished: Path) -> None:

@@ -53,14 +53,18 @@ def load_schema(path: str | Path) -> dict:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
-def check_config(config: dict, schema: dict, *, source: str = "config", made: tuple[str, ...] = ()) -> None:
+def check_config(
+    config: dict, schema: dict, *, source: str = "config", files: Iterable[Path] = (), made: tuple[str, ...] = ()
+) -> None:
     """Check `config` against `schema`, its names against each other, and its paths against the disk.
 
-    `source` is the file to name in messages. Relative paths start at the working directory. A path that begins with
+    `source` is the file to name in messages. `files` are those that the configuration was read from: a key that one of
+    them gives twice is a problem, since only the last one counts. Relative paths start at the working directory. A path that begins with
     one of `made` is made by the workflow itself and need not exist yet.
 
     Raises: ConfigError with every problem found, each beginning with the file it is in.
     """
+    repeated = [problem for file in files for problem in _repeated_keys(Path(file))]
     problems = [*_text_problems(config), *_schema_problems(config, schema)]
     problems += [
         *_link_problems(config),
@@ -73,8 +77,9 @@ def check_config(config: dict, schema: dict, *, source: str = "config", made: tu
         problems += _concept_problems(config)
     except ConfigError as error:
         table_problems = error.args
-    if problems or table_problems:
-        raise ConfigError(*(f"{source}: {problem}" for problem in dict.fromkeys(problems)), *table_problems)
+    if repeated or problems or table_problems:
+        told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
+        raise ConfigError(*repeated, *told, *table_problems)
 
 
 def encode_argument(value: Any) -> str:
@@ -160,6 +165,26 @@ def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
             yield from _text_problems(value, (*place, index))
     elif isinstance(node, str) and has_control(node):
         yield f"{_at(place)} holds a line break or control character: {shown(node)}; remove it."
+
+
+def _repeated_keys(path: Path) -> Iterator[str]:
+    """Keys that a YAML file gives twice in one mapping, with their lines."""
+    import yaml
+
+    waiting = [yaml.compose(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line, name = key.start_mark.line + 1, str(key.value)
+                if name in lines:
+                    first = lines[name]
+                    yield f"{path}: row {line}: the key {shown(name)} is already in row {first}; remove one of the two."
+                lines.setdefault(name, line)
+                waiting.append(value)
 
 
 def _schema_problems(config: Any, schema: dict) -> Iterator[str]:

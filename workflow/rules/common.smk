@@ -21,6 +21,7 @@ try:
         config,
         load_schema(LIBRARY / "schemas" / "config.schema.yaml"),
         source=", ".join(os.path.relpath(path) for path in workflow.configfiles),
+        files=workflow.configfiles,
         made=("results/",),
     )
     CONCEPTS = {concept.slug: concept for concept in read_concepts(Path(config["concepts"]))}

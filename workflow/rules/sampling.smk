@@ -1,40 +1,24 @@
 # Suites of rows, sampled in shards from the base as it is and from every edit.
-# The rows themselves decide what runs again, by their digest, not the files that hold other things as well.
 
 
-def shard_digest(wildcards):
-    """Digest of the rows of one shard."""
-    return rows_digest(shard_rows(SUITES[wildcards.suite], int(wildcards.shard), config["sampling"]["shard_size"]))
+def suite_source(wildcards):
+    """The file that a suite's rows come from. It is ancient: a digest of a shard's rows decides whether to sample."""
+    suite = config["suites"][wildcards.suite]
+    return [ancient(suite[key]) for key in ("file", "table") if key in suite]
 
 
-rule suite:
-    input:
-        sources=lambda wildcards: [
-            ancient(config["suites"][wildcards.suite][key])
-            for key in ("file", "table")
-            if key in config["suites"][wildcards.suite]
-        ],
-        code=code("suite"),
-    output:
-        rows="results/suites/{suite}.csv",
-    log:
-        "logs/suite/{suite}.log",
-    conda:
-        "../../envs/lethe.yaml"
-    params:
-        settings=lambda wildcards: encode_argument(
-            dict(suite=config["suites"][wildcards.suite], digest=rows_digest(SUITES[wildcards.suite]))
-        ),
-    shell:
-        """
-        python -m lethe.steps.suite --settings {params.settings:q} --sources {input.sources:q} \
-            --out-rows {output.rows:q} 2> {log:q}
-        """
+def shard_definition(wildcards):
+    """What makes a shard's rows, and their digest; further rows after a shard leave it as it is."""
+    suite, shard = config["suites"][wildcards.suite], int(wildcards.shard)
+    rows = shard_rows(SUITES[wildcards.suite], shard, config["sampling"]["shard_size"])
+    if "rows" in suite:
+        suite = suite | {"rows": int(rows.index[-1]) + 1}
+    return dict(suite=suite, shard=shard, digest=rows_digest(rows))
 
 
 rule sample:
     input:
-        rows=ancient(rules.suite.output.rows),
+        source=suite_source,
         edit=lambda wildcards: (
             [] if wildcards.edit == "original" else f"results/{wildcards.base}/edits/{wildcards.edit}.safetensors"
         ),
@@ -52,14 +36,9 @@ rule sample:
         runtime=240,
         gpu=1,
     params:
-        settings=lambda wildcards: settings(
-            wildcards,
-            sampling=config["sampling"],
-            shard=int(wildcards.shard),
-            digest=shard_digest(wildcards),
-        ),
+        settings=lambda wildcards: settings(wildcards, sampling=config["sampling"], **shard_definition(wildcards)),
     shell:
         """
         python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \
-            --rows {input.rows:q} --edit {input.edit:q} --out-shard {output.shard:q} 2> {log:q}
+            --edit {input.edit:q} --out-shard {output.shard:q} 2> {log:q}
         """

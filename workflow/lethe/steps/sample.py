@@ -1,19 +1,19 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
 from lethe.edits import apply_edit, load_edit
-from lethe.files import read_row_table, write_shard
+from lethe.files import write_shard
 from lethe.sampling import sample_rows
 from lethe.steps.arguments import read_arguments, use_threads
 from lethe.steps.loading import pipeline_of
-from lethe.suites import rows_digest, shard_rows
+from lethe.suites import rows_digest, shard_rows, suite_rows
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["rows"], lists=["edit"], outputs=["shard"])
+    args = read_arguments(__doc__, lists=["edit"], outputs=["shard"])
     use_threads(args.threads)
     settings, sampling = args.settings, args.settings.sampling
-    rows = shard_rows(read_row_table(args.rows), settings.shard, sampling["shard_size"])
+    rows = shard_rows(suite_rows(settings.suite), settings.shard, sampling["shard_size"])
     if rows_digest(rows) != settings.digest:
-        raise ValueError(f"{args.rows}: shard {settings.shard} holds other rows than the suite; delete the file")
+        raise ValueError(f"sample: the rows of {settings.suite} changed while the workflow ran; run it again")
     pipeline = pipeline_of(settings, scheduler=sampling["scheduler"])
     for path in args.edit:
         apply_edit(pipeline.unet, load_edit(path), base_fingerprint=settings.base["fingerprint"])
