@@ -113,7 +113,14 @@ def test_fingerprint_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: p
 
 def test_classes_depend_on_suites_and_files_and_not_on_lora() -> None:
     found = names("lethe.steps.clip_classes")
-    assert {"steps/clip_classes.py", "steps/arguments.py", "suites.py", "files.py", "prompts.py", "provenance.py"} <= found
+    assert {
+        "steps/clip_classes.py",
+        "steps/arguments.py",
+        "suites.py",
+        "files.py",
+        "prompts.py",
+        "provenance.py",
+    } <= found
     assert not found & {"lora.py", "closed_form.py", "sampling.py", "masks.py", "methods/mace.py"}
 
 

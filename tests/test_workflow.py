@@ -43,6 +43,7 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
         {"type": "ship", "prompt": [f"a photo of the ship {k}" for k in range(20)], "evaluation_seed": 1}
     )
     rows.to_csv(folder / "captions.csv", index=False)
+    rows.to_csv(folder / "reference.csv", index=False)
     config["priors"] = {"captions": {"file": "captions.csv", "column": "prompt"}}
     config["suites"] = {
         "synonyms": {
@@ -53,7 +54,7 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
             "seeds": [1, 2],
         },
         "objects": {"table": "classes.tsv", "column": "object", "prompt": "a photo of the {}", "seeds": [1, 2]},
-        "reference": {"file": "captions.csv"},
+        "reference": {"file": "reference.csv"},
     }
     config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 12}
     config["evaluations"]["objects"] |= {
@@ -96,7 +97,12 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
 
 
 def test_touching_everything_reruns_nothing(finished: Path) -> None:
-    for path in [*ROOT.glob("workflow/**/*.py"), *finished.glob("config/*"), finished / "captions.csv"]:
+    for path in [
+        *ROOT.glob("workflow/**/*.py"),
+        *finished.glob("config/*"),
+        finished / "captions.csv",
+        finished / "reference.csv",
+    ]:
         path.touch()
     again = snakemake(finished, "-n", "--cores", "2")
     assert "Nothing to be done" in again.stdout + again.stderr, again.stdout
@@ -136,15 +142,15 @@ def test_adding_a_suite_seed_samples_only_that_suite(finished: Path) -> None:
 
 
 def test_more_rows_sample_the_shards_that_grow(finished: Path) -> None:
-    captions = finished / "captions.csv"
-    before = captions.read_text()
+    reference = finished / "reference.csv"
+    before = reference.read_text()
     try:
-        captions.write_text(before + "ship,a photo of one more ship,7\n")  # rows 0-11 fill a shard, the second grows
+        reference.write_text(before + "ship,a photo of one more ship,7\n")  # rows 0-11 fill a shard, the second grows
         jobs = planned(snakemake(finished, "-n", "--cores", "2").stdout)
     finally:
-        captions.write_text(before)
+        reference.write_text(before)
     assert jobs["sample"] == jobs["clip"] == 2
-    assert jobs["prior"] == 1  # the same file is the prior's text
+    assert "mace" not in jobs
 
 
 def test_a_new_synonym_samples_only_the_suite_that_holds_it(finished: Path) -> None:

@@ -1,0 +1,79 @@
+"""What a concept's LoRA is best trained on: H_o of three choices on the emoji world, over disjoint sets of concepts.
+
+    PYTHONPATH=workflow python benchmarks/lora_base.py --threads 2
+
+`concept` trains it on the base refined for that concept alone, `task` on the base refined for the whole set, `original`
+on the base as it is. The join is the same for all. Every object of the world is erased once: six sets of five, dealt
+out in the order of the table. Seeds are outside those of the default suites. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+from emoji_erasure import EmojiErasure
+
+from lethe.concepts import Concept
+from lethe.methods.mace import MaceSettings, erase, refinement
+
+ANCHORS = ("ground", "sky", "street")
+CHOICES = ("concept", "task", "original")
+
+
+def world_concepts(table: str) -> list[Concept]:
+    """Every object of the emoji world as a concept; anchors are dealt out in turn."""
+    rows = pd.read_csv(table, sep="\t", keep_default_na=False).itertuples()
+    return [
+        Concept(row.object, "object", ANCHORS[k % len(ANCHORS)], tuple(w.strip() for w in row.synonyms.split(";")))
+        for k, row in enumerate(rows)
+    ]
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sets", type=int, default=6, help="how many sets to deal the objects into")
+    parser.add_argument("--seeds", type=int, nargs=2, default=[201, 203], help="of erased objects and synonyms")
+    parser.add_argument("--kept-seeds", type=int, nargs=2, default=[201, 202], help="of all other objects")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bench = EmojiErasure()
+    settings = MaceSettings(**{k: bench.config["mace"][k] for k in ("refine_scale", "fuse_scale", "ridge")})
+    concepts = world_concepts(bench.config["evaluations"]["objects"]["classes"]["table"])
+    seeds, kept = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
+    rows = []
+    for number in range(args.sets):
+        chosen = concepts[number :: args.sets]
+        inputs = bench.training(chosen)
+        moments = [one.moments for one in inputs]
+        transforms = {
+            "concept": [refinement([m], bench.prior, settings) for m in moments],
+            "task": [refinement(moments, bench.prior, settings)] * len(moments),
+            "original": [None] * len(moments),
+        }
+        found = {"before": bench.scores(bench.original, chosen, seeds=seeds, kept_seeds=kept)}
+        for choice in CHOICES:
+            loras = [bench.train(one, transform) for one, transform in zip(inputs, transforms[choice], strict=True)]
+            weights = erase(bench.original, moments, loras, bench.prior, settings)
+            found[choice] = bench.scores(weights, chosen, seeds=seeds, kept_seeds=kept)
+        for choice, score in found.items():
+            rows.append({"set": number, "lora_base": choice, **score})
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    summary = table.drop(columns="set").groupby("lora_base", sort=False).mean().round(2)
+    by_set = table.pivot(index="set", columns="lora_base", values="h_o")
+    for choice in CHOICES:
+        difference = by_set[choice] - by_set["task"]
+        summary.loc[choice, "h_o_minus_task"] = round(float(difference.mean()), 2)
+        summary.loc[choice, "standard_error"] = round(float(difference.std(ddof=1) / np.sqrt(len(difference))), 2)
+    print(summary.to_string())
+    print(json.dumps({"sets": args.sets, "mean": summary.T.to_dict(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
