@@ -59,8 +59,8 @@ def check_config(
     """Check `config` against `schema`, its names against each other, and its paths against the disk.
 
     `source` is the file to name in messages. `files` are those that the configuration was read from: a key that one of
-    them gives twice is a problem, since only the last one counts. Relative paths start at the working directory. A path that begins with
-    one of `made` is made by the workflow itself and need not exist yet.
+    them gives twice is a problem, since only the last one counts. Relative paths start at the working directory. A
+    path that begins with one of `made` is made by the workflow itself and need not exist yet.
 
     Raises: ConfigError with every problem found, each beginning with the file it is in.
     """
