@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     bench = EmojiErasure()
-    settings = MaceSettings(**{k: bench.config["mace"][k] for k in ("refine_scale", "fuse_scale", "ridge")})
+    settings = MaceSettings(**{field.name: bench.config["mace"][field.name] for field in fields(MaceSettings)})
     concepts = world_concepts(bench.config["evaluations"]["objects"]["classes"]["table"])
     seeds, kept = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
     rows = []

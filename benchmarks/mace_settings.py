@@ -27,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs=2, default=[101, 104], help="first and last seed")
-    parser.add_argument("--refine-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
-    parser.add_argument("--fuse-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
-    parser.add_argument("--ridge", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--train-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
+    parser.add_argument("--fuse-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
+    parser.add_argument("--lamb", type=float, nargs="+", default=[1.0])
     parser.add_argument("--steps", type=int, nargs="+", default=[50])
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
     args = parser.parse_args()
@@ -42,10 +42,14 @@ def main() -> None:
     results = [{"method": "original", **bench.scores(bench.original, concepts, seeds=seeds, kept_seeds=seeds)}]
     print(results[0], flush=True)
     loras: dict[tuple, list[dict[str, LowRank]]] = {}
-    grid = itertools.product(args.refine_scale, args.fuse_scale, args.ridge, args.steps, args.learning_rate)
-    for refine_scale, fuse_scale, ridge, steps, learning_rate in grid:
-        started, settings = time.monotonic(), MaceSettings(refine_scale, fuse_scale, ridge)
-        key = (refine_scale, ridge, steps, learning_rate)
+    grid = itertools.product(
+        args.train_preserve_scale, args.fuse_preserve_scale, args.lamb, args.steps, args.learning_rate
+    )
+    for train_scale, fuse_scale, lamb, steps, learning_rate in grid:
+        started = time.monotonic()
+        chosen = dict(train_preserve_scale=train_scale, fuse_preserve_scale=fuse_scale, lamb=lamb)
+        settings = MaceSettings(scale_convention="paper", **chosen)
+        key = (train_scale, lamb, steps, learning_rate)
         if key not in loras:
             loras[key] = [
                 bench.train(
@@ -57,9 +61,7 @@ def main() -> None:
         results.append(
             dict(
                 method="mace",
-                refine_scale=refine_scale,
-                fuse_scale=fuse_scale,
-                ridge=ridge,
+                **chosen,
                 steps=steps,
                 learning_rate=learning_rate,
                 **bench.scores(weights, concepts, seeds=seeds, kept_seeds=seeds),

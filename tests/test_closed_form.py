@@ -253,9 +253,9 @@ def test_negative_weights_are_refused(scale: float, ridge: float) -> None:
 def test_fewer_tokens_than_dimensions_and_no_pull_is_refused_naming_the_settings(prior: bool) -> None:
     case = make_case(12, d=12, tokens=2)
     kept = case.prior if prior else None
-    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.ridge or mace\.refine_scale$"):
+    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.lamb or mace\.train_preserve_scale$"):
         refine(case.source, case.cross, kept, scale=0, ridge=0)
-    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.ridge or mace\.fuse_scale$"):
+    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.lamb or mace\.fuse_preserve_scale$"):
         fuse(torch.eye(12), case.moments[0], kept, scale=0, ridge=0)
     refine(case.source, case.cross, kept, scale=0, ridge=1e-3)  # either setting mends it
     fuse(torch.eye(12), case.moments[0], torch.eye(12), scale=1e-3, ridge=0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
-from lethe.methods.mace import MaceSettings, erase, refinement, transformed
-from lethe.moments import ConceptMoments
+from lethe.methods.mace import MaceSettings, RefinementSettings, erase, preserved, refinement, transformed
+from lethe.moments import ConceptMoments, second_moment
 from test_closed_form import Case, apart, fused_by_loop, make_case, refined_by_loop
 
-SETTINGS = MaceSettings(refine_scale=0.3, fuse_scale=0.05, ridge=0.7)
+SETTINGS = MaceSettings(scale_convention="paper", train_preserve_scale=0.3, lamb=0.7, fuse_preserve_scale=0.05)
 
 
 def moments_of(case: Case) -> list[ConceptMoments]:
@@ -96,3 +98,88 @@ def test_concepts_and_loras_must_pair_up() -> None:
     case = make_case(25)
     with pytest.raises(ValueError, match="`moments` and `loras` must pair up; got 2 and 1"):
         erase(case.weights, moments_of(case), case.loras[:1], case.prior, SETTINGS)
+
+
+# The weights of the priors
+
+
+def erased_by_loop(
+    name: str, case: Case, kept: list[tuple[float, Tensor]], *, refine_scale: float, fuse_scale: float, lamb: float
+) -> tuple[Tensor, Tensor]:
+    """Refined and fused weights of one projection; every token adds its outer products by itself.
+
+    `kept` is (share, embedding) for every token to preserve.
+    """
+    w0, eye = case.weights[name], torch.eye(case.weights[name].shape[1], dtype=torch.float64)
+    left, right = lamb * w0, lamb * eye
+    for f, g in case.pairs:
+        for k in range(len(f)):
+            left, right = left + torch.outer(w0 @ g[k], f[k]), right + torch.outer(f[k], f[k])
+    for share, e in kept:
+        pull = refine_scale * share * torch.outer(e, e)
+        left, right = left + w0 @ pull, right + pull
+    refined = left @ torch.linalg.inv(right)
+    left, right = lamb * refined, lamb * eye
+    for tokens, lora in zip(case.tokens, case.loras, strict=True):
+        for e in tokens:
+            wanted = refined @ e + lora[name].up @ (lora[name].down @ e)
+            left, right = left + torch.outer(wanted, e), right + torch.outer(e, e)
+    for share, e in kept:
+        pull = fuse_scale * share * torch.outer(e, e)
+        left, right = left + w0 @ pull, right + pull
+    return refined, left @ torch.linalg.inv(right)
+
+
+@pytest.mark.parametrize(("convention", "refine_scale"), [("paper", 0.3), ("published-code", 0.3 * 0.3)])
+@pytest.mark.parametrize(("texts", "names"), [(4, 2), (4, 0), (0, 2)])
+def test_each_convention_and_domain_weight_is_its_solve_prompt_by_prompt(
+    drawn: Callable[..., Tensor], convention: str, refine_scale: float, texts: int, names: int
+) -> None:
+    case = make_case(26, concepts=2, layers=2)
+    prompts, domain = drawn(texts, 3, 5, seed=1), drawn(names, 3, 5, seed=2)
+    moments = [second_moment([some]) if len(some) else None for some in (prompts, domain)]
+    given = [None if moment is None else moment.matrix.clone() for moment in moments]
+    settings = dataclasses.replace(SETTINGS, scale_convention=convention)
+    prior = preserved(*moments, weight=2.5)
+    transform = refinement(moments_of(case), prior, settings)
+    got = erase(case.weights, moments_of(case), case.loras, prior, settings)
+    tokens = [(1.0, e) for prompt in prompts for e in prompt] + [(2.5, e) for prompt in domain for e in prompt]
+    scales = dict(refine_scale=refine_scale, fuse_scale=0.05, lamb=0.7)
+    for name, weight in case.weights.items():
+        refined, fused = erased_by_loop(name, case, tokens, **scales)
+        assert apart(weight @ transform, refined) < 1e-10
+        assert apart(got[name], fused) < 1e-10
+        other_convention = erased_by_loop(name, case, tokens, **scales | {"refine_scale": 0.39 - refine_scale})
+        other_weight = erased_by_loop(name, case, [(1.0, e) for _, e in tokens], **scales)
+        assert apart(weight @ transform, other_convention[0]) > 1e-4
+        assert names == 0 or apart(got[name], other_weight[1]) > 1e-4
+    for moment, before in zip(moments, given, strict=True):
+        assert moment is None or torch.equal(moment.matrix, before)
+
+
+def test_nothing_is_preserved_without_priors() -> None:
+    assert preserved(None, None, weight=3.0) is None
+
+
+def test_refinement_needs_no_setting_of_the_fusion() -> None:
+    case = make_case(27)
+    settings = RefinementSettings("paper", train_preserve_scale=0.3, lamb=0.7)
+    transforms = [refinement(moments_of(case), case.prior, some) for some in (settings, SETTINGS)]
+    assert torch.equal(*transforms)
+
+
+def test_an_unknown_convention_is_refused() -> None:
+    case = make_case(28)
+    settings = dataclasses.replace(SETTINGS, scale_convention="published")
+    with pytest.raises(ValueError, match="scale_convention must be one of paper, published-code; got 'published'"):
+        refinement(moments_of(case), case.prior, settings)
+
+
+def test_systems_without_any_weight_are_refused_by_the_names_of_the_settings() -> None:
+    case = make_case(29, d=12, tokens=2)
+    bare = dataclasses.replace(SETTINGS, train_preserve_scale=0, fuse_preserve_scale=0, lamb=0)
+    with pytest.raises(ValueError, match=r"raise mace\.lamb or mace\.train_preserve_scale$"):
+        refinement(moments_of(case), case.prior, bare)
+    refined = dataclasses.replace(bare, train_preserve_scale=1.0)
+    with pytest.raises(ValueError, match=r"raise mace\.lamb or mace\.fuse_preserve_scale$"):
+        erase(case.weights, moments_of(case), case.loras, torch.eye(12, dtype=torch.float64), refined)

@@ -78,7 +78,9 @@ def test_the_shipped_configuration_passes(config):
     ("place", "value"),
     [
         ("mace.prior", None),
-        ("mace.ridge", 0),
+        ("mace.lamb", 0),
+        ("mace.domain_prior", "captions"),
+        ("mace.scale_convention", "published-code"),
         ("mace.lora.learning_rate", 1),
         ("bases.emoji.model", "CompVis/stable-diffusion-v1-4"),
         ("bases.emoji.model", "./resources/emoji/pipeline"),
@@ -127,8 +129,11 @@ def test_what_is_allowed(config, place, value):
         ("seed", True, ["seed must be a whole number", "got true"]),
         ("images.count", 0, ["images.count must be a whole number, 1 or more", "got 0"]),
         ("images.count", 8.0, ["images.count must be a whole number", "got 8.0"]),
-        ("mace.ridge", -0.5, ["mace.ridge must be a number, 0 or more", "got -0.5"]),
-        ("mace.ridge", float("nan"), ["mace.ridge must be a number, 0 or more", "got nan"]),
+        ("mace.lamb", -0.5, ["mace.lamb must be a number, 0 or more", "got -0.5"]),
+        ("mace.lamb", float("nan"), ["mace.lamb must be a number, 0 or more", "got nan"]),
+        ("mace.scale_convention", "published", ["must be one of paper, published-code", "mean published-code?"]),
+        ("mace.preserve_weight", -1, ["mace.preserve_weight must be a number, 0 or more", "got -1"]),
+        ("mace.ridge", 1, ["mace.ridge is not a known key", "train_preserve_scale, fuse_preserve_scale, lamb"]),
         ("sampling.guidance", float("inf"), ["sampling.guidance must be a number", "got inf"]),
         ("mace.lora.learning_rate", 0, ["mace.lora.learning_rate must be a number above 0"]),
         ("mace.lora.learning_rate", "1e-5", ["got '1e-5'", "YAML takes as text", "as in 1.0e-5"]),
@@ -153,6 +158,7 @@ def test_what_is_allowed(config, place, value):
         ("tasks.objects.base", "emojy", ["tasks.objects.base: bases has no entry 'emojy'", "did you mean emoji?"]),
         ("tasks.objects.evaluation", "x", ["evaluations has no entry 'x'", "Known evaluations: objects"]),
         ("mace.prior", "coco", ["mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
+        ("mace.domain_prior", "names", ["mace.domain_prior: priors has no entry 'names'", "Known priors: captions"]),
         ("evaluations.objects.erased", "objcets", ["objects.erased: suites has no", "did you mean objects?"]),
         ("evaluations.objects.generality", "x", ["evaluations.objects.generality: suites has no entry 'x'"]),
         ("evaluations.objects.kept", "x", ["evaluations.objects.kept: suites has no entry 'x'"]),
@@ -223,6 +229,25 @@ def test_all_faults_come_together(config):
     places = ("device", "mace.prior", "templates.style", "sed ", "suites.objects.seeds", "tasks.objects.concepts[0]")
     for place in places:
         assert sum(line.startswith(f"{SOURCE}: {place}") for line in found) == 1, place
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, []),
+        ({"prior": None}, ["train", "fuse"]),
+        ({"prior": None, "domain_prior": "captions", "preserve_weight": 0.0}, ["train", "fuse"]),
+        ({"prior": None, "domain_prior": "captions", "preserve_weight": 2.0}, []),
+        ({"train_preserve_scale": 0}, ["train"]),
+        ({"fuse_preserve_scale": 0.0}, ["fuse"]),
+    ],
+)
+def test_without_lamb_each_step_needs_a_prior_of_some_weight(config, changes, refused):
+    config["mace"] |= {"lamb": 0} | changes
+    found = problems_of(config) if refused else check_config(config, SCHEMA, source=SOURCE) or []
+    assert len(found) == len(refused)
+    for line, step in zip(found, refused, strict=True):
+        assert line.startswith(f"{SOURCE}: mace.lamb must be above 0 where mace.{step}_preserve_scale is 0")
 
 
 def test_faults_of_the_concept_table_come_too_under_its_own_name(config):

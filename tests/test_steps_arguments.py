@@ -13,7 +13,7 @@ import torch
 from lethe.provenance import environment
 from lethe.steps.arguments import read_arguments, record_of, use_threads
 
-SETTINGS = {"concept": "$(rm -rf ~) 'Ü' \n", "mace": {"ridge": 1.0}, "prior": None}
+SETTINGS = {"concept": "$(rm -rf ~) 'Ü' \n", "mace": {"lamb": 1.0}, "prior": None}
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str, **names: list[str]):

@@ -73,7 +73,7 @@ def refine(source: Tensor, cross: Tensor, prior: Tensor | None, *, scale: float,
     Raises: ValueError on a negative weight or a singular system.
     """
     kept = _kept(source, prior, scale=scale, ridge=ridge)
-    system = factorise(source.to(torch.float64) + kept, settings="mace.ridge or mace.refine_scale")
+    system = factorise(source.to(torch.float64) + kept, settings="mace.lamb or mace.train_preserve_scale")
     return system.divide(cross.to(torch.float64) + kept)
 
 
@@ -114,7 +114,7 @@ def fuse(transform: Tensor, fusion: Tensor, prior: Tensor | None, *, scale: floa
     eye = torch.eye(len(fusion), dtype=torch.float64, device=fusion.device)
     preserved = torch.zeros_like(eye) if prior is None else scale * prior.to(torch.float64)
     total = fusion.to(torch.float64)
-    system = factorise(total + kept, settings="mace.ridge or mace.fuse_scale")
+    system = factorise(total + kept, settings="mace.lamb or mace.fuse_preserve_scale")
     return Fusion(system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved), system)
 
 

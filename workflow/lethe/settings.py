@@ -15,6 +15,7 @@ from typing import Any
 # Where the configuration holds what, `*` standing for any name a user chose.
 LINKS = {  # names of entries of a section
     "mace.prior": "priors",
+    "mace.domain_prior": "priors",
     "tasks.*.base": "bases",
     "tasks.*.evaluation": "evaluations",
     **{f"evaluations.*.{key}": "suites" for key in ("erased", "generality", "kept", "quality")},
@@ -267,10 +268,14 @@ def _seed_problems(config: Any) -> Iterator[str]:
 
 def _weight_problems(config: Any) -> Iterator[str]:
     mace = config.get("mace") if isinstance(config, dict) else None
-    if isinstance(mace, dict) and mace.get("ridge") == 0:
-        for key in ("refine_scale", "fuse_scale"):
-            if mace.get("prior") is None or mace.get(key) == 0:
-                yield f"mace.ridge must be above 0 where mace.{key} or mace.prior keeps nothing; raise one of the two."
+    if isinstance(mace, dict) and mace.get("lamb") == 0:
+        keeps = mace.get("prior") is not None or (mace.get("domain_prior") and mace.get("preserve_weight"))
+        for key in ("train_preserve_scale", "fuse_preserve_scale"):
+            if not keeps or mace.get(key) == 0:
+                yield (
+                    f"mace.lamb must be above 0 where mace.{key} is 0 or no prior has weight; "
+                    "raise one of them, or name a prior."
+                )
 
 
 def _concept_problems(config: Any) -> list[str]:

@@ -1,13 +1,18 @@
 # MACE: a LoRA per concept, then the join that refines and fuses.
 
-MACE_WEIGHTS = {key: config["mace"][key] for key in ("refine_scale", "fuse_scale", "ridge")}
-LORA_SETTINGS = dict(templates_used=config["mace"]["templates_used"], lora=config["mace"]["lora"], mace=MACE_WEIGHTS)
+REFINEMENT = ("scale_convention", "train_preserve_scale", "lamb")
+LORA_SETTINGS = dict(
+    templates_used=config["mace"]["templates_used"],
+    lora=config["mace"]["lora"],
+    preserve_weight=config["mace"]["preserve_weight"],
+    refinement={key: config["mace"][key] for key in REFINEMENT},
+)
 
 
-def mace_prior(wildcards):
-    """The prior that MACE preserves, if any."""
-    prior = config["mace"]["prior"]
-    return [] if prior is None else f"results/{wildcards.base}/priors/{prior}.safetensors"
+def mace_prior(key):
+    """The file of the prior that a key of `mace` names, if any."""
+    name = config["mace"][key]
+    return lambda wildcards: [] if name is None else f"results/{wildcards.base}/priors/{name}.safetensors"
 
 
 def task_moments(wildcards):
@@ -28,7 +33,8 @@ rule lora:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
         moments=rules.moments.output.moments,
-        prior=mace_prior,
+        prior=mace_prior("prior"),
+        domain_prior=mace_prior("domain_prior"),
         templates=templates,
         code=code("lora"),
     output:
@@ -50,7 +56,7 @@ rule lora:
         """
         python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
             --images {input.images:q} --masks {input.masks:q} --templates {input.templates:q} \
-            --moments {input.moments:q} --prior {input.prior:q} \
+            --moments {input.moments:q} --prior {input.prior:q} --domain-prior {input.domain_prior:q} \
             --out-lora {output.lora:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -60,7 +66,8 @@ use rule lora as task_lora with:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
         moments=task_moments,
-        prior=mace_prior,
+        prior=mace_prior("prior"),
+        domain_prior=mace_prior("domain_prior"),
         templates=templates,
         code=code("lora"),
     output:
@@ -76,7 +83,8 @@ rule mace:
     input:
         moments=task_moments,
         loras=task_loras,
-        prior=mace_prior,
+        prior=mace_prior("prior"),
+        domain_prior=mace_prior("domain_prior"),
         code=code("mace"),
     output:
         edit="results/{base}/edits/{task}/mace.safetensors",
@@ -91,11 +99,14 @@ rule mace:
         runtime=30,
     params:
         settings=lambda wildcards: settings(
-            wildcards, mace=MACE_WEIGHTS, concepts=sorted(config["tasks"][wildcards.task]["concepts"])
+            wildcards,
+            preserve_weight=config["mace"]["preserve_weight"],
+            mace={key: config["mace"][key] for key in (*REFINEMENT, "fuse_preserve_scale")},
+            concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
         ),
     shell:
         """
         python -m lethe.steps.mace --settings {params.settings:q} --threads {threads} \
-            --moments {input.moments:q} --loras {input.loras:q} --prior {input.prior:q} \
-            --out-edit {output.edit:q} 2> {log:q}
+            --moments {input.moments:q} --loras {input.loras:q} \
+            --prior {input.prior:q} --domain-prior {input.domain_prior:q} --out-edit {output.edit:q} 2> {log:q}
         """

@@ -9,22 +9,49 @@ import torch
 from torch import Tensor
 
 from lethe.closed_form import LowRank, apply, fuse, refine
-from lethe.moments import ConceptMoments, total_moments
+from lethe.moments import ConceptMoments, Moment, total_moments
+
+SCALE_CONVENTIONS = ("paper", "published-code")
 
 
 @dataclass(frozen=True)
-class MaceSettings:
-    """Weights of the two closed-form steps; names as in the configuration (`mace`)."""
+class RefinementSettings:
+    """Weights of the refinement; names as in the configuration (`mace`) and in MACE's published settings."""
 
-    refine_scale: float
-    fuse_scale: float
-    ridge: float
+    scale_convention: str
+    train_preserve_scale: float
+    lamb: float
+
+    @property
+    def refine_scale(self) -> float:
+        """Lambda of Eq. 2: `train_preserve_scale`, or its square under `published-code`, which applies it twice.
+
+        Raises ValueError on another convention.
+        """
+        if self.scale_convention not in SCALE_CONVENTIONS:
+            raise ValueError(
+                f"scale_convention must be one of {', '.join(SCALE_CONVENTIONS)}; got {self.scale_convention!r}"
+            )
+        return self.train_preserve_scale ** (2 if self.scale_convention == "published-code" else 1)
 
 
-def refinement(moments: Iterable[ConceptMoments], prior: Tensor | None, settings: MaceSettings) -> Tensor:
+@dataclass(frozen=True)
+class MaceSettings(RefinementSettings):
+    """Weights of both closed-form steps. Either convention applies `fuse_preserve_scale` once."""
+
+    fuse_preserve_scale: float
+
+
+def preserved(prior: Moment | None, domain_prior: Moment | None, *, weight: float) -> Tensor | None:
+    """The second moment to preserve, prior + weight * domain prior, `[d, d]` float64; None when there is neither."""
+    terms = [p.matrix * share for p, share in ((prior, 1.0), (domain_prior, weight)) if p is not None]
+    return torch.stack(terms).sum(0) if terms else None
+
+
+def refinement(moments: Iterable[ConceptMoments], prior: Tensor | None, settings: RefinementSettings) -> Tensor:
     """The transform T `[d, d]` that refines a base for these concepts together (Eq. 1-2)."""
     total = total_moments(moments)
-    return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.ridge)
+    return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
 
 
 def transformed(projections: Mapping[str, Tensor], transform: Tensor) -> dict[str, Tensor]:
@@ -47,14 +74,14 @@ def erase(
 
     Args:
         projections: W `[out, d]` by module name.  moments, loras: one per concept, in the same order; the last bits
-            of the result depend on that order.  prior: second moment of the text to preserve, or None.
+            of the result depend on that order.  prior: what `preserved` returns.
     Raises: ValueError when concepts and LoRAs differ in number, a LoRA lacks a projection, or a system is singular.
     """
     if len(moments) != len(loras):
         raise ValueError(f"erase: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
     total = total_moments(moments)
-    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.ridge)
-    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_scale, ridge=settings.ridge)
+    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
+    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
     erased = {name: apply(weight.to(torch.float64), fusion.transform, []) for name, weight in projections.items()}
     for concept, lora in zip(moments, loras, strict=True):
         if missing := sorted(set(projections) - set(lora)):

@@ -7,7 +7,7 @@ from lethe.adapters import save_lora
 from lethe.bases import cross_attention_projections, set_projections, text_encoders
 from lethe.files import Loaded, read_images, written_whole
 from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
-from lethe.methods.mace import MaceSettings, refinement, transformed
+from lethe.methods.mace import RefinementSettings, preserved, refinement, transformed
 from lethe.moments import load_concept_moments, load_moment
 from lethe.pixels import to_pixels
 from lethe.prompts import fill, read_templates
@@ -17,16 +17,20 @@ from lethe.text import encode_prompts
 
 if __name__ == "__main__":
     args = read_arguments(
-        __doc__, inputs=["images", "masks", "templates"], lists=["moments", "prior"], outputs=["lora", "curve"]
+        __doc__,
+        inputs=["images", "masks", "templates"],
+        lists=["moments", "prior", "domain-prior"],
+        outputs=["lora", "curve"],
     )
     use_threads(args.threads)
     settings = args.settings
     name, lora = settings.concept["name"], LoraSettings(**settings.lora, seed=settings.seed)
     pipeline = pipeline_of(settings)
     text = text_encoders(pipeline)
-    prior = load_moment(args.prior[0]).matrix if args.prior else None
+    priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
     moments = Loaded(load_concept_moments, args.moments)
-    transform = refinement(moments, prior, MaceSettings(**settings.mace))
+    kept = preserved(*priors, weight=settings.preserve_weight)
+    transform = refinement(moments, kept, RefinementSettings(**settings.refinement))
     projections = {name: module.weight for name, module in cross_attention_projections(pipeline.unet).items()}
     set_projections(pipeline.unet, transformed(projections, transform))
     templates = read_templates(args.templates)[: settings.templates_used]
