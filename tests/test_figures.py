@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lethe.figures import chosen_prompts, image_grid
+from lethe.figures import chosen_prompts, image_grid, loss_curves
 
 ROWS = pd.DataFrame(
     [
@@ -86,3 +86,33 @@ def test_a_figure_is_closed() -> None:
     import matplotlib.pyplot as plt
 
     assert plt.get_fignums() == []
+
+
+def drawn(path: Path, curves: dict[str, list[float]], **options: int) -> np.ndarray:
+    loss_curves(path, {name: pd.Series(values) for name, values in curves.items()}, title="x", **options)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def ink(picture: np.ndarray, colour: tuple[int, int, int]) -> set[int]:
+    """Rows of a picture in which a colour appears."""
+    return set(np.where((picture == colour).all(axis=2).any(axis=1))[0].tolist())
+
+
+def test_loss_curves_shows_running_means(tmp_path: Path) -> None:
+    blue = (31, 119, 180)  # matplotlib's first colour
+    level = drawn(tmp_path / "a.png", {"ship": [1.0] * 20, "top": [2.0] * 20}, window=5, named=0)
+    jumping = drawn(tmp_path / "b.png", {"ship": [2.0, 0.0] * 10, "top": [2.0] * 20}, window=2, named=0)
+    assert len(ink(level, blue)) < 8
+    assert ink(level, blue) <= ink(jumping, blue)  # the mean of 2 and 0, after the first step
+    alone = drawn(tmp_path / "c.png", {"ship": [2.0, 0.0] * 10, "top": [2.0] * 20}, window=1, named=0)
+    assert max(ink(alone, blue)) > max(ink(jumping, blue))
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "_hidden", "$(rm -rf ~)$", "花", "a" * 300])
+def test_loss_curves_takes_any_name(tmp_path: Path, name: str) -> None:
+    named = drawn(tmp_path / "a.png", {name: [1.0, 0.5]})
+    unnamed = drawn(tmp_path / "b.png", {name: [1.0, 0.5]}, named=0)
+    assert named.shape == unnamed.shape
+    assert (named != unnamed).any()

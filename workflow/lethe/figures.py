@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +13,8 @@ from lethe.files import written_whole
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+plt.rcParams["text.parse_math"] = False  # a concept's name may hold dollar signs
 
 
 def chosen_prompts(rows: pd.DataFrame, concepts: Sequence[str], *, kept: int) -> list[tuple[str, str]]:
@@ -63,6 +65,29 @@ def image_grid(
         label = axes[r][0]
         label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=10)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def loss_curves(path: Path, curves: Mapping[str, pd.Series], *, title: str, window: int = 10, named: int = 12) -> None:
+    """Write the training losses of concepts (one value a step) as PNG: faint as they are, strong as running means.
+
+    A running mean covers up to `window` steps before its own. With more than `named` curves there is no legend.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    lines = []
+    for curve in curves.values():
+        lines += axis.plot(curve.index, curve.rolling(window, min_periods=1).mean())
+        axis.plot(curve.index, curve, color=lines[-1].get_color(), alpha=0.25, linewidth=0.7)
+    axis.set_xlabel("training step")
+    axis.set_ylabel("loss")
+    axis.set_ylim(bottom=0)
+    axis.set_title(title, fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(curves) <= named:
+        names = [name if len(name) <= 40 else f"{name[:39]}…" for name in curves]
+        axis.legend(lines, names, frameon=False, fontsize=8)
     with written_whole(path) as part:
         figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
     plt.close(figure)

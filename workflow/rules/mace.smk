@@ -110,3 +110,24 @@ rule mace:
             --moments {input.moments:q} --loras {input.loras:q} \
             --prior {input.prior:q} --domain-prior {input.domain_prior:q} --out-edit {output.edit:q} 2> {log:q}
         """
+
+
+rule losses:
+    input:
+        curves=lambda wildcards: [f"{Path(lora).parent}/loss.csv" for lora in task_loras(wildcards)],
+        code=code("losses"),
+    output:
+        figure="results/{base}/edits/{task}/losses.png",
+    log:
+        "logs/losses/{base}/{task}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    params:
+        settings=lambda wildcards: encode_argument(
+            dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(wildcards)])
+        ),
+    shell:
+        """
+        python -m lethe.steps.losses --settings {params.settings:q} --curves {input.curves:q} \
+            --out-figure {output.figure:q} 2> {log:q}
+        """

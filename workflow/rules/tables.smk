@@ -8,7 +8,13 @@ def tables():
 
 
 def figures():
-    return [f"results/figures/{task}.png" for task in config["tasks"]]
+    examples = [f"results/figures/{task}.png" for task in config["tasks"]]
+    losses = [
+        f"results/{task['base']}/edits/{name}/losses.png"
+        for name, task in config["tasks"].items()
+        if "mace" in task["methods"]
+    ]
+    return examples + losses
 
 
 def print_results():
