@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
 
+import harness  # noqa: F401 (finds lethe)
 from lethe.bases import cross_attention_projections, load_pipeline, set_projections, text_encoders, use_scheduler
 from lethe.closed_form import LowRank
 from lethe.concepts import Concept

@@ -1,6 +1,6 @@
 """What a concept's LoRA is best trained on: H_o of three choices on the emoji world, over disjoint sets of concepts.
 
-    PYTHONPATH=workflow python benchmarks/lora_base.py --threads 2
+    python benchmarks/lora_base.py --threads 2
 
 `concept` trains it on the base refined for that concept alone, `task` on the base refined for the whole set, `original`
 on the base as it is. The join is the same for all. Every object of the world is erased once: six sets of five, dealt
@@ -16,8 +16,8 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 import torch
-from emoji_erasure import EmojiErasure
 
+from emoji_erasure import EmojiErasure
 from lethe.concepts import Concept
 from lethe.methods.mace import MaceSettings, erase, refinement
 

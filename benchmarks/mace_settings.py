@@ -1,6 +1,6 @@
 """Sweep the settings of MACE on the emoji world: Acc_e, Acc_g, Acc_s and H_o of every combination, in one process.
 
-    PYTHONPATH=workflow python benchmarks/mace_settings.py --threads 2
+    python benchmarks/mace_settings.py --threads 2
 
 Run it from the repository root. It erases the concepts of the task `objects`. Samples use seeds outside the default
 suites, so that settings are not chosen on the images that the table reports. The last line is a JSON list with one
@@ -15,8 +15,8 @@ import json
 import time
 
 import torch
-from emoji_erasure import EmojiErasure
 
+from emoji_erasure import EmojiErasure
 from lethe.closed_form import LowRank
 from lethe.concepts import read_concepts
 from lethe.methods.mace import MaceSettings, erase, refinement

@@ -1,0 +1,106 @@
+"""A LoRA training step against the bare forward and backward pass of the same U-Net.
+
+    python benchmarks/lora.py
+
+Sides, in turns, each with a LoRA of rank 1 on the keys and values of cross-attention put on, trained for some steps and
+taken off: `ours`, `train_lora` as the workflow runs it (noise, recorded attention, loss, clipped gradients, AdamW);
+`bare`, the same U-Net and batch with diffusers' own attention, the mean square of the output as loss, no optimiser;
+`bare_adamw`, the same with AdamW. The U-Net is the emoji model's at its own size, or with --full one of Stable
+Diffusion 1.4's shape with random weights and 64 x 64 latents.
+
+The last line is a JSON object: `over_forward_backward` (ours / bare), `over_forward_backward_adamw` (ours /
+bare_adamw), and the seconds of one step of each.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor
+
+import harness
+from lethe.bases import PROJECTIONS
+from lethe.lora import LoraSettings, train_lora
+
+PIPELINE = harness.ROOT / "resources/emoji/pipeline"
+
+
+def main() -> None:
+    """Measure."""
+    made = harness.parser(__doc__)
+    made.add_argument("--steps", type=int, default=50)
+    made.add_argument("--batch", type=int, default=1)
+    made.add_argument("--full", action="store_true", help="Stable Diffusion 1.4's shape: 3.5 GB, minutes on a CPU")
+    args = harness.start(made)
+    steps = 2 if args.tiny else args.steps
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(PIPELINE, subfolder="unet"))
+    if args.full:
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+    data = make_data(unet, window=77 if args.full else 24)
+    settings = LoraSettings(
+        rank=1,
+        steps=steps,
+        learning_rate=1e-3,
+        batch=args.batch,
+        use_pooler=True,
+        squared_norm=False,
+        timesteps="importance",
+        seed=0,
+    )
+    found: dict[str, int] = {}
+    sides = {
+        "ours": lambda: found.update(ours=len(train_lora(unet, **data, settings=settings)[0])),
+        "bare": lambda: found.update(bare=bare(unet, data, steps, args.batch, adamw=False)),
+        "bare_adamw": lambda: found.update(bare_adamw=bare(unet, data, steps, args.batch, adamw=True)),
+    }
+    bare(unet, data, 1, args.batch, adamw=True)  # the first use of peft imports the rest of it
+    seconds = {
+        name: {clock: value / steps for clock, value in times.items()}
+        for name, times in harness.in_turns(args.rounds, sides).items()
+    }
+    harness.finish(
+        args,
+        over_forward_backward=seconds["ours"]["cpu"] / seconds["bare"]["cpu"],
+        over_forward_backward_adamw=seconds["ours"]["cpu"] / seconds["bare_adamw"]["cpu"],
+        trained_tensors=found,
+        seconds_per_step=seconds,
+    )
+
+
+def bare(unet: UNet2DConditionModel, data: dict[str, Tensor], steps: int, batch: int, *, adamw: bool) -> int:
+    """Forward and backward passes, with an update by AdamW or without; the number of tensors that got a gradient."""
+    unet.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(PROJECTIONS)), "concept")
+    unet.requires_grad_(False)
+    trained = [p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.AdamW(trained, lr=1e-3)
+    for _ in range(steps):
+        optimiser.zero_grad(set_to_none=True)
+        output = unet(data["latents"][:batch], torch.full((batch,), 300), data["states"][:batch]).sample
+        output.square().mean().backward()
+        if adamw:
+            optimiser.step()
+    reached = sum(p.grad is not None for p in trained)
+    unet.unload_lora()
+    return reached
+
+
+def make_data(unet: UNet2DConditionModel, *, window: int) -> dict[str, Tensor]:
+    """Random inputs in the shapes of a concept's: 8 images, 30 prompts, a mask of a quarter of the image."""
+    generator = torch.Generator().manual_seed(0)
+    size = unet.config.sample_size
+    masks = torch.zeros(8, 8 * size, 8 * size, dtype=torch.bool)
+    masks[:, 2 * size : 6 * size, 2 * size : 6 * size] = True
+    tokens = torch.zeros(30, window, dtype=torch.bool)
+    tokens[:, 5:7] = tokens[:, 12:] = True
+    return dict(
+        alphas=torch.linspace(0.999, 0.005, 1000),
+        latents=torch.randn(8, unet.config.in_channels, size, size, generator=generator),
+        masks=masks,
+        states=torch.randn(30, window, unet.config.cross_attention_dim, generator=generator),
+        tokens=tokens,
+    )
+
+
+if __name__ == "__main__":
+    main()
