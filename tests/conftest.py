@@ -234,6 +234,18 @@ def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def base_pipeline(base_folder: Path) -> DiffusionPipeline:
+    """A tiny pipeline of each family, freshly loaded."""
+    return load_pipeline(str(base_folder), None, device=CPU, precision="float32")
+
+
+@pytest.fixture
+def base_unet(base_folder: Path) -> UNet2DConditionModel:
+    """The U-Net of each family's tiny pipeline, freshly loaded."""
+    return UNet2DConditionModel.from_pretrained(base_folder / "unet").eval()
+
+
+@pytest.fixture
 def pipeline(sd_folder: Path) -> DiffusionPipeline:
     """The tiny pipeline, freshly loaded."""
     return load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
@@ -300,7 +312,21 @@ def drawn() -> Callable[..., Tensor]:
     return draw
 
 
-@pytest.fixture
+def unet_inputs(unet: UNet2DConditionModel, drawn: Callable[..., Tensor], rows: int = 2) -> dict:
+    """Something to read for a tiny U-Net of any family; timesteps differ."""
+    inputs = dict(
+        sample=drawn(rows, 4, 8, 8, seed=1).float(),
+        timestep=torch.arange(rows) * 690 // max(rows - 1, 1) + 10,
+        encoder_hidden_states=drawn(rows, WINDOW, unet.config.cross_attention_dim, seed=2).float(),
+        added_cond_kwargs={},
+    )
+    if unet.config.addition_embed_type == "text_time":
+        sizes = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).repeat(rows, 1)
+        inputs["added_cond_kwargs"] = {"text_embeds": drawn(rows, 24, seed=3).float(), "time_ids": sizes}
+    return inputs
+
+
+@pytest.fixture(scope="session")
 def some_rows() -> pd.DataFrame:
     """Four rows as a suite makes them; two share a prompt, two a seed."""
     rows = [

@@ -10,12 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from conftest import unet_inputs
 from lethe.attention import recorded_attention
-
-
-@pytest.fixture
-def inputs(drawn: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    return drawn(2, 4, 8, 8, seed=1).float(), torch.tensor([10, 700]), drawn(2, 77, 32, seed=2).float()
 
 
 def chosen_tokens() -> Tensor:
@@ -26,10 +22,10 @@ def chosen_tokens() -> Tensor:
 
 @torch.no_grad()
 def test_recorded_probabilities_are_the_softmax_of_queries_and_keys(
-    unet: UNet2DConditionModel, inputs: tuple[Tensor, Tensor, Tensor]
+    base_unet: UNet2DConditionModel, drawn: Callable[..., Tensor]
 ) -> None:
     seen: list[tuple[int, dict[str, Tensor]]] = []
-    for name, module in unet.named_modules():
+    for name, module in base_unet.named_modules():
         if name.endswith("attn2"):
             parts: dict[str, Tensor] = {}
 
@@ -43,11 +39,13 @@ def test_recorded_probabilities_are_the_softmax_of_queries_and_keys(
             module.to_k.register_forward_hook(lambda *a, keep=keep: keep(*a, part="k"))
             module.register_forward_hook(close)
     tokens = chosen_tokens()
-    with recorded_attention(unet) as recorder:
+    with recorded_attention(base_unet) as recorder:
         recorder.tokens = tokens
-        unet(*inputs)
-    assert len(seen) == len(recorder.layers) == 7  # 2 down, 1 middle, 4 up
-    assert {layer.shape[2] for layer in recorder.layers} == {64, 16}
+        base_unet(**unet_inputs(base_unet, drawn))
+    # Without XL: 2 down, 1 middle, 4 up. XL: two transformers each, only at the coarse level.
+    expected = (8, {16}) if base_unet.config.addition_embed_type else (7, {64, 16})
+    assert (len(seen), {layer.shape[2] for layer in recorder.layers}) == expected
+    assert len(recorder.layers) == len(seen)
     for (heads, parts), layer in zip(seen, recorder.layers, strict=True):
         for image in range(2):
             for head, (q, k) in enumerate(
@@ -60,25 +58,24 @@ def test_recorded_probabilities_are_the_softmax_of_queries_and_keys(
 
 
 @torch.no_grad()
-def test_recording_does_not_change_the_output(
-    unet: UNet2DConditionModel, inputs: tuple[Tensor, Tensor, Tensor]
-) -> None:
-    before = unet(*inputs).sample
-    with recorded_attention(unet) as recorder:
+def test_recording_does_not_change_the_output(base_unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> None:
+    inputs = unet_inputs(base_unet, drawn)
+    before = base_unet(**inputs).sample
+    with recorded_attention(base_unet) as recorder:
         recorder.tokens = chosen_tokens()
-        during = unet(*inputs).sample
+        during = base_unet(**inputs).sample
     assert torch.allclose(during, before, atol=1e-5)
-    assert torch.equal(unet(*inputs).sample, before)
-    other_states = unet(*inputs[:2], inputs[2].flip(0)).sample
+    assert torch.equal(base_unet(**inputs).sample, before)
+    other_states = base_unet(**inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"].flip(0)}).sample
     assert (other_states - before).abs().max() > 1e-3  # attention matters here
 
 
-def test_gradients_reach_the_keys(unet: UNet2DConditionModel, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    with recorded_attention(unet) as recorder:
+def test_gradients_reach_the_keys(base_unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> None:
+    with recorded_attention(base_unet) as recorder:
         recorder.tokens = chosen_tokens()
-        unet(*inputs)
+        base_unet(**unet_inputs(base_unet, drawn))
         sum(layer.square().sum() for layer in recorder.layers).backward()
-    gradients = {n: p.grad for n, p in unet.named_parameters() if n.endswith("attn2.to_k.weight")}
+    gradients = {n: p.grad for n, p in base_unet.named_parameters() if n.endswith("attn2.to_k.weight")}
     assert gradients
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
 

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from conftest import CPU
@@ -27,24 +28,59 @@ from lethe.bases import (
 )
 
 
-def test_projections_are_those_of_attn2_in_order(unet: UNet2DConditionModel) -> None:
-    found = cross_attention_projections(unet)
+def test_projections_are_those_of_attn2_in_order(base_unet: UNet2DConditionModel) -> None:
+    found = cross_attention_projections(base_unet)
     pattern = re.compile(
-        r"(down_blocks\.\d|mid_block|up_blocks\.\d)\.attentions\.\d\.transformer_blocks\.0\.attn2\.to_[kv]"
+        r"(down_blocks\.\d|mid_block|up_blocks\.\d)\.attentions\.\d\.transformer_blocks\.[01]\.attn2\.to_[kv]"
     )
     assert all(pattern.fullmatch(name) for name in found)
-    assert list(found) == [name for name, _ in unet.named_modules() if name in found]
-    assert len(found) == 14  # two each for 2 down, 1 middle, 4 up
+    assert list(found) == [name for name, _ in base_unet.named_modules() if name in found]
+    # Two each for 2 down, 1 middle, 4 up; in SDXL for 1 down, 1 middle, 2 up with two transformers in each.
+    assert len(found) == (16 if base_unet.config.addition_embed_type else 14)
     for name, module in found.items():
         assert isinstance(module, nn.Linear)
-        assert unet.get_submodule(name) is module
-        assert module.in_features == 32
+        assert base_unet.get_submodule(name) is module
+        assert module.in_features == base_unet.config.cross_attention_dim
 
 
-def test_projection_weights_are_those_of_the_network(sd_folder: Path, unet: UNet2DConditionModel) -> None:
-    read, found = projection_weights(str(sd_folder), None), cross_attention_projections(unet)
+def test_projection_weights_are_those_of_the_network(base_folder: Path, base_unet: UNet2DConditionModel) -> None:
+    read, found = projection_weights(str(base_folder), None), cross_attention_projections(base_unet)
     assert read.keys() == found.keys()
     assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shard", ["10GB", "100KB"])
+def test_weights_in_shards_and_in_half_precision_are_read(
+    sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str, variant: str | None
+) -> None:
+    folder, asked = tmp_path / "base", []
+    pipeline = load_pipeline(str(sdxl_folder), None, device=CPU, precision="float16" if variant else "float32")
+    pipeline.save_pretrained(folder, variant=variant)
+    for path in (folder / "unet").glob("*.safetensors"):
+        path.unlink()
+    pipeline.unet.save_pretrained(folder / "unet", variant=variant, max_shard_size=shard)
+    files = {path.name for path in (folder / "unet").glob("*.safetensors")}
+    assert all((".fp16" in name) == bool(variant) for name in files)
+    read, found = projection_weights(str(folder), None, variant=variant), cross_attention_projections(pipeline.unet)
+    assert read.keys() == found.keys()
+    assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
+
+    def download(model: str, name: str, *, revision: str) -> str:
+        asked.append(name)
+        if not (folder / name).exists():
+            raise EntryNotFoundError(name)
+        return str(folder / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert projection_weights("owner/name", "abc123", variant=variant).keys() == found.keys()
+    fetched = {name.removeprefix("unet/") for name in asked if name.endswith(".safetensors")}
+    assert fetched <= files
+    assert (len(files) > 2 and 1 < len(fetched) < len(files)) if shard == "100KB" else fetched == files
+    whole = load_pipeline(str(folder), None, device=CPU, precision="float32", variant=variant)
+    alone = load_text(str(folder), None, device=CPU, precision="float32", variant=variant)
+    for mine, its in [(whole.unet, pipeline.unet), *zip(alone.encoders, text_encoders(pipeline).encoders, strict=True)]:
+        assert all(torch.equal(t, its.state_dict()[name].float()) for name, t in mine.state_dict().items())
 
 
 def test_projection_weights_of_a_hub_id_come_from_its_revision(
@@ -54,11 +90,16 @@ def test_projection_weights_of_a_hub_id_come_from_its_revision(
 
     def download(model: str, name: str, *, revision: str) -> str:
         asked.append((model, name, revision))
+        if name.endswith(".index.json"):
+            raise EntryNotFoundError(name)
         return str(sd_folder / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert len(projection_weights("owner/no-such-folder", "abc123")) == 14
-    assert asked == [("owner/no-such-folder", "unet/diffusion_pytorch_model.safetensors", "abc123")]
+    assert asked == [
+        ("owner/no-such-folder", f"unet/diffusion_pytorch_model.safetensors{end}", "abc123")
+        for end in (".index.json", "")
+    ]
 
 
 def test_projections_of_different_widths_are_refused() -> None:
@@ -77,18 +118,20 @@ def test_a_network_without_projections_is_refused() -> None:
         cross_attention_projections(nn.ModuleDict({"attn1": nn.Linear(2, 2)}))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("ddim", DDIMScheduler), ("dpm-solver++", DPMSolverMultistepScheduler), (None, DDIMScheduler)]
-)
-def test_a_swapped_scheduler_keeps_the_noise_schedule(sd_folder: Path, name: str | None, kind: type) -> None:
-    own = DDIMScheduler.from_pretrained(sd_folder / "scheduler")
-    swapped = load_pipeline(str(sd_folder), None, device=CPU, precision="float32", scheduler=name).scheduler
+@pytest.mark.parametrize(("name", "kind"), [("ddim", DDIMScheduler), ("dpm-solver++", DPMSolverMultistepScheduler)])
+def test_a_swapped_scheduler_keeps_the_noise_schedule_and_what_is_predicted(
+    base_folder: Path, base_pipeline: DiffusionPipeline, name: str, kind: type
+) -> None:
+    own = base_pipeline.scheduler
+    use_scheduler(base_pipeline, name)
+    swapped = base_pipeline.scheduler
     assert type(swapped) is kind
-    assert torch.equal(swapped.betas, own.betas)
-    assert swapped.config.prediction_type == own.config.prediction_type == "epsilon"
-    assert swapped.config.steps_offset == own.config.steps_offset == 1
-    assert own.betas[0] == pytest.approx(0.00085)
-    assert own.betas[-1] == pytest.approx(0.012)
+    assert type(own).__name__ == ("EulerDiscreteScheduler" if base_folder.name == "sdxl" else "DDIMScheduler")
+    assert torch.equal(swapped.alphas_cumprod, own.alphas_cumprod)
+    assert own.betas[[0, -1]].tolist() == pytest.approx([0.00085, 0.012])
+    assert own.config.prediction_type == ("v_prediction" if base_folder.name == "sd2" else "epsilon")
+    for key in ("prediction_type", "steps_offset", "timestep_spacing"):
+        assert swapped.config[key] == own.config[key], key
 
 
 def test_a_scheduler_can_be_swapped_again(pipeline: DiffusionPipeline) -> None:
@@ -108,6 +151,15 @@ def test_load_pipeline_has_no_safety_checker_and_says_nothing_of_it(
     assert pipeline.safety_checker is None
     assert "safety" not in caplog.text
     assert not pipeline.unet.training
+
+
+def test_a_watermark_is_left_out(sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as module
+
+    monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(module, "StableDiffusionXLWatermarker", object, raising=False)
+    assert DiffusionPipeline.from_pretrained(sdxl_folder).watermark is not None
+    assert load_pipeline(str(sdxl_folder), None, device=CPU, precision="float32").watermark is None
 
 
 def test_load_pipeline_leaves_out_a_checker_that_a_folder_names(sd_folder: Path, tmp_path: Path) -> None:
@@ -160,22 +212,22 @@ def test_a_base_that_reads_text_otherwise_is_refused(sd_folder: Path, tmp_path: 
         text_encoders(SimpleNamespace(tokenizer=None))
 
 
-def test_describe_reads_the_facts(sd_folder: Path, tmp_path: Path) -> None:
-    facts = {
-        "pipeline": "StableDiffusionPipeline",
-        "cross_attention_dim": 32,
-        "window": 77,
-        "prediction_type": "epsilon",
-    }
-    assert describe(sd_folder) == facts
-    for path in sd_folder.rglob("*.json"):  # no weights needed
-        (tmp_path / path.relative_to(sd_folder)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / path.relative_to(sd_folder))
-    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(
-        scheduler.read_text().replace('"prediction_type": "epsilon"', '"prediction_type": "v_prediction"')
+@pytest.mark.parametrize("hub", [False, True])
+def test_describe_reads_the_facts_without_weights(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+) -> None:
+    for path in base_folder.rglob("*.json"):
+        (tmp_path / path.relative_to(base_folder)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(base_folder))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda model, name, *, revision: str(tmp_path / name) if revision else model
     )
-    assert describe(tmp_path) == facts | {"prediction_type": "v_prediction"}
+    assert describe(*(("owner/name", "abc123") if hub else (str(tmp_path), None))) == {
+        "pipeline": f"StableDiffusion{'XL' if base_folder.name == 'sdxl' else ''}Pipeline",
+        "cross_attention_dim": 48 if base_folder.name == "sdxl" else 32,
+        "window": 77,
+        "prediction_type": "v_prediction" if base_folder.name == "sd2" else "epsilon",
+    }
 
 
 @pytest.mark.parametrize(("cuda", "device"), [(True, "cuda"), (False, "cpu")])

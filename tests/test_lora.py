@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from conftest import unet_inputs
 from lethe.adapters import WEIGHTS_NAME, load_lora, save_lora
 from lethe.attention import recorded_attention
 from lethe.bases import cross_attention_projections
@@ -75,8 +77,9 @@ def test_other_weights_are_refused() -> None:
 @pytest.mark.parametrize("use_pooler", [True, False])
 @pytest.mark.parametrize("name", ["ship", "Charles-François Daubigny"])
 def test_the_loss_looks_at_the_phrase_and_with_the_pooler_at_the_end(
-    tokenizer: CLIPTokenizer, name: str, use_pooler: bool
+    base_folder: Path, name: str, use_pooler: bool
 ) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(base_folder / "tokenizer")
     templates = ["a photo of the {}", "{} in the sky", "ship beside {}"]
     chosen = attended_tokens(tokenizer, templates, name, use_pooler=use_pooler)
     assert (chosen.shape, chosen.dtype) == ((3, 77), torch.bool)
@@ -96,8 +99,8 @@ def loss_by_loops(layers: list[Tensor], masks: Tensor, *, squared: bool) -> floa
     total = 0.0
     for layer in layers:
         batch, heads, pixels, window = layer.shape
-        shrink = math.sqrt(masks.shape[1] * masks.shape[2] / pixels)
-        height, width = round(masks.shape[1] / shrink), round(masks.shape[2] / shrink)
+        shrink = next(2**k for k in range(9) if pixels == -(-masks.shape[1] // 2**k) * -(-masks.shape[2] // 2**k))
+        height, width = -(-masks.shape[1] // shrink), -(-masks.shape[2] // shrink)
         for image in range(batch):
             energy = 0.0
             for pixel in range(pixels):
@@ -112,18 +115,27 @@ def loss_by_loops(layers: list[Tensor], masks: Tensor, *, squared: bool) -> floa
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    sizes=st.lists(st.sampled_from([(2, 4), (4, 8), (1, 2)]), min_size=1, max_size=3),
+    levels=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    masked=st.sampled_from([(8, 16), (16, 8), (12, 20), (5, 16)]),  # not square: rows and columns must not be mixed up
     squared=st.booleans(),
 )
-def test_attention_loss_is_a_loop_over_masked_pixels(seed: int, sizes: list[tuple[int, int]], squared: bool) -> None:
+def test_attention_loss_is_a_loop_over_masked_pixels(
+    seed: int, levels: list[int], masked: tuple[int, int], squared: bool
+) -> None:
+    sizes = [tuple(math.ceil(side / 2**level) for side in masked) for level in levels]
     generator = torch.Generator().manual_seed(seed)
     layers = [torch.rand(2, 3, h * w, 5, generator=generator, dtype=torch.float64) for h, w in sizes]
-    masks = torch.rand(2, 8, 16, generator=generator) < 0.5  # not square: rows and columns must not be mixed up
+    masks = torch.rand(2, *masked, generator=generator) < 0.5
     kept = masks.clone(), [layer.clone() for layer in layers]
     got = attention_loss(layers, masks, squared=squared)
     assert got.item() == pytest.approx(loss_by_loops(layers, masks, squared=squared), rel=1e-12)
     assert torch.equal(masks, kept[0])
     assert all(torch.equal(a, b) for a, b in zip(layers, kept[1], strict=True))
+
+
+def test_a_layer_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention_loss: a layer of 30 pixels is no halving of masks of 8 x 16"):
+        attention_loss([torch.ones(1, 1, 30, 2)], torch.ones(1, 8, 16, dtype=torch.bool), squared=False)
 
 
 def test_attention_loss_of_an_empty_mask_is_zero(drawn: Callable[..., Tensor]) -> None:
@@ -135,66 +147,100 @@ def test_attention_loss_of_an_empty_mask_is_zero(drawn: Callable[..., Tensor]) -
 # Training
 
 
-@pytest.fixture
-def data(sd_folder: Path, drawn: Callable[..., Tensor]) -> dict[str, Tensor]:
+def training_data(folder: Path, unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> dict:
     masks = torch.zeros(3, 32, 32, dtype=torch.bool)
     masks[:, 8:24, 4:28] = True
     tokens = torch.zeros(2, 77, dtype=torch.bool)
     tokens[:, 4:6] = tokens[:, 10:] = True
+    inputs = unet_inputs(unet, drawn)
     return dict(
-        alphas=DDIMScheduler.from_pretrained(sd_folder / "scheduler").alphas_cumprod,
+        alphas=DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod,
         latents=drawn(3, 4, 8, 8, seed=1).float(),
         masks=masks,
-        states=drawn(2, 77, 32, seed=2).float(),
+        states=inputs["encoder_hidden_states"],
         tokens=tokens,
+        added=inputs["added_cond_kwargs"],
     )
 
 
-def attention_in_mask(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> float:
+@pytest.fixture
+def data(sd_folder: Path, unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> dict:
+    return training_data(sd_folder, unet, drawn)
+
+
+@pytest.fixture
+def base_data(base_folder: Path, base_unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> dict:
+    return training_data(base_folder, base_unet, drawn)
+
+
+def attention_in_mask(unet: UNet2DConditionModel, data: dict) -> float:
     """The loss on all images at one noise level, without anything drawn."""
     total = 0.0
     with torch.no_grad(), recorded_attention(unet) as recorder:
         for prompt in range(2):
             recorder.layers.clear()
             recorder.tokens = data["tokens"][[prompt] * 3]
-            unet(data["latents"], 300, data["states"][[prompt] * 3])
+            added = {name: rows[[prompt] * 3] for name, rows in data["added"].items()}
+            unet(data["latents"], 300, data["states"][[prompt] * 3], added_cond_kwargs=added)
             total += attention_loss(recorder.layers, data["masks"], squared=False).item()
     return total
 
 
-def add_to_weights(unet: UNet2DConditionModel, path: Path) -> None:
-    projections = cross_attention_projections(unet)
-    with torch.no_grad():
-        for name, update in load_lora(path).items():
-            projections[name].weight += update.up @ update.down
-
-
 @pytest.mark.parametrize("squared", [False, True])
 def test_training_takes_attention_away_from_the_tokens(
-    unet: UNet2DConditionModel, data: dict[str, Tensor], tmp_path: Path, squared: bool
+    base_pipeline: DiffusionPipeline, base_data: dict, tmp_path: Path, squared: bool
 ) -> None:
-    before = attention_in_mask(unet, data)
-    state, curve = train_lora(unet, **data, settings=replace(SETTINGS, squared_norm=squared))
+    unet = base_pipeline.unet
+    before = attention_in_mask(unet, base_data)
+    state, curve = train_lora(unet, **base_data, settings=replace(SETTINGS, squared_norm=squared))
     assert len(curve) == SETTINGS.steps
-    assert attention_in_mask(unet, data) == before  # it comes off again
+    assert attention_in_mask(unet, base_data) == before  # it comes off again
     save_lora(tmp_path, state, {})
-    add_to_weights(unet, tmp_path / WEIGHTS_NAME)
-    assert attention_in_mask(unet, data) < 0.9 * before
+    base_pipeline.load_lora_weights(tmp_path)
+    loaded = attention_in_mask(unet, base_data)
+    base_pipeline.unload_lora_weights()
+    projections, updates = cross_attention_projections(unet), load_lora(tmp_path / WEIGHTS_NAME)
+    assert updates.keys() == projections.keys()
+    with torch.no_grad():
+        for name, update in updates.items():
+            projections[name].weight += update.up @ update.down
+    assert attention_in_mask(unet, base_data) == pytest.approx(loaded, rel=1e-4)
+    assert loaded < 0.9 * before
 
 
-def test_training_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> None:
+def test_each_prompt_comes_with_its_own_conditions(
+    sdxl_folder: Path, drawn: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = UNet2DConditionModel.from_pretrained(sdxl_folder / "unet").eval()
+    data, seen = training_data(sdxl_folder, unet, drawn), []
+    forward = unet.forward
+
+    def watched(x: Tensor, t: Tensor, states: Tensor, *, added_cond_kwargs: dict[str, Tensor]) -> object:
+        for state, pooled in zip(states, added_cond_kwargs["text_embeds"], strict=True):
+            (prompt,) = (k for k in range(2) if torch.equal(data["states"][k], state))
+            assert torch.equal(data["added"]["text_embeds"][prompt], pooled)
+            seen.append(prompt)
+        return forward(x, t, states, added_cond_kwargs=added_cond_kwargs)
+
+    monkeypatch.setattr(unet, "forward", watched)
+    train_lora(unet, **data, settings=replace(SETTINGS, batch=6, steps=2))
+    assert set(seen) == {0, 1}
+
+
+def test_training_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, data: dict) -> None:
     weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     modules = [(name, type(module)) for name, module in unet.named_modules()]
-    processors, inputs = dict(unet.attn_processors), {name: tensor.clone() for name, tensor in data.items()}
+    inputs = {name: tensor.clone() for name, tensor in data.items() if name != "added"}
+    processors = dict(unet.attn_processors)
     train_lora(unet, **data, settings=replace(SETTINGS, steps=2))
     assert unet.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
     assert [(name, type(module)) for name, module in unet.named_modules()] == modules
     assert all(unet.attn_processors[name] is processor for name, processor in processors.items())
-    assert all(torch.equal(tensor, inputs[name]) for name, tensor in data.items())
+    assert all(torch.equal(data[name], tensor) for name, tensor in inputs.items())
 
 
-def test_training_twice_gives_the_same_adapter(unet: UNet2DConditionModel, data: dict[str, Tensor]) -> None:
+def test_training_twice_gives_the_same_adapter(unet: UNet2DConditionModel, data: dict) -> None:
     torch.manual_seed(1)
     first = train_lora(unet, **data, settings=replace(SETTINGS, steps=3))
     torch.manual_seed(2)
@@ -211,7 +257,7 @@ def test_training_twice_gives_the_same_adapter(unet: UNet2DConditionModel, data:
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_an_adapter_has_one_update_of_its_rank_for_each_projection(
-    unet: UNet2DConditionModel, data: dict[str, Tensor], tmp_path: Path, rank: int
+    unet: UNet2DConditionModel, data: dict, tmp_path: Path, rank: int
 ) -> None:
     state, _ = train_lora(unet, **data, settings=replace(SETTINGS, steps=1, rank=rank))
     save_lora(tmp_path, state, {})
@@ -226,7 +272,7 @@ def test_an_adapter_has_one_update_of_its_rank_for_each_projection(
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_takes_the_adapter_off(
-    unet: UNet2DConditionModel, data: dict[str, Tensor]
+    unet: UNet2DConditionModel, data: dict
 ) -> None:
     names, processors = list(unet.state_dict()), dict(unet.attn_processors)
     data["latents"] = data["latents"] * torch.nan
@@ -238,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_takes_the_adapter_off(
 
 @pytest.mark.parametrize("kind", ["importance", "uniform"])
 def test_timesteps_are_drawn_by_their_weights(
-    unet: UNet2DConditionModel, data: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, kind: str
+    unet: UNet2DConditionModel, data: dict, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     seen: list[int] = []
     forward = unet.forward
@@ -263,6 +309,24 @@ def test_encoded_images_are_draws_around_the_mean(pipeline: DiffusionPipeline, d
     scale = pipeline.vae.config.scaling_factor
     noise = (latents / scale - posterior.mean) / posterior.std
     assert torch.allclose(noise, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), atol=1e-2)
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_encodes_in_float32(
+    sdxl_folder: Path, drawn: Callable[..., Tensor]
+) -> None:
+    pixels = drawn(1, 3, 32, 32).float().clamp(-1, 1)
+    vae = AutoencoderKL.from_pretrained(sdxl_folder / "vae")
+    with torch.no_grad():
+        first = vae.encoder.conv_in.weight
+        first *= 3e4 / first.abs().max()  # the next layer normalises, but float16 ends at 65504
+    vae = vae.half()
+    want = encode_images(copy.deepcopy(vae).float(), pixels, seed=3)
+    latents = encode_images(vae, pixels, seed=3)
+    assert latents.dtype == vae.dtype == torch.float16
+    assert torch.allclose(latents.float(), want, rtol=2e-3, atol=1e-3)
+    assert vae.config.scaling_factor == 0.13025
+    vae.register_to_config(force_upcast=False)
+    assert not encode_images(vae, pixels, seed=3).isfinite().all()
 
 
 @pytest.mark.parametrize("squared", [True, False])

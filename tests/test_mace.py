@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from conftest import unet_inputs
+from lethe.bases import cross_attention_projections, set_projections, text_encoders
+from lethe.closed_form import LowRank
 from lethe.methods.mace import MaceSettings, RefinementSettings, erase, preserved, refinement, transformed
-from lethe.moments import ConceptMoments, second_moment
+from lethe.moments import ConceptMoments, concept_moments, second_moment
+from lethe.prompts import aligned_positions, fill
+from lethe.text import encode_prompts
 from test_closed_form import Case, apart, fused_by_loop, make_case, refined_by_loop
 
 SETTINGS = MaceSettings(scale_convention="paper", train_preserve_scale=0.3, lamb=0.7, fuse_preserve_scale=0.05)
@@ -183,3 +189,53 @@ def test_systems_without_any_weight_are_refused_by_the_names_of_the_settings() -
     refined = dataclasses.replace(bare, train_preserve_scale=1.0)
     with pytest.raises(ValueError, match=r"raise mace\.lamb or mace\.fuse_preserve_scale$"):
         erase(case.weights, moments_of(case), case.loras, torch.eye(12, dtype=torch.float64), refined)
+
+
+# Real networks
+
+
+def test_erase_is_both_equations_on_every_family(
+    base_pipeline: DiffusionPipeline, drawn: Callable[..., Tensor]
+) -> None:
+    """Equations 1-2 and 6-7 as sums over embeddings of real prompts, projection by projection, one inverse for each."""
+    text, unet, template = text_encoders(base_pipeline), base_pipeline.unet, "a photo of the {} here"
+    pairs, d = [("ship", "sky"), ("P!nk", "a person")], base_pipeline.unet.config.cross_attention_dim
+    projections = {name: module.weight.detach() for name, module in cross_attention_projections(unet).items()}
+    loras = [
+        {
+            name: LowRank(0.1 * drawn(1, d, seed=90 + k), drawn(len(weight), 1, seed=k))
+            for name, weight in projections.items()
+        }
+        for k in range(2)
+    ]
+    states = {
+        words: next(encode_prompts(text, [fill(template, words)]))[0].double() for pair in pairs for words in pair
+    }
+    kept = torch.cat(list(encode_prompts(text, ["a bird", "the sky"]))).double().flatten(0, 1)
+    aligned = [aligned_positions(text.tokenizer, template, *pair) for pair in pairs]
+    f = torch.cat([states[phrase][at] for (phrase, _), (at, _) in zip(pairs, aligned, strict=True)])
+    g = torch.cat([states[anchor][at] for (_, anchor), (_, at) in zip(pairs, aligned, strict=True)])
+    got = erase(
+        projections,
+        [concept_moments(text, *pair, [template]) for pair in pairs],
+        loras,
+        second_moment([kept]).matrix,
+        SETTINGS,
+    )
+    assert list(got) == list(projections)
+    prior, eye = kept.mT @ kept, torch.eye(d, dtype=torch.float64)
+    for name, weight in projections.items():
+        w = weight.double()
+        refined = (w @ g.mT @ f + 0.3 * w @ prior + 0.7 * w) @ torch.linalg.inv(f.mT @ f + 0.3 * prior + 0.7 * eye)
+        left, right = 0.05 * w @ prior + 0.7 * refined, 0.05 * prior + 0.7 * eye
+        for (phrase, _), lora in zip(pairs, loras, strict=True):
+            e = states[phrase]
+            left += (refined + lora[name].up @ lora[name].down) @ e.mT @ e
+            right += e.mT @ e
+        assert apart(got[name].double(), left @ torch.linalg.inv(right)) < 1e-5  # the weights are float32
+        assert apart(got[name].double(), w) > 1e-2
+    inputs = unet_inputs(unet, drawn)
+    with torch.no_grad():
+        before = unet(**inputs).sample
+        set_projections(unet, got)
+        assert (unet(**inputs).sample - before).abs().max() > 1e-3

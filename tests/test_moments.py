@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from conftest import CPU
-from lethe.bases import load_pipeline, text_encoders
+from lethe.bases import text_encoders
 from lethe.embedded.models import train_tokenizer
 from lethe.moments import (
     ConceptMoments,
@@ -106,10 +106,9 @@ def moments_by_loop(pipeline: DiffusionPipeline, name: str, anchor: str, templat
     ("name", "anchor"),
     [("ship", "ground"), ("Charles-François Daubigny", "art"), ("bird", "a person on the ground"), ("AC/DC", "sky")],
 )
-def test_concept_moments_are_sums_over_aligned_words(base_folder: Path, name: str, anchor: str) -> None:
-    pipeline = load_pipeline(str(base_folder), None, device=CPU, precision="float32")
-    got = concept_moments(text_encoders(pipeline), name, anchor, TEMPLATES)
-    want = moments_by_loop(pipeline, name, anchor, TEMPLATES)
+def test_concept_moments_are_sums_over_aligned_words(base_pipeline: DiffusionPipeline, name: str, anchor: str) -> None:
+    got = concept_moments(text_encoders(base_pipeline), name, anchor, TEMPLATES)
+    want = moments_by_loop(base_pipeline, name, anchor, TEMPLATES)
     for part in ("source", "cross", "fusion"):
         a, b = getattr(got, part), getattr(want, part)
         assert a.dtype == torch.float64

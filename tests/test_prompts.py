@@ -212,3 +212,19 @@ def test_end_positions_are_end_of_text_to_the_window(any_tokenizer: CLIPTokenize
     expected = [k for k, token in enumerate(padded(any_tokenizer, prompt)) if token == end]
     assert list(end_positions(any_tokenizer, prompt)) == expected
     assert expected[-1] == window - 1
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo of the ship", "a ship!", "!", "x " * 100])
+def test_positions_do_not_depend_on_what_pads(sd2_folder: Path, tokenizer: CLIPTokenizer, prompt: str) -> None:
+    other = CLIPTokenizer.from_pretrained(sd2_folder / "tokenizer")
+    tokens = padded(other, prompt)
+    end = tokens.index(other.eos_token_id)
+    assert set(tokens[end + 1 :]) <= {0}
+    assert other.pad_token == "!"
+    assert list(end_positions(other, prompt)) == list(end_positions(tokenizer, prompt)) == list(range(end, 77))
+    template = prompt[:30] + " {} there"
+    assert phrase_positions(other, template, "bird") == phrase_positions(tokenizer, template, "bird")
+    assert aligned_positions(other, template, "bird", "a person") == aligned_positions(
+        tokenizer, template, "bird", "a person"
+    )
+    check_pairs(other, template, "bird", "a person")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
+from conftest import CPU
+from lethe.bases import load_pipeline, text_encoders
 from lethe.sampling import sample_rows
+from lethe.text import encode_prompts
 
 OPTIONS = dict(steps=3, guidance=6.0)
 
@@ -18,12 +23,12 @@ def largest(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def test_a_row_is_what_the_pipeline_makes_of_its_prompt_and_seed(
-    pipeline: DiffusionPipeline, some_rows: pd.DataFrame
+    base_pipeline: DiffusionPipeline, some_rows: pd.DataFrame
 ) -> None:
-    images = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
+    images = sample_rows(base_pipeline, some_rows, batch=1, **OPTIONS)
     assert len(images) == 4
     for image, row in zip(images, some_rows.itertuples(), strict=True):
-        want = pipeline(
+        want = base_pipeline(
             row.prompt,
             num_inference_steps=3,
             guidance_scale=6.0,
@@ -46,11 +51,11 @@ def test_prompt_seed_steps_and_guidance_each_matter(pipeline: DiffusionPipeline)
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 9])
 def test_an_image_does_not_depend_on_its_place_or_its_batch(
-    pipeline: DiffusionPipeline, some_rows: pd.DataFrame, batch: int
+    base_pipeline: DiffusionPipeline, some_rows: pd.DataFrame, batch: int
 ) -> None:
-    alone = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
-    turned = sample_rows(pipeline, some_rows.iloc[::-1], batch=batch, **OPTIONS)[::-1]
-    part = sample_rows(pipeline, some_rows.iloc[2:], batch=batch, **OPTIONS)
+    alone = sample_rows(base_pipeline, some_rows, batch=1, **OPTIONS)
+    turned = sample_rows(base_pipeline, some_rows.iloc[::-1], batch=batch, **OPTIONS)[::-1]
+    part = sample_rows(base_pipeline, some_rows.iloc[2:], batch=batch, **OPTIONS)
     for k in range(4):
         assert largest(alone[k], turned[k]) <= 1
         assert k < 2 or largest(alone[k], part[k - 2]) <= 1
@@ -74,6 +79,28 @@ def test_sampling_with_a_stateful_solver_starts_anew_each_batch(
     together = sample_rows(pipeline, some_rows, batch=4, **OPTIONS)
     alone = sample_rows(pipeline, some_rows, batch=1, **OPTIONS)
     assert max(largest(a, b) for a, b in zip(together, alone, strict=True)) <= 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ddim", "dpm-solver++"])
+def test_a_network_that_predicts_velocity_is_sampled_as_such(
+    sd2_folder: Path, some_rows: pd.DataFrame, name: str
+) -> None:
+    """One step from pure noise: x0 = sqrt(a) x - sqrt(1 - a) v, whatever sampler replaces the base's own."""
+    pipeline = load_pipeline(str(sd2_folder), None, device=CPU, precision="float32", scheduler=name)
+    pipeline.scheduler.register_to_config(timestep_spacing="trailing")
+    found: list[torch.Tensor] = []
+    decode = pipeline.vae.decode
+    pipeline.vae.decode = lambda latents, **options: (found.append(latents), decode(latents, **options))[1]
+    sample_rows(pipeline, some_rows.iloc[:1], steps=1, guidance=1.0, batch=1)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    (states,) = encode_prompts(text_encoders(pipeline), [some_rows["prompt"][0]])
+    velocity, alphas = pipeline.unet(noise, 999, states).sample, pipeline.scheduler.alphas_cumprod
+    image = alphas[999].sqrt() * noise - (1 - alphas[999]).sqrt() * velocity
+    rest = (1 - alphas[999]).sqrt() * noise + alphas[999].sqrt() * velocity
+    end = alphas[0] if name == "ddim" else torch.tensor(1.0)  # Stable Diffusion's DDIM ends at the first noise level
+    want = end.sqrt() * image + (1 - end).sqrt() * rest
+    assert torch.allclose(found[0] * pipeline.vae.config.scaling_factor, want, atol=1e-4)
 
 
 def test_no_rows_give_no_images(pipeline: DiffusionPipeline, some_rows: pd.DataFrame) -> None:

@@ -32,6 +32,7 @@ def config(tmp_path, monkeypatch):
         "resources/emoji/reference/captions.csv": "row,type,prompt,evaluation_seed\n",
         "resources/emoji/reference/images.zip": "",
         "resources/emoji/pipeline/model_index.json": "{}",
+        "resources/emoji/pipeline/unet/diffusion_pytorch_model.safetensors": "",
         "resources/emoji/clip/config.json": "{}",
         "resources/emoji/clipseg/config.json": "{}",
         **{f"resources/templates/{kind}.txt": "{}\n" for kind in ("object", "person", "style", "explicit")},
@@ -178,6 +179,8 @@ def test_what_is_allowed(config, place, value):
         ("evaluations.objects.classes.table", "t.tsv", ["evaluations.objects.classes.table: there is no file"]),
         ("evaluations.objects.classes.column", "class", ["evaluations.objects.classes.column: ", "object, icon"]),
         ("evaluations.objects.reference_images", "i.zip", ["evaluations.objects.reference_images: there is no file"]),
+        ("bases.emoji.variant", "fp16", ["bases.emoji.variant: ", "holds no *.fp16.safetensors; remove the key"]),
+        ("bases.emoji.variant", "fp32", ["bases.emoji.variant must be one of fp16; got 'fp32'."]),
         ("bases.emoji.model", "resources/absent", ["bases.emoji.model: there is no folder", "correct the path"]),
         ("bases.emoji.model", "./absent", ["bases.emoji.model: there is no folder"]),
         ("bases.emoji.model", "/absent/model", ["bases.emoji.model: there is no folder '/absent/model'"]),
@@ -280,6 +283,18 @@ def test_the_same_key_in_two_mappings_is_no_repetition(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("a: {x: 1}\nb: {x: 1}\nc: [{x: 1}, {x: 2}]\n")
     check_config({}, {}, files=[path, path])
+
+
+def test_a_folder_of_half_precision_needs_its_variant(config, tmp_path):
+    for name in ("model_index.json", "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"):
+        (tmp_path / "half" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "half" / name).touch()
+    config["bases"]["emoji"] = {"model": str(tmp_path / "half"), "revision": None}
+    (line,) = problems_of(config)
+    assert line.startswith(f"{SOURCE}: bases.emoji lacks the key variant: ")
+    assert line.endswith("holds only half precision; add variant: fp16.")
+    config["bases"]["emoji"]["variant"] = "fp16"
+    check_config(config, SCHEMA, source=SOURCE)
 
 
 def test_what_the_workflow_makes_need_not_exist(config):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
 from conftest import CPU
-from lethe.bases import load_pipeline, load_text, text_encoders
+from lethe.bases import load_text, text_encoders
 from lethe.embedded.models import train_tokenizer
 from lethe.text import TextEncoders, added_conditions, check_tokens, encode_prompts
 
@@ -17,9 +18,10 @@ PROMPTS = ["a photo of the ship", "", "a bird", "x " * 200, "Charles-François D
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
-def test_states_are_those_of_the_pipeline_itself(base_folder: Path, batch: int) -> None:
-    pipeline = load_pipeline(str(base_folder), None, device=CPU, precision="float32")
-    text = load_text(str(base_folder), None, device=CPU, precision="float32")
+def test_states_are_those_of_the_pipeline_itself(
+    base_folder: Path, base_pipeline: DiffusionPipeline, batch: int
+) -> None:
+    text, pipeline = load_text(str(base_folder), None, device=CPU, precision="float32"), base_pipeline
     with torch.no_grad():
         each = [
             pipeline.encode_prompt(p, device=CPU, num_images_per_prompt=1, do_classifier_free_guidance=False)
@@ -42,11 +44,12 @@ def test_states_are_those_of_the_pipeline_itself(base_folder: Path, batch: int) 
         assert added == {}
 
 
-def test_the_text_side_of_a_pipeline_is_the_one_that_loads_alone(base_folder: Path) -> None:
-    pipeline = load_pipeline(str(base_folder), None, device=CPU, precision="float32")
-    loaded, alone = text_encoders(pipeline), load_text(str(base_folder), None, device=CPU, precision="float32")
+def test_the_text_side_of_a_pipeline_is_the_one_that_loads_alone(
+    base_folder: Path, base_pipeline: DiffusionPipeline
+) -> None:
+    loaded, alone = text_encoders(base_pipeline), load_text(str(base_folder), None, device=CPU, precision="float32")
     assert [type(encoder) for encoder in loaded.encoders] == [type(encoder) for encoder in alone.encoders]
-    assert len(loaded.encoders) == len(loaded.tokenizers) == (2 if "XL" in type(pipeline).__name__ else 1)
+    assert len(loaded.encoders) == len(loaded.tokenizers) == (2 if "XL" in type(base_pipeline).__name__ else 1)
     assert not any(encoder.training for encoder in alone.encoders)
     for mine, its in zip(alone.tokenizers, loaded.tokenizers, strict=True):
         assert mine.model_max_length == its.model_max_length == 77

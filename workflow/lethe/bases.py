@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the func
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
-UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+UNET_WEIGHTS = "diffusion_pytorch_model"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 TEXT_CLASSES = {  # of the text encoders, and the families that have them
@@ -34,22 +34,32 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_pipeline(
-    model: str, revision: str | None, *, device: torch.device, precision: str, scheduler: str | None = None
+    model: str,
+    revision: str | None,
+    *,
+    device: torch.device,
+    precision: str,
+    variant: str | None = None,
+    scheduler: str | None = None,
 ) -> DiffusionPipeline:
-    """Load a base from a folder or the hub: no safety checker, no progress bar, weights as safetensors only.
+    """Load a base from a folder or the hub: weights as safetensors only, no safety checker, watermark or progress bar.
 
-    `scheduler` (a key of SCHEDULERS) replaces the base's own, keeping its noise schedule.
+    `variant` (fp16) picks the weight files of that name; `scheduler` (a key of SCHEDULERS) replaces the base's own,
+    keeping its noise schedule and what the U-Net predicts.
     """
     import diffusers
 
     pipeline = diffusers.DiffusionPipeline.from_pretrained(
         model,
         revision=revision,
+        variant=variant,
         dtype=PRECISIONS[precision],
         use_safetensors=True,
-        **_without_safety_checker(model),
+        **({"safety_checker": None} if "safety_checker" in _json(model, revision, "model_index.json") else {}),
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
+    if getattr(pipeline, "watermark", None) is not None:  # SDXL's pipeline draws one where a certain package is found
+        pipeline.watermark = None
     if scheduler is not None:
         use_scheduler(pipeline, scheduler)
     return pipeline
@@ -62,11 +72,13 @@ def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipeline.scheduler.config)
 
 
-def load_text(model: str, revision: str | None, *, device: torch.device, precision: str) -> TextEncoders:
+def load_text(
+    model: str, revision: str | None, *, device: torch.device, precision: str, variant: str | None = None
+) -> TextEncoders:
     """Load only the text side of a base. Raises ValueError for a base of another family than TEXT_CLASSES tells."""
     import transformers
 
-    index = json.loads(_base_file(model, revision, "model_index.json").read_text(encoding="utf-8"))
+    index = _json(model, revision, "model_index.json")
     parts = [pair for pair in TEXT_PARTS if (index.get(pair[1]) or [None])[0]]
     classes = tuple(index[encoder][1] for _, encoder in parts)
     _check_text_classes(model, classes)
@@ -76,7 +88,14 @@ def load_text(model: str, revision: str | None, *, device: torch.device, precisi
     ]
     encoders = [
         getattr(transformers, name)
-        .from_pretrained(model, subfolder=encoder, revision=revision, dtype=PRECISIONS[precision], use_safetensors=True)
+        .from_pretrained(
+            model,
+            subfolder=encoder,
+            revision=revision,
+            variant=variant,
+            dtype=PRECISIONS[precision],
+            use_safetensors=True,
+        )
         .to(device)
         .eval()
         for name, (_, encoder) in zip(classes, parts, strict=True)
@@ -94,13 +113,19 @@ def text_encoders(pipeline: DiffusionPipeline) -> TextEncoders:
     return TextEncoders(tuple(tokenizer for tokenizer, _ in pairs), tuple(encoder for _, encoder in pairs))
 
 
-def projection_weights(model: str, revision: str | None) -> dict[str, torch.Tensor]:
-    """The weights of the same modules `[out, d]` on the CPU, read from the U-Net's file without building the U-Net."""
+def projection_weights(model: str, revision: str | None, *, variant: str | None = None) -> dict[str, torch.Tensor]:
+    """The weights of the cross-attention projections `[out, d]` by module name, on the CPU, as they are stored.
+
+    Read from the U-Net's file, or those of its shards that hold them, without building the U-Net.
+    """
     from safetensors import safe_open
 
-    with safe_open(_base_file(model, revision, f"unet/{UNET_WEIGHTS}"), "pt") as file:
-        names = [name for name in file.keys() if name.removesuffix(".weight").endswith(PROJECTIONS)]  # noqa: SIM118
-        return {name.removesuffix(".weight"): file.get_tensor(name) for name in names}
+    weights = {}
+    for path in _projection_files(model, revision, variant):
+        with safe_open(path, "pt") as file:
+            names = filter(_is_projection, file.keys())
+            weights |= {name.removesuffix(".weight"): file.get_tensor(name) for name in names}
+    return weights
 
 
 def cross_attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
@@ -122,18 +147,35 @@ def set_projections(unet: UNet2DConditionModel, weights: Mapping[str, torch.Tens
         unet.get_submodule(name).weight.copy_(weight)
 
 
-def describe(model: Path) -> dict:
-    """Facts of a base folder read from its JSON files alone: pipeline class, text widths, window, prediction type."""
-    parts = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
-    unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
-    text = json.loads((model / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-    scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+def describe(model: str, revision: str | None) -> dict:
+    """Facts of a base read from its JSON files alone: pipeline class, text width, window, what the U-Net predicts."""
     return {
-        "pipeline": parts["_class_name"],
-        "cross_attention_dim": unet["cross_attention_dim"],
-        "window": text["max_position_embeddings"],
-        "prediction_type": scheduler.get("prediction_type", "epsilon"),
+        "pipeline": _json(model, revision, "model_index.json")["_class_name"],
+        "cross_attention_dim": _json(model, revision, "unet/config.json")["cross_attention_dim"],
+        "window": _json(model, revision, "text_encoder/config.json")["max_position_embeddings"],
+        "prediction_type": _json(model, revision, "scheduler/scheduler_config.json").get("prediction_type", "epsilon"),
     }
+
+
+def _is_projection(weight: str) -> bool:
+    return weight.removesuffix(".weight").endswith(PROJECTIONS)
+
+
+def _projection_files(model: str, revision: str | None, variant: str | None) -> list[Path]:
+    """The U-Net's weights, or those of its shards that hold projections; an index counts first, as in diffusers."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    part = f".{variant}" if variant else ""
+    try:
+        shards = _json(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")["weight_map"]
+        files = sorted({file for name, file in shards.items() if _is_projection(name)})
+    except (FileNotFoundError, EntryNotFoundError):
+        files = [f"{UNET_WEIGHTS}{part}.safetensors"]
+    return [_base_file(model, revision, f"unet/{file}") for file in files]
+
+
+def _json(model: str, revision: str | None, name: str) -> dict:
+    return json.loads(_base_file(model, revision, name).read_text(encoding="utf-8"))
 
 
 def _base_file(model: str, revision: str | None, name: str) -> Path:
@@ -151,10 +193,3 @@ def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
             f"{base} reads text with {' and '.join(classes) or 'no encoder'}; a base must be of one of the families "
             f"{', '.join(TEXT_CLASSES.values())}"
         )
-
-
-def _without_safety_checker(model: str) -> dict:
-    index = Path(model) / "model_index.json"
-    if index.exists() and "safety_checker" not in json.loads(index.read_text(encoding="utf-8")):
-        return {}
-    return {"safety_checker": None}

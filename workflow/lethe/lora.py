@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,8 @@ def timestep_weights(kind: str, n: int) -> Tensor:
 def attended_tokens(tokenizer: CLIPTokenizer, templates: Sequence[str], phrase: str, *, use_pooler: bool) -> Tensor:
     """Where the loss looks in the prompts that `templates` make of `phrase`: bool `[templates, window]`.
 
-    The phrase's own tokens and, with `use_pooler`, the end-of-text token and all padding after it.
+    The phrase's own tokens and, with `use_pooler`, the end-of-text token and all padding after it, whatever the padding
+    is: end-of-text again in Stable Diffusion 1.x and the first encoder of SDXL, '!' in 2.x and the second of SDXL.
     """
     tokens = torch.zeros(len(templates), tokenizer.model_max_length, dtype=torch.bool)
     for row, template in enumerate(templates):
@@ -68,20 +69,29 @@ def attention_loss(layers: Sequence[Tensor], masks: Tensor, *, squared: bool) ->
 
     Args:
         layers: per layer `[b, heads, pixels, window]`, zero outside the chosen tokens.
-        masks: bool `[b, h, w]`; resized to each layer by nearest neighbour.  squared: the paper's form (Eq. 4); the
-            published code takes the plain norm.
+        masks: bool `[b, h, w]`, of the images; resized to each layer by nearest neighbour.  squared: the paper's form
+            (Eq. 4); the published code takes the plain norm.
+    Raises: ValueError for a layer whose pixels are not the masks' sides halved, rounded up, some number of times.
     """
     total = masks.new_zeros((), dtype=layers[0].dtype)
-    height, width = masks.shape[1:]
     for probabilities in layers:
-        shrink = math.sqrt(height * width / probabilities.shape[2])
-        size = (round(height / shrink), round(width / shrink))
+        size = _halved(*masks.shape[1:], pixels=probabilities.shape[2])
         inside = F.interpolate(masks[:, None].to(probabilities.dtype), size=size).flatten(1)
         kept = probabilities * inside[:, None, :, None]
         # Not the root of the sum of squares: its gradient is NaN where a small mask vanishes in a coarse layer.
         norm = kept.square().sum(dim=(1, 2, 3)) if squared else torch.linalg.vector_norm(kept, dim=(1, 2, 3))
         total = total + norm.mean()
     return total
+
+
+def _halved(height: int, width: int, *, pixels: int) -> tuple[int, int]:
+    """Sides of a layer of so many pixels: autoencoder and U-Net halve an image's sides, rounding up, level by level."""
+    size = (height, width)
+    while size[0] * size[1] > pixels:
+        size = (-(-size[0] // 2), -(-size[1] // 2))
+    if size[0] * size[1] != pixels:
+        raise ValueError(f"attention_loss: a layer of {pixels} pixels is no halving of masks of {height} x {width}")
+    return size
 
 
 def train_lora(
@@ -92,6 +102,8 @@ def train_lora(
     states: Tensor,
     tokens: Tensor,
     settings: LoraSettings,
+    *,
+    added: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Train a LoRA on `attn2.to_k/to_v` of `unet` (its own weights stay as they are) and take it off again.
 
@@ -100,6 +112,7 @@ def train_lora(
         latents: scaled latents of the concept's images, `[k, c, h, w]`.  masks: bool `[k, H, W]`.
         states: text states of the training prompts, `[m, window, d]`.  tokens: bool `[m, window]`, the positions that
             the loss looks at.
+        added: what SDXL's U-Net reads beside the states, `[m, ...]` each (`lethe.text.added_conditions`).
     Returns: peft's state dict of the adapter on the CPU, and the loss of each step.
     Raises: FloatingPointError, naming the step, when the loss is not finite.
     Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code.
@@ -118,7 +131,9 @@ def train_lora(
     try:
         with recorded_attention(unet) as recorder:
             for step in trange(settings.steps, desc="LoRA", mininterval=5):
-                loss = _step_loss(unet, recorder, alphas, latents, masks, states, tokens, weights, settings, generator)
+                loss = _step_loss(
+                    unet, recorder, alphas, latents, masks, states, tokens, added or {}, weights, settings, generator
+                )
                 curve.append(loss.item())
                 if not math.isfinite(curve[-1]):
                     raise FloatingPointError(
@@ -144,6 +159,7 @@ def _step_loss(
     masks: Tensor,
     states: Tensor,
     tokens: Tensor,
+    added: Mapping[str, Tensor],
     weights: Tensor,
     settings: LoraSettings,
     generator: torch.Generator,
@@ -156,12 +172,25 @@ def _step_loss(
     noisy = alpha.sqrt() * latents[images] + (1 - alpha).sqrt() * noise
     recorder.layers.clear()
     recorder.tokens = tokens[prompts].to(latents.device)
-    unet(noisy, times.to(latents.device), states[prompts])
+    conditions = {name: rows[prompts] for name, rows in added.items()}
+    unet(noisy, times.to(latents.device), states[prompts], added_cond_kwargs=conditions)
     return attention_loss(recorder.layers, masks[images].to(latents.device), squared=settings.squared_norm)
 
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
-    """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`."""
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    return posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
+    """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`.
+
+    An autoencoder that overflows in float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile.
+    """
+    dtype = vae.dtype
+    upcast = dtype == torch.float16 and vae.config.force_upcast
+    if upcast:
+        vae.to(torch.float32)
+    try:
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    finally:
+        if upcast:
+            vae.to(dtype)
+    latents = posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
+    return latents.to(dtype)

@@ -312,6 +312,9 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
         for place, model, holder in _find(config, pattern):
             if isinstance(model, str) and not model.startswith(made) and holder.get("segmenter") != "full-frame":
                 yield from _model_problems(_at(place), model, holds)
+    for place, model, base in _find(config, "bases.*.model"):
+        if isinstance(model, str) and not model.startswith(made):
+            yield from _variant_problems(_at(place[:-1]), Path(model) / "unet", base.get("variant"))
 
 
 def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]]) -> Iterator[str]:
@@ -326,6 +329,15 @@ def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]])
         if column not in columns:
             hint = f"{_hint(column, columns)} Its columns, separated by {separator!r}: {_listed(columns)}."
             yield f"{_at(place)}: {shown(path)} has no column {shown(column)}{hint}"
+
+
+def _variant_problems(place: str, unet: Path, variant: Any) -> Iterator[str]:
+    """A folder that stores its U-Net in only one number format must be asked for that one."""
+    files = {".fp16" in path.name: path for path in unet.glob("*.safetensors")}
+    if list(files) == [True] and variant is None:
+        yield f"{place} lacks the key variant: {str(unet)!r} holds only half precision; add variant: fp16."
+    elif list(files) == [False] and variant == "fp16":
+        yield f"{place}.variant: {str(unet)!r} holds no *.fp16.safetensors; remove the key."
 
 
 def _model_problems(place: str, model: str, holds: str) -> Iterator[str]:

@@ -48,11 +48,11 @@ def code(step):
 
 
 def base_settings(name):
-    """What identifies a base: where it is, and a fingerprint of its content or the commit of a hub id."""
+    """What identifies a base: where it is, which files, and a fingerprint of its content or the commit of a hub id."""
     base = config["bases"][name]
     folder = Path(base["model"])
     found = fingerprint(folder) if folder.is_dir() else f"{base['model']}@{base['revision']}"
-    return dict(name=name, model=base["model"], revision=base["revision"], fingerprint=found)
+    return dict(name=name, variant=None, fingerprint=found) | base
 
 
 BASES = {name: base_settings(name) for name in config["bases"]}

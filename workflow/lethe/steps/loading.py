@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
     """The base's pipeline on the configured device, with another scheduler if named."""
-    device, base = pick_device(settings.device), settings.base
-    return load_pipeline(
-        base["model"], base["revision"], device=device, precision=settings.precision, scheduler=scheduler
-    )
+    return load_pipeline(**_where(settings), scheduler=scheduler)
 
 
 def text_of(settings: SimpleNamespace) -> TextEncoders:
     """The base's tokenizers and text encoders on the configured device."""
-    device, base = pick_device(settings.device), settings.base
-    return load_text(base["model"], base["revision"], device=device, precision=settings.precision)
+    return load_text(**_where(settings))
+
+
+def _where(settings: SimpleNamespace) -> dict:
+    base = {key: settings.base[key] for key in ("model", "revision", "variant")}
+    return base | {"device": pick_device(settings.device), "precision": settings.precision}

@@ -13,7 +13,7 @@ from lethe.pixels import to_pixels
 from lethe.prompts import fill, read_templates
 from lethe.steps.arguments import read_arguments, record_of, use_threads
 from lethe.steps.loading import pipeline_of
-from lethe.text import encode_prompts
+from lethe.text import added_conditions, encode_prompts
 
 if __name__ == "__main__":
     args = read_arguments(
@@ -35,14 +35,16 @@ if __name__ == "__main__":
     set_projections(pipeline.unet, transformed(projections, transform))
     templates = read_templates(args.templates)[: settings.templates_used]
     prompts = [fill(template, name) for template in templates]
+    images = read_images(args.images)
     state, curve = train_lora(
         pipeline.unet,
         pipeline.scheduler.alphas_cumprod,
-        encode_images(pipeline.vae, to_pixels(read_images(args.images)), seed=settings.seed),
+        encode_images(pipeline.vae, to_pixels(images), seed=settings.seed),
         torch.stack([torch.from_numpy(mask > 127) for mask in read_images(args.masks)]),
         torch.cat(list(encode_prompts(text, prompts))),
         attended_tokens(text.tokenizer, templates, name, use_pooler=lora.use_pooler),
         lora,
+        added=added_conditions(text, prompts, images[0].shape[:2]),
     )
     save_lora(args.out_lora.parent, state, record_of("lora", args))
     with written_whole(args.out_curve) as part:

@@ -13,7 +13,8 @@ if __name__ == "__main__":
     use_threads(args.threads)
     settings = args.settings
     target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
-    projections = projection_weights(settings.base["model"], settings.base["revision"])
+    base = settings.base
+    projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
     priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
     weights = erase(
         {name: weight.to(**target) for name, weight in projections.items()},
@@ -22,5 +23,5 @@ if __name__ == "__main__":
         preserved(*priors, weight=settings.preserve_weight),
         MaceSettings(**settings.mace),
     )
-    record = record_of("mace", args, base=settings.base, concepts=settings.concepts)
+    record = record_of("mace", args, base=base, concepts=settings.concepts)
     save_edit(args.out_edit, Edit({f"{name}.weight": weight for name, weight in weights.items()}, record))
