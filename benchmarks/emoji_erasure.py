@@ -19,12 +19,11 @@ from lethe.closed_form import LowRank
 from lethe.concepts import Concept
 from lethe.embedded.quality import embed
 from lethe.files import read_texts
-from lethe.lora import LoraSettings, attended_tokens, encode_images, train_lora
+from lethe.lora import Examples, LoraSettings, concept_examples, train_lora
 from lethe.masks import segment
 from lethe.measures.clip import load_judge, text_embeddings
 from lethe.methods.mace import transformed
 from lethe.moments import ConceptMoments, concept_moments, second_moment
-from lethe.pixels import to_pixels
 from lethe.prompts import fill, read_templates
 from lethe.protocols import accuracy, h_o
 from lethe.sampling import sample_rows
@@ -39,10 +38,7 @@ class Training:
     """What a concept's LoRA is trained on, and its moments."""
 
     moments: ConceptMoments
-    latents: Tensor
-    masks: Tensor
-    states: Tensor
-    tokens: Tensor
+    examples: Examples
 
 
 class EmojiErasure:
@@ -72,15 +68,7 @@ class EmojiErasure:
         """A LoRA trained on the base as `transform` refines it (as it is if None), with settings changed by name."""
         weights = self.original if transform is None else transformed(self.original, transform)
         set_projections(self.pipeline.unet, weights)
-        state, _ = train_lora(
-            self.pipeline.unet,
-            self.alphas,
-            inputs.latents,
-            inputs.masks,
-            inputs.states,
-            inputs.tokens,
-            replace(self.lora, **changed),
-        )
+        state, _ = train_lora(self.pipeline.unet, self.alphas, inputs.examples, replace(self.lora, **changed))
         names = sorted({name.split(".lora")[0] for name in state})
         return {n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names}
 
@@ -122,13 +110,9 @@ class EmojiErasure:
             concept.name,
             threshold=masks["threshold"],
         )
-        prompts = [fill(template, concept.name) for template in self.templates]
         return Training(
             concept_moments(self.text, concept.name, concept.anchor, self.templates),
-            encode_images(self.pipeline.vae, to_pixels(np.stack(sampled)), seed=self.config["seed"]),
-            torch.from_numpy(found),
-            torch.cat(list(encode_prompts(self.text, prompts))),
-            attended_tokens(self.text.tokenizer, self.templates, concept.name, use_pooler=self.lora.use_pooler),
+            concept_examples(self.pipeline, concept.name, self.templates, sampled, found, self.lora),
         )
 
     def _sample(self, rows: pd.DataFrame, settings: dict) -> list[np.ndarray]:

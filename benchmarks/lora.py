@@ -17,11 +17,10 @@ from __future__ import annotations
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
-from torch import Tensor
 
 import harness
 from lethe.bases import PROJECTIONS
-from lethe.lora import LoraSettings, train_lora
+from lethe.lora import Examples, LoraSettings, train_lora
 
 PIPELINE = harness.ROOT / "resources/emoji/pipeline"
 
@@ -37,7 +36,7 @@ def main() -> None:
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(PIPELINE, subfolder="unet"))
     if args.full:
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    data = make_data(unet, window=77 if args.full else 24)
+    alphas, concept = torch.linspace(0.999, 0.005, 1000), examples(unet, window=77 if args.full else 24)
     settings = LoraSettings(
         rank=1,
         steps=steps,
@@ -46,15 +45,18 @@ def main() -> None:
         use_pooler=True,
         squared_norm=False,
         timesteps="importance",
+        pixels="symmetric",
+        max_grad_norm=1.0,
+        preservation_weight=0.0,
         seed=0,
     )
     found: dict[str, int] = {}
     sides = {
-        "ours": lambda: found.update(ours=len(train_lora(unet, **data, settings=settings)[0])),
-        "bare": lambda: found.update(bare=bare(unet, data, steps, args.batch, adamw=False)),
-        "bare_adamw": lambda: found.update(bare_adamw=bare(unet, data, steps, args.batch, adamw=True)),
+        "ours": lambda: found.update(ours=len(train_lora(unet, alphas, concept, settings)[0])),
+        "bare": lambda: found.update(bare=bare(unet, concept, steps, args.batch, adamw=False)),
+        "bare_adamw": lambda: found.update(bare_adamw=bare(unet, concept, steps, args.batch, adamw=True)),
     }
-    bare(unet, data, 1, args.batch, adamw=True)  # the first use of peft imports the rest of it
+    bare(unet, concept, 1, args.batch, adamw=True)  # the first use of peft imports the rest of it
     seconds = {
         name: {clock: value / steps for clock, value in times.items()}
         for name, times in harness.in_turns(args.rounds, sides).items()
@@ -68,7 +70,7 @@ def main() -> None:
     )
 
 
-def bare(unet: UNet2DConditionModel, data: dict[str, Tensor], steps: int, batch: int, *, adamw: bool) -> int:
+def bare(unet: UNet2DConditionModel, concept: Examples, steps: int, batch: int, *, adamw: bool) -> int:
     """Forward and backward passes, with an update by AdamW or without; the number of tensors that got a gradient."""
     unet.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(PROJECTIONS)), "concept")
     unet.requires_grad_(False)
@@ -76,7 +78,7 @@ def bare(unet: UNet2DConditionModel, data: dict[str, Tensor], steps: int, batch:
     optimiser = torch.optim.AdamW(trained, lr=1e-3)
     for _ in range(steps):
         optimiser.zero_grad(set_to_none=True)
-        output = unet(data["latents"][:batch], torch.full((batch,), 300), data["states"][:batch]).sample
+        output = unet(concept.latents[:batch], torch.full((batch,), 300), concept.states[:batch]).sample
         output.square().mean().backward()
         if adamw:
             optimiser.step()
@@ -85,7 +87,7 @@ def bare(unet: UNet2DConditionModel, data: dict[str, Tensor], steps: int, batch:
     return reached
 
 
-def make_data(unet: UNet2DConditionModel, *, window: int) -> dict[str, Tensor]:
+def examples(unet: UNet2DConditionModel, *, window: int) -> Examples:
     """Random inputs in the shapes of a concept's: 8 images, 30 prompts, a mask of a quarter of the image."""
     generator = torch.Generator().manual_seed(0)
     size = unet.config.sample_size
@@ -93,12 +95,12 @@ def make_data(unet: UNet2DConditionModel, *, window: int) -> dict[str, Tensor]:
     masks[:, 2 * size : 6 * size, 2 * size : 6 * size] = True
     tokens = torch.zeros(30, window, dtype=torch.bool)
     tokens[:, 5:7] = tokens[:, 12:] = True
-    return dict(
-        alphas=torch.linspace(0.999, 0.005, 1000),
+    return Examples(
         latents=torch.randn(8, unet.config.in_channels, size, size, generator=generator),
         masks=masks,
         states=torch.randn(30, window, unet.config.cross_attention_dim, generator=generator),
         tokens=tokens,
+        added={},
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -21,10 +22,14 @@ from lethe.adapters import WEIGHTS_NAME, load_lora, save_lora
 from lethe.attention import recorded_attention
 from lethe.bases import cross_attention_projections
 from lethe.lora import (
+    Examples,
     LoraSettings,
+    Preserved,
     attended_tokens,
     attention_loss,
+    concept_examples,
     encode_images,
+    preserved_examples,
     timestep_weights,
     train_lora,
 )
@@ -37,6 +42,9 @@ SETTINGS = LoraSettings(
     use_pooler=True,
     squared_norm=False,
     timesteps="importance",
+    pixels="symmetric",
+    max_grad_norm=1.0,
+    preservation_weight=0.0,
     seed=5,
 )
 
@@ -153,14 +161,14 @@ def training_data(folder: Path, unet: UNet2DConditionModel, drawn: Callable[...,
     tokens = torch.zeros(2, 77, dtype=torch.bool)
     tokens[:, 4:6] = tokens[:, 10:] = True
     inputs = unet_inputs(unet, drawn)
-    return dict(
-        alphas=DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod,
+    concept = Examples(
         latents=drawn(3, 4, 8, 8, seed=1).float(),
         masks=masks,
         states=inputs["encoder_hidden_states"],
         tokens=tokens,
         added=inputs["added_cond_kwargs"],
     )
+    return dict(alphas=DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod, concept=concept)
 
 
 @pytest.fixture
@@ -175,14 +183,14 @@ def base_data(base_folder: Path, base_unet: UNet2DConditionModel, drawn: Callabl
 
 def attention_in_mask(unet: UNet2DConditionModel, data: dict) -> float:
     """The loss on all images at one noise level, without anything drawn."""
-    total = 0.0
+    total, concept = 0.0, data["concept"]
     with torch.no_grad(), recorded_attention(unet) as recorder:
         for prompt in range(2):
             recorder.layers.clear()
-            recorder.tokens = data["tokens"][[prompt] * 3]
-            added = {name: rows[[prompt] * 3] for name, rows in data["added"].items()}
-            unet(data["latents"], 300, data["states"][[prompt] * 3], added_cond_kwargs=added)
-            total += attention_loss(recorder.layers, data["masks"], squared=False).item()
+            recorder.tokens = concept.tokens[[prompt] * 3]
+            added = {name: rows[[prompt] * 3] for name, rows in concept.added.items()}
+            unet(concept.latents, 300, concept.states[[prompt] * 3], added_cond_kwargs=added)
+            total += attention_loss(recorder.layers, concept.masks, squared=False).item()
     return total
 
 
@@ -217,8 +225,8 @@ def test_each_prompt_comes_with_its_own_conditions(
 
     def watched(x: Tensor, t: Tensor, states: Tensor, *, added_cond_kwargs: dict[str, Tensor]) -> object:
         for state, pooled in zip(states, added_cond_kwargs["text_embeds"], strict=True):
-            (prompt,) = (k for k in range(2) if torch.equal(data["states"][k], state))
-            assert torch.equal(data["added"]["text_embeds"][prompt], pooled)
+            (prompt,) = (k for k in range(2) if torch.equal(data["concept"].states[k], state))
+            assert torch.equal(data["concept"].added["text_embeds"][prompt], pooled)
             seen.append(prompt)
         return forward(x, t, states, added_cond_kwargs=added_cond_kwargs)
 
@@ -230,14 +238,15 @@ def test_each_prompt_comes_with_its_own_conditions(
 def test_training_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, data: dict) -> None:
     weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     modules = [(name, type(module)) for name, module in unet.named_modules()]
-    inputs = {name: tensor.clone() for name, tensor in data.items() if name != "added"}
+    inputs = copy.deepcopy(data["concept"])
     processors = dict(unet.attn_processors)
     train_lora(unet, **data, settings=replace(SETTINGS, steps=2))
     assert unet.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
     assert [(name, type(module)) for name, module in unet.named_modules()] == modules
     assert all(unet.attn_processors[name] is processor for name, processor in processors.items())
-    assert all(torch.equal(data[name], tensor) for name, tensor in inputs.items())
+    for name in ("latents", "masks", "states", "tokens"):
+        assert torch.equal(getattr(data["concept"], name), getattr(inputs, name))
 
 
 def test_training_twice_gives_the_same_adapter(unet: UNet2DConditionModel, data: dict) -> None:
@@ -275,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_takes_the_adapter_off(
     unet: UNet2DConditionModel, data: dict
 ) -> None:
     names, processors = list(unet.state_dict()), dict(unet.attn_processors)
-    data["latents"] = data["latents"] * torch.nan
+    data["concept"] = replace(data["concept"], latents=data["concept"].latents * torch.nan)
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; lower mace\.lora\.learning_rate"):
         train_lora(unet, **data, settings=SETTINGS)
     assert list(unet.state_dict()) == names
@@ -293,6 +302,94 @@ def test_timesteps_are_drawn_by_their_weights(
     inside = sum(150 <= t <= 450 for t in seen) / len(seen)
     assert len(seen) == 90
     assert inside > 0.9 if kind == "importance" else 0.15 < inside < 0.45
+
+
+def test_gradients_are_shortened_to_the_configured_norm(
+    unet: UNet2DConditionModel, data: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimiser: torch.optim.AdamW) -> None:
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(math.sqrt(sum(grad.double().square().sum().item() for grad in grads)))
+        step(optimiser)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train_lora(unet, **data, settings=replace(SETTINGS, steps=4, max_grad_norm=1e9))
+    free = max(norms)
+    norms.clear()
+    train_lora(unet, **data, settings=replace(SETTINGS, steps=4, max_grad_norm=free / 10))
+    assert max(norms) == pytest.approx(free / 10, rel=1e-3)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_preserved_images_add_their_weighted_denoising_error(
+    unet: UNet2DConditionModel,
+    data: dict,
+    drawn: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    prediction: str,
+) -> None:
+    kept = Preserved(drawn(3, 4, 8, 8, seed=7).float(), drawn(3, 77, 32, seed=8).float(), {}, prediction)
+    calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    forward = unet.forward
+
+    def watched(x: Tensor, t: Tensor, states: Tensor, **more: object) -> object:
+        output = forward(x, t, states, **more)
+        calls.append((x, t, states, output.sample.detach()))
+        return output
+
+    monkeypatch.setattr(unet, "forward", watched)
+    settings = replace(SETTINGS, steps=1, batch=4)
+    alone = train_lora(unet, **data, settings=settings)[1][0]
+    calls.clear()
+    both = train_lora(unet, **data, settings=replace(settings, preservation_weight=3.0), preserved=kept)[1][0]
+    (_, (noisy, times, states, predicted)) = calls
+    errors = []
+    for row in range(4):
+        (image,) = (k for k in range(3) if torch.equal(kept.states[k], states[row]))
+        a = data["alphas"][times[row]].double().item()
+        clean = kept.latents[image].double()
+        noise = (noisy[row].double() - math.sqrt(a) * clean) / math.sqrt(1 - a)
+        assert 0.5 < noise.std().item() < 1.5
+        target = noise if prediction == "epsilon" else math.sqrt(a) * noise - math.sqrt(1 - a) * clean
+        errors.append((predicted[row].double() - target).square().mean().item())
+    assert both - alone == pytest.approx(3 * sum(errors) / 4, rel=1e-3)
+
+
+# Images and prompts to examples
+
+
+def test_examples_pair_states_with_tokens_and_images_with_masks(pipeline: DiffusionPipeline) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+    masks = [np.arange(32)[:, None] + np.zeros(32) < level for level in (4, 9, 30)]
+    templates = ["a photo of the {}", "{} in the sky"]
+    examples = concept_examples(pipeline, "ship", templates, images, masks, SETTINGS)
+    assert examples.latents.shape == (3, 4, 8, 8)
+    assert [mask.sum().item() for mask in examples.masks] == [4 * 32, 9 * 32, 30 * 32]
+    assert (examples.states.shape, examples.tokens.shape) == ((2, 77, 32), (2, 77))
+    for row, prompt in enumerate(["a photo of the ship", "ship in the sky"]):
+        states, _ = pipeline.encode_prompt(prompt, "cpu", 1, False)
+        assert torch.allclose(examples.states[row], states[0], atol=1e-5)
+    assert not torch.equal(examples.tokens[0], examples.tokens[1])
+    symmetric = torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 127.5 - 1 for image in images])
+    assert torch.allclose(examples.latents, encode_images(pipeline.vae, symmetric, seed=SETTINGS.seed), atol=1e-5)
+    published = concept_examples(pipeline, "ship", templates, images, masks, replace(SETTINGS, pixels="imagenet"))
+    assert (published.latents - examples.latents).abs().max() > 1e-3
+
+
+def test_preserved_examples_pair_each_image_with_its_prompt(pipeline: DiffusionPipeline) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+    kept = preserved_examples(pipeline, ["the sky", "a wide street"], images, SETTINGS)
+    assert (kept.latents.shape, kept.states.shape, kept.added, kept.prediction) == (
+        (2, 4, 8, 8),
+        (2, 77, 32),
+        {},
+        "epsilon",
+    )
+    for row, prompt in enumerate(["the sky", "a wide street"]):
+        assert torch.allclose(kept.states[row], pipeline.encode_prompt(prompt, "cpu", 1, False)[0][0], atol=1e-5)
 
 
 # Images to latents

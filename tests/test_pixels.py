@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lethe.pixels import to_pixels
+from lethe.pixels import to_imagenet_pixels, to_pixels
 
 
 @pytest.mark.parametrize("kind", [list, np.asarray])
@@ -21,3 +21,12 @@ def test_to_pixels_moves_channels_and_scales(kind: type) -> None:
     for image, y, x, c in np.ndindex(*images.shape):
         assert pixels[image, c, y, x].item() == pytest.approx(images[image, y, x, c] / 255 * 2 - 1, abs=1e-6)
     assert np.array_equal(images, before)
+
+
+def test_imagenet_pixels_by_the_published_means_and_deviations() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
+    pixels = to_imagenet_pixels(images)
+    for image, y, x, c in np.ndindex(*images.shape):
+        mean, std = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)][c]
+        expected = (images[image, y, x, c] / 255 - mean) / std
+        assert pixels[image, c, y, x].item() == pytest.approx(expected, abs=1e-5)

@@ -19,7 +19,10 @@ from lethe.files import read_images, rows_as_csv, write_shard
 from lethe.moments import load_concept_moments, load_moment
 from lethe.suites import rows_digest
 
-LORA = dict(rank=1, steps=2, learning_rate=1e-3, batch=2, use_pooler=True, squared_norm=False, timesteps="uniform")
+LORA = dict(
+    **dict(rank=1, steps=2, learning_rate=1e-3, batch=2, use_pooler=True, squared_norm=False, timesteps="uniform"),
+    **dict(pixels="symmetric", max_grad_norm=1.0, preservation_weight=0.5),
+)
 REFINEMENT = dict(scale_convention="paper", train_preserve_scale=0.1, lamb=1.0)
 SAMPLING = dict(scheduler="ddim", steps=2, guidance=4.0, batch=4, shard_size=4)
 
@@ -68,7 +71,7 @@ def made(sdxl_folder: Path, some_rows: pd.DataFrame, tmp_path_factory: pytest.Te
         command(
             *("lora", trained | dict(lora=LORA, refinement=REFINEMENT, preserve_weight=1.0)),
             **dict(images=images, masks=masks, templates=templates, moments=moments, prior=prior, domain_prior=[]),
-            **dict(out_lora=loras, out_curve=out / "loss.csv"),
+            **dict(anchor_images=images, out_lora=loras, out_curve=out / "loss.csv"),
         ),
         command(
             *("mace", common | dict(mace=REFINEMENT | dict(fuse_preserve_scale=1.0), preserve_weight=1.0)),

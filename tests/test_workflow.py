@@ -174,6 +174,17 @@ def test_loras_can_be_trained_on_the_base_refined_for_the_whole_task(finished: P
     assert "moments" not in jobs
 
 
+def test_preserving_the_anchor_samples_its_images_and_trains_again(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config" / "config.yaml").read_text())
+    config["mace"]["lora"]["preservation_weight"] = 0.5
+    changed = finished / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--configfile", str(changed)).stdout)
+    assert jobs["anchor_images"] == jobs["lora"] == 2
+    assert "images" not in jobs
+    assert "masks" not in jobs
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

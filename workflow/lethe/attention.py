@@ -40,7 +40,9 @@ class Recorder:
         self.tokens: Tensor | None = None
 
     def keep(self, probabilities: Tensor, *, heads: int) -> None:
-        """Add one layer's probabilities `[batch * heads, pixels, window]`."""
+        """Add one layer's probabilities `[batch * heads, pixels, window]`, unless no tokens are chosen."""
+        if self.tokens is None:
+            return
         split = probabilities.unflatten(0, (-1, heads))
         self.layers.append(split * self.tokens[:, None, None, :].to(split.dtype))
 
@@ -49,7 +51,7 @@ class Recorder:
 def recorded_attention(unet: UNet2DConditionModel) -> Iterator[Recorder]:
     """Record cross-attention (`attn2`) while the block runs; the U-Net's own processors come back at its end.
 
-    Set `recorder.tokens` and clear `recorder.layers` before each forward pass.
+    Set `recorder.tokens` and clear `recorder.layers` before each forward pass; with `tokens` None it records nothing.
     """
     recorder, before = Recorder(), dict(unet.attn_processors)
     recording = {

@@ -6,18 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from tqdm import trange
 from transformers import CLIPTokenizer
 
-from lethe.attention import recorded_attention
-from lethe.bases import PROJECTIONS
+from lethe.attention import Recorder, recorded_attention
+from lethe.bases import PROJECTIONS, text_encoders
+from lethe.pixels import NORMALISATIONS
 from lethe.prompts import end_positions, fill, phrase_positions
+from lethe.text import added_conditions, encode_prompts
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,75 @@ class LoraSettings:
     use_pooler: bool
     squared_norm: bool
     timesteps: str
+    pixels: str
+    max_grad_norm: float
+    preservation_weight: float
     seed: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A concept's images and prompts; training draws the ones apart from the others.
+
+    Of k images: `latents` `[k, c, h, w]` scaled, `masks` bool `[k, H, W]`. Of m prompts: `states` `[m, window, d]`,
+    `tokens` bool `[m, window]`, the positions that the loss looks at, and `added`, what SDXL's U-Net reads beside the
+    states, `[m, ...]` each.
+    """
+
+    latents: Tensor
+    masks: Tensor
+    states: Tensor
+    tokens: Tensor
+    added: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """Images of what a concept's prompts should mean, each with its prompt, which the U-Net should go on drawing.
+
+    `latents` `[k, c, h, w]` scaled, `states` `[k, window, d]`, `added` `[k, ...]` each; `prediction` is what the U-Net
+    predicts, `epsilon` or `v_prediction`.
+    """
+
+    latents: Tensor
+    states: Tensor
+    added: Mapping[str, Tensor]
+    prediction: str
+
+
+def concept_examples(
+    pipeline: DiffusionPipeline,
+    name: str,
+    templates: Sequence[str],
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    settings: LoraSettings,
+) -> Examples:
+    """Encode a concept's images (uint8 `[H, W, 3]`), their masks (bool `[H, W]`) and its prompts, for `train_lora`.
+
+    Raises ValueError for a name that does not fit into the text encoder's window.
+    """
+    text, prompts = text_encoders(pipeline), [fill(template, name) for template in templates]
+    return Examples(
+        encode_images(pipeline.vae, NORMALISATIONS[settings.pixels](images), seed=settings.seed),
+        torch.from_numpy(np.stack(list(masks))),
+        torch.cat(list(encode_prompts(text, prompts))),
+        attended_tokens(text.tokenizer, templates, name, use_pooler=settings.use_pooler),
+        added_conditions(text, prompts, images[0].shape[:2]),
+    )
+
+
+def preserved_examples(
+    pipeline: DiffusionPipeline, prompts: Sequence[str], images: Sequence[np.ndarray], settings: LoraSettings
+) -> Preserved:
+    """Encode images to preserve (uint8 `[H, W, 3]`) and the prompt of each, for `train_lora`."""
+    text = text_encoders(pipeline)
+    return Preserved(
+        encode_images(pipeline.vae, NORMALISATIONS[settings.pixels](images), seed=settings.seed),
+        torch.cat(list(encode_prompts(text, prompts))),
+        added_conditions(text, prompts, images[0].shape[:2]),
+        pipeline.scheduler.config.prediction_type,
+    )
 
 
 def timestep_weights(kind: str, n: int) -> Tensor:
@@ -97,25 +168,21 @@ def _halved(height: int, width: int, *, pixels: int) -> tuple[int, int]:
 def train_lora(
     unet: UNet2DConditionModel,
     alphas: Tensor,
-    latents: Tensor,
-    masks: Tensor,
-    states: Tensor,
-    tokens: Tensor,
+    concept: Examples,
     settings: LoraSettings,
     *,
-    added: Mapping[str, Tensor] | None = None,
+    preserved: Preserved | None = None,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Train a LoRA on `attn2.to_k/to_v` of `unet` (its own weights stay as they are) and take it off again.
 
     Args:
         alphas: cumulative products of the noise schedule, `[n]`.
-        latents: scaled latents of the concept's images, `[k, c, h, w]`.  masks: bool `[k, H, W]`.
-        states: text states of the training prompts, `[m, window, d]`.  tokens: bool `[m, window]`, the positions that
-            the loss looks at.
-        added: what SDXL's U-Net reads beside the states, `[m, ...]` each (`lethe.text.added_conditions`).
+        preserved: what the prior-preservation loss looks at, which counts `settings.preservation_weight` times beside
+            the attention loss; without it there is none.
     Returns: peft's state dict of the adapter on the CPU, and the loss of each step.
     Raises: FloatingPointError, naming the step, when the loss is not finite.
-    Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code.
+    Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code. Prior preservation:
+    DreamBooth, arXiv 2208.12242, Sec. 3.2.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     weights = timestep_weights(settings.timesteps, len(alphas))
@@ -131,9 +198,11 @@ def train_lora(
     try:
         with recorded_attention(unet) as recorder:
             for step in trange(settings.steps, desc="LoRA", mininterval=5):
-                loss = _step_loss(
-                    unet, recorder, alphas, latents, masks, states, tokens, added or {}, weights, settings, generator
-                )
+                loss = _attention_step(unet, recorder, alphas, concept, weights, settings, generator)
+                if preserved is not None:
+                    loss = loss + settings.preservation_weight * _preservation_step(
+                        unet, recorder, alphas, preserved, settings.batch, generator
+                    )
                 curve.append(loss.item())
                 if not math.isfinite(curve[-1]):
                     raise FloatingPointError(
@@ -141,7 +210,7 @@ def train_lora(
                     )
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
                 optimiser.step()
         state = {
             key: t.detach().cpu().clone() for key, t in get_peft_model_state_dict(unet, adapter_name="concept").items()
@@ -151,30 +220,64 @@ def train_lora(
     return state, curve
 
 
-def _step_loss(
+def _attention_step(
     unet: UNet2DConditionModel,
-    recorder: object,
+    recorder: Recorder,
     alphas: Tensor,
-    latents: Tensor,
-    masks: Tensor,
-    states: Tensor,
-    tokens: Tensor,
-    added: Mapping[str, Tensor],
+    concept: Examples,
     weights: Tensor,
     settings: LoraSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    images = torch.randint(len(latents), (settings.batch,), generator=generator)
-    prompts = torch.randint(len(states), (settings.batch,), generator=generator)
+    images = torch.randint(len(concept.latents), (settings.batch,), generator=generator)
+    prompts = torch.randint(len(concept.states), (settings.batch,), generator=generator)
     times = torch.multinomial(weights, settings.batch, replacement=True, generator=generator)
-    noise = torch.randn((settings.batch, *latents.shape[1:]), generator=generator).to(latents)
-    alpha = alphas[times].to(latents)[:, None, None, None]
-    noisy = alpha.sqrt() * latents[images] + (1 - alpha).sqrt() * noise
+    clean = concept.latents[images]
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
     recorder.layers.clear()
-    recorder.tokens = tokens[prompts].to(latents.device)
-    conditions = {name: rows[prompts] for name, rows in added.items()}
-    unet(noisy, times.to(latents.device), states[prompts], added_cond_kwargs=conditions)
-    return attention_loss(recorder.layers, masks[images].to(latents.device), squared=settings.squared_norm)
+    recorder.tokens = concept.tokens[prompts].to(clean.device)
+    _predict(unet, _noised(clean, noise, alphas, times), times, concept.states[prompts], concept.added, prompts)
+    return attention_loss(recorder.layers, concept.masks[images].to(clean.device), squared=settings.squared_norm)
+
+
+def _preservation_step(
+    unet: UNet2DConditionModel,
+    recorder: Recorder,
+    alphas: Tensor,
+    preserved: Preserved,
+    batch: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of what the U-Net predicts for images of the anchor, at timesteps drawn all alike."""
+    rows = torch.randint(len(preserved.latents), (batch,), generator=generator)
+    times = torch.randint(len(alphas), (batch,), generator=generator)
+    clean = preserved.latents[rows]
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    recorder.tokens = None
+    noisy = _noised(clean, noise, alphas, times)
+    predicted = _predict(unet, noisy, times, preserved.states[rows], preserved.added, rows)
+    target = noise
+    if preserved.prediction == "v_prediction":
+        alpha = alphas[times].to(clean)[:, None, None, None]
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+    return F.mse_loss(predicted, target)
+
+
+def _noised(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor) -> Tensor:
+    alpha = alphas[times].to(clean)[:, None, None, None]
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
+def _predict(
+    unet: UNet2DConditionModel,
+    noisy: Tensor,
+    times: Tensor,
+    states: Tensor,
+    added: Mapping[str, Tensor],
+    rows: Tensor,
+) -> Tensor:
+    conditions = {name: values[rows] for name, values in added.items()}
+    return unet(noisy, times.to(noisy.device), states, added_cond_kwargs=conditions).sample
 
 
 @torch.no_grad()

@@ -25,6 +25,22 @@ rule images:
         """
 
 
+use rule images as anchor_images with:
+    output:
+        images="results/{base}/concepts/{concept}/anchor_images.zip",
+    log:
+        "logs/anchor_images/{base}/{concept}.log",
+    benchmark:
+        "logs/anchor_images/{base}/{concept}.tsv"
+    params:
+        settings=lambda wildcards: settings(
+            wildcards,
+            concept=dict(name=CONCEPTS[wildcards.concept].anchor, kind=CONCEPTS[wildcards.concept].kind),
+            seed=config["seed"],
+            images=config["images"],
+        ),
+
+
 rule masks:
     input:
         images=rules.images.output.images,

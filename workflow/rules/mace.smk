@@ -15,6 +15,12 @@ def mace_prior(key):
     return lambda wildcards: [] if name is None else f"results/{wildcards.base}/priors/{name}.safetensors"
 
 
+def anchor_images(wildcards):
+    """Images of the concept's anchor, if the loss is to preserve them."""
+    wanted = config["mace"]["lora"]["preservation_weight"] > 0
+    return f"results/{wildcards.base}/concepts/{wildcards.concept}/anchor_images.zip" if wanted else []
+
+
 def task_moments(wildcards):
     """Moments of every concept of a task."""
     return [f"results/{wildcards.base}/concepts/{slug}/moments.safetensors" for slug in task_slugs(wildcards)]
@@ -32,6 +38,7 @@ rule lora:
     input:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
+        anchor_images=anchor_images,
         moments=rules.moments.output.moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
@@ -55,8 +62,9 @@ rule lora:
     shell:
         """
         python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
-            --images {input.images:q} --masks {input.masks:q} --templates {input.templates:q} \
-            --moments {input.moments:q} --prior {input.prior:q} --domain-prior {input.domain_prior:q} \
+            --images {input.images:q} --masks {input.masks:q} --anchor-images {input.anchor_images:q} \
+            --templates {input.templates:q} --moments {input.moments:q} \
+            --prior {input.prior:q} --domain-prior {input.domain_prior:q} \
             --out-lora {output.lora:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -65,6 +73,7 @@ use rule lora as task_lora with:
     input:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
+        anchor_images=anchor_images,
         moments=task_moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
