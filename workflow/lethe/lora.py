@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -284,16 +285,18 @@ def _predict(
 def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
     """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`.
 
-    An autoencoder that overflows in float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile.
+    Images go through the autoencoder one by one, since large ones take gigabytes each. An autoencoder that overflows in
+    float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile.
     """
     dtype = vae.dtype
     upcast = dtype == torch.float16 and vae.config.force_upcast
     if upcast:
         vae.to(torch.float32)
     try:
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        ones = [vae.encode(one.to(vae.device, vae.dtype)).latent_dist.parameters for one in pixels.split(1)]
     finally:
         if upcast:
             vae.to(dtype)
+    posterior = DiagonalGaussianDistribution(torch.cat(ones))
     latents = posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
     return latents.to(dtype)
