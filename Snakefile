@@ -23,6 +23,7 @@ rule all:
     input:
         tables(),
         figures(),
+        mask_sheets(),
     localrule: True
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 import yaml
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
 
 import harness  # noqa: F401 (finds lethe)
 from lethe.bases import cross_attention_projections, load_pipeline, set_projections, text_encoders, use_scheduler
@@ -20,13 +19,14 @@ from lethe.concepts import Concept
 from lethe.embedded.quality import embed
 from lethe.files import read_texts
 from lethe.lora import Examples, LoraSettings, concept_examples, train_lora
-from lethe.masks import segment
+from lethe.masks import concept_masks
 from lethe.measures.clip import load_judge, text_embeddings
 from lethe.methods.mace import transformed
 from lethe.moments import ConceptMoments, concept_moments, second_moment
 from lethe.prompts import fill, read_templates
 from lethe.protocols import accuracy, h_o
 from lethe.sampling import sample_rows
+from lethe.settings import mask_settings
 from lethe.suites import phrases
 from lethe.text import encode_prompts
 
@@ -97,22 +97,15 @@ class EmojiErasure:
         }
 
     def _training(self, concept: Concept) -> Training:
-        images, masks = self.config["images"], self.config["masks"]
+        images, where = self.config["images"], mask_settings(self.config["masks"], concept.kind)
         seeds = range(self.config["seed"], self.config["seed"] + images["count"])
         rows = pd.DataFrame({"prompt": fill(images["prompts"][concept.kind], concept.name), "evaluation_seed": seeds})
         set_projections(self.pipeline.unet, self.original)
         sampled = self._sample(rows, images)
-        found = segment(
-            CLIPSegForImageSegmentation.from_pretrained(masks["model"], dtype=torch.float32).eval(),
-            CLIPTokenizer.from_pretrained(masks["model"]),
-            CLIPImageProcessor.from_pretrained(masks["model"]),
-            sampled,
-            concept.name,
-            threshold=masks["threshold"],
-        )
+        masks, _ = concept_masks(sampled, concept.name, where, device=CPU)
         return Training(
             concept_moments(self.text, concept.name, concept.anchor, self.templates),
-            concept_examples(self.pipeline, concept.name, self.templates, sampled, found, self.lora),
+            concept_examples(self.pipeline, concept.name, self.templates, sampled, masks, self.lora),
         )
 
     def _sample(self, rows: pd.DataFrame, settings: dict) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from PIL import Image
 from lethe.files import (
     Loaded,
     image_name,
+    read_cells,
     read_images,
     read_row_table,
     read_rows,
@@ -177,6 +178,17 @@ def test_further_columns_stay(tmp_path: Path) -> None:
     rows = rows_of(["a", "b"], case_number=[7, 9], source=["x", "y"])
     write_shard(tmp_path / "shard.zip", rows, some_images(2, 4, 4, 3))
     pd.testing.assert_frame_equal(read_rows(tmp_path / "shard.zip"), rows)
+
+
+def test_single_cells_are_the_texts_of_the_rows(tmp_path: Path) -> None:
+    rows = rows_of(ODD, found=list(range(len(ODD))))
+    rows.index = rows.index[::-1]
+    write_shard(tmp_path / "a.zip", rows, some_images(len(ODD), 2, 2, 3))
+    assert read_cells(tmp_path / "a.zip", "prompt") == ODD
+    assert [int(cell) for cell in read_cells(tmp_path / "a.zip", "row")] == rows.index.tolist()
+    assert [int(cell) for cell in read_cells(tmp_path / "a.zip", "found")] == rows["found"].tolist()
+    with pytest.raises(KeyError, match="absent"):
+        read_cells(tmp_path / "a.zip", "absent")
 
 
 def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lethe.settings import ConfigError, check_config, encode_argument, load_schema, nearest
+from lethe.settings import ConfigError, check_config, encode_argument, load_schema, mask_settings, nearest
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
@@ -93,7 +93,10 @@ def test_the_shipped_configuration_passes(config):
         ("priors.mine", {"file": "resources/templates/object.txt"}),
         ("suites.objects.prompt", "{braces} around {}"),
         ("figures.examples.kept", 0),
-        ("masks", {"segmenter": "full-frame", "model": "./absent", "threshold": 0.5}),
+        ("masks.prompts.person", "a person. a face"),
+        ("masks.prompts.object", "a {} in the sea"),
+        ("masks.when_nothing_found", "error"),
+        ("masks.grounded-sam.detector.model", "./absent"),  # clipseg is chosen
     ],
 )
 def test_what_is_allowed(config, place, value):
@@ -139,8 +142,16 @@ def test_what_is_allowed(config, place, value):
         ("mace.lora.learning_rate", 0, ["mace.lora.learning_rate must be a number above 0"]),
         ("mace.lora.learning_rate", "1e-5", ["got '1e-5'", "YAML takes as text", "as in 1.0e-5"]),
         ("mace.lora.use_pooler", "yes", ["mace.lora.use_pooler must be true or false", "got 'yes'"]),
-        ("masks.threshold", 1, ["masks.threshold must be a number between 0 and 1", "got 1"]),
-        ("masks.threshold", 0.0, ["masks.threshold must be a number between 0 and 1", "got 0.0"]),
+        ("masks.segmenter", "sam", ["masks.segmenter must be one of clipseg, grounded-sam, full-frame", "got 'sam'"]),
+        ("masks.threshold", 0.5, ["masks.threshold is not a known key", "Known keys: segmenter, when_nothing_found"]),
+        ("masks.clipseg.threshold", 1, ["masks.clipseg.threshold must be a number between 0 and 1", "got 1"]),
+        ("masks.clipseg.threshold", 0.0, ["masks.clipseg.threshold must be a number between 0 and 1", "got 0.0"]),
+        ("masks.grounded-sam.box_threshold", 0, ["masks.grounded-sam.box_threshold must be a number between 0 and 1"]),
+        ("masks.when_nothing_found", "skip", ["masks.when_nothing_found must be one of full-frame, error"]),
+        ("masks.prompts.person", "", ["masks.prompts.person must be words to look for", "got ''"]),
+        ("masks.prompts.object", "{} {}", ["masks.prompts.object must be words to look for, in which {} may stand"]),
+        ("masks.prompts.style", "{}", ["masks.prompts.style is not a known key", "Known keys: object, person"]),
+        ("masks.grounded-sam.sam", "x", ["masks.grounded-sam.sam must hold keys and values"]),
         ("concepts", "", ["concepts must be text, not empty"]),
         ("images.prompts.style", "a photo", ["images.prompts.style must be a prompt that holds {} exactly once"]),
         ("suites.objects.prompt", "{} and {}", ["suites.objects.prompt must be a prompt that holds {} exactly once"]),
@@ -189,7 +200,7 @@ def test_what_is_allowed(config, place, value):
         ("bases.emoji.model", "models/emoji/pipeline", ["bases.emoji.model: ", "no hub id (owner/name)", "no folder"]),
         ("bases.emoji.model", "owner/na..me", ["bases.emoji.model: 'owner/na..me' is no hub id"]),
         ("bases.emoji.model", "öwner/name", ["bases.emoji.model: 'öwner/name' is no hub id"]),
-        ("masks.model", "resources/emoji/pipeline", ["masks.model: the folder", "holds no config.json"]),
+        ("masks.clipseg.model", "resources/emoji/pipeline", ["masks.clipseg.model: the folder", "no config.json"]),
         ("evaluations.objects.clip", "clip", ["evaluations.objects.clip: 'clip' is no hub id"]),
     ],
 )
@@ -199,6 +210,26 @@ def test_each_fault_names_place_and_mend(config, place, value, words):
     found = problems_of(config)
     assert all(line.startswith(f"{SOURCE}: ") and line.endswith((".", "?")) for line in found)
     assert any(all(word in line for word in words) for line in found), found
+
+
+@pytest.mark.parametrize("segmenter", ["clipseg", "grounded-sam", "full-frame"])
+def test_models_of_the_chosen_segmenter_alone_must_be_there(config, segmenter):
+    places = {
+        "masks.clipseg.model": "clipseg",
+        "masks.grounded-sam.detector.model": "grounded-sam",
+        "masks.grounded-sam.sam.model": "grounded-sam",
+    }
+    for place in places:
+        put(config, place, "./absent")
+    config["masks"]["segmenter"] = segmenter
+    wanted = [place for place, read_by in places.items() if read_by == segmenter]
+    if wanted:
+        found = problems_of(config)
+        assert len(found) == len(wanted)
+        for line, place in zip(found, wanted, strict=True):
+            assert line.startswith(f"{SOURCE}: {place}: there is no folder")
+    else:
+        check_config(config, SCHEMA, source=SOURCE)
 
 
 def test_a_misspelt_key_is_one_problem(config):
@@ -313,6 +344,26 @@ def test_an_error_survives_the_trip_between_processes():
     error = pickle.loads(pickle.dumps(ConfigError("one.", "two.")))
     assert str(error) == "one.\ntwo."
     assert isinstance(error, ValueError)
+
+
+def test_mask_settings_are_those_of_the_chosen_segmenter(config):
+    masks = config["masks"]
+    masks["prompts"]["person"] = "a person"
+    assert mask_settings(masks, "person") == {
+        "segmenter": "clipseg",
+        "when_nothing_found": "full-frame",
+        "prompt": "a person",
+        "model": "resources/emoji/clipseg",
+        "revision": None,
+        "threshold": 0.5,
+    }
+    masks["segmenter"] = "grounded-sam"
+    chosen = mask_settings(masks, "object")
+    assert chosen["prompt"] == "{}"
+    assert set(chosen) == {"segmenter", "when_nothing_found", "prompt", *masks["grounded-sam"]}
+    assert mask_settings(masks, "style") == {"segmenter": "full-frame"}
+    masks["segmenter"] = "full-frame"
+    assert mask_settings(masks, "explicit") == {"segmenter": "full-frame"}
 
 
 def test_nearest():

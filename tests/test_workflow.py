@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from running import ROOT, planned, snakemake
 
@@ -36,7 +37,7 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     }
     config["templates"] = {kind: str(ROOT / path) for kind, path in config["templates"].items()}
     config["images"] |= {"count": 2, "steps": 2}
-    config["masks"] |= {"model": str(clipseg_folder)}
+    config["masks"]["clipseg"]["model"] = str(clipseg_folder)
     config["mace"]["templates_used"] = 4
     config["mace"]["lora"]["steps"] = 3
     rows = pd.DataFrame(
@@ -66,6 +67,48 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     config["figures"]["examples"]["kept"] = 2
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+SHEET = "results/sd/concepts/ship/masks.png"
+
+
+@pytest.fixture(scope="module")
+def masked(project: Path) -> Path:
+    """The project with one concept's masks and their contact sheet."""
+    run = snakemake(project, "--cores", "1", SHEET)
+    assert run.returncode == 0, run.stderr
+    with Image.open(project / SHEET) as picture:
+        assert picture.width > 2 * 192
+    return project
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"clipseg": {"threshold": 0.4}}, {"masks": 1, "mask_sheet": 1}),
+        ({"prompts": {"object": "a {}"}}, {"masks": 1, "mask_sheet": 1}),
+        ({"prompts": {"person": "a {}"}, "grounded-sam": {"box_threshold": 0.4}}, {}),
+    ],
+)
+def test_masks_are_found_again_where_a_setting_of_theirs_changes(masked: Path, change: dict, again: dict) -> None:
+    config = yaml.safe_load((masked / "config" / "config.yaml").read_text())
+    for section, values in change.items():
+        config["masks"][section] |= values
+    changed = masked / "masks.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    run = snakemake(masked, "-n", "--cores", "1", "--configfile", str(changed), "--", SHEET)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert planned(run.stdout) == again
+
+
+def test_a_style_has_full_frames_whatever_the_segmenter(project: Path, tmp_path: Path) -> None:
+    table = tmp_path / "concepts.tsv"
+    table.write_text((project / "config" / "concepts.tsv").read_text() + "Van Gogh\tstyle\tart\t\n")
+    target = "results/sd/concepts/van-gogh/masks.zip"
+    run = snakemake(project, "-n", "-p", "--cores", "1", "--config", f"concepts={table}", "--", target)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (command,) = [line for line in run.stdout.splitlines() if "lethe.steps.masks" in line]
+    assert '"masks":{"content":[],"segmenter":"full-frame"}' in command
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,9 @@ FILES = {  # paths of files (a `table` is tab-separated, a `file` CSV), and the 
 }
 MODELS = {  # model folders or hub ids, and the file that such a folder holds
     "bases.*.model": "model_index.json",
-    "masks.model": "config.json",
+    "masks.clipseg.model": "config.json",
+    "masks.grounded-sam.detector.model": "config.json",
+    "masks.grounded-sam.sam.model": "config.json",
     "evaluations.*.clip": "config.json",
 }
 SEEDS = ("suites.*.seeds", "figures.examples.seeds")
@@ -81,6 +83,18 @@ def check_config(
     if repeated or problems or table_problems:
         told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
         raise ConfigError(*repeated, *told, *table_problems)
+
+
+def mask_settings(masks: dict, kind: str) -> dict:
+    """How to find a concept of a kind, from the configuration's section `masks`: the chosen segmenter's keys alone.
+
+    A style has no place in an image, so it gets the full frame, whatever the segmenter.
+    """
+    chosen = "full-frame" if kind == "style" else masks["segmenter"]
+    if chosen == "full-frame":
+        return {"segmenter": chosen}
+    common = {"segmenter": chosen, "when_nothing_found": masks["when_nothing_found"], "prompt": masks["prompts"][kind]}
+    return common | masks[chosen]
 
 
 def encode_argument(value: Any) -> str:
@@ -309,8 +323,9 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
             elif wanted:
                 yield from _column_problems(path, "\t" if place[-1] == "table" else ",", wanted)
     for pattern, holds in MODELS.items():
-        for place, model, holder in _find(config, pattern):
-            if isinstance(model, str) and not model.startswith(made) and holder.get("segmenter") != "full-frame":
+        for place, model, _ in _find(config, pattern):
+            unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
+            if isinstance(model, str) and not model.startswith(made) and not unread:
                 yield from _model_problems(_at(place), model, holds)
     for place, model, base in _find(config, "bases.*.model"):
         if isinstance(model, str) and not model.startswith(made):

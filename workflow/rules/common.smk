@@ -13,7 +13,7 @@ shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.provenance import fingerprint, source_files
-from lethe.settings import check_config, encode_argument, load_schema
+from lethe.settings import check_config, encode_argument, load_schema, mask_settings
 from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
 
 try:
@@ -47,12 +47,15 @@ def code(step):
     return source_files(f"lethe.steps.{step}")
 
 
+def model_content(model, revision):
+    """What a model's content is: a fingerprint of its folder, or a hub id with its commit."""
+    return fingerprint(model) if Path(model).is_dir() else f"{model}@{revision}"
+
+
 def base_settings(name):
-    """What identifies a base: where it is, which files, and a fingerprint of its content or the commit of a hub id."""
+    """What identifies a base: where it is, which files, and what its content is."""
     base = config["bases"][name]
-    folder = Path(base["model"])
-    found = fingerprint(folder) if folder.is_dir() else f"{base['model']}@{base['revision']}"
-    return dict(name=name, variant=None, fingerprint=found) | base
+    return dict(name=name, variant=None, fingerprint=model_content(base["model"], base["revision"])) | base
 
 
 BASES = {name: base_settings(name) for name in config["bases"]}

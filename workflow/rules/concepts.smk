@@ -1,6 +1,24 @@
 # Each concept on its own, whatever tasks it belongs to: images -> masks, moments, and the LoRA trained on them.
 
 
+def segmentation(wildcards):
+    """How to find a rule's concept, and what the content of the models is that find it."""
+    chosen = mask_settings(config["masks"], CONCEPTS[wildcards.concept].kind)
+    parts = [part for part in (chosen, *chosen.values()) if isinstance(part, dict) and "model" in part]
+    return chosen | dict(content=[model_content(part["model"], part["revision"]) for part in parts])
+
+
+def mask_sheets():
+    """The contact sheet of every concept whose masks a task's method trains with."""
+    trained = {
+        (task["base"], name)
+        for task in config["tasks"].values()
+        if "mace" in task["methods"]
+        for name in task["concepts"]
+    }
+    return sorted(f"results/{base}/concepts/{SLUGS[name]}/masks.png" for base, name in trained)
+
+
 rule images:
     input:
         code=code("images"),
@@ -54,15 +72,40 @@ rule masks:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=12000 if config["masks"]["segmenter"] == "grounded-sam" else 2000,
         runtime=30,
         gpu=1,
     params:
-        settings=lambda wildcards: concept_settings(wildcards, masks=config["masks"]),
+        settings=lambda wildcards: concept_settings(wildcards, fields=("name",), masks=segmentation(wildcards)),
     shell:
         """
         python -m lethe.steps.masks --settings {params.settings:q} --threads {threads} \
             --images {input.images:q} --out-masks {output.masks:q} 2> {log:q}
+        """
+
+
+rule mask_sheet:
+    input:
+        images=rules.images.output.images,
+        masks=rules.masks.output.masks,
+        code=code("mask_sheet"),
+    output:
+        sheet="results/{base}/concepts/{concept}/masks.png",
+    log:
+        "logs/mask_sheet/{base}/{concept}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        settings=lambda wildcards: encode_argument(
+            dict(concept=CONCEPTS[wildcards.concept].name, segmenter=segmentation(wildcards)["segmenter"])
+        ),
+    shell:
+        """
+        python -m lethe.steps.mask_sheet --settings {params.settings:q} \
+            --images {input.images:q} --masks {input.masks:q} --out-sheet {output.sheet:q} 2> {log:q}
         """
 
 
