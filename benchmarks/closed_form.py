@@ -58,6 +58,7 @@ def main() -> None:
     made = harness.parser(__doc__)
     made.add_argument("--shape", choices=["sd14", "sd21", "sdxl"], default="sd14")
     made.add_argument("--concepts", type=int, nargs="+", default=[5, 50])
+    made.add_argument("--prompts", type=int, default=PROMPTS, help="of each concept")
     made.add_argument("--all-layers", action="store_true", help="solve every projection on the published side too")
     made.add_argument("--by-token", type=int, nargs="*", default=[], help="numbers of concepts to measure by token too")
     args = harness.start(made)
@@ -65,7 +66,7 @@ def main() -> None:
     result: dict[str, object] = {}
     seconds: dict[str, object] = {}
     for concepts in args.concepts:
-        case = make_case(shape, concepts, prompts=3 if args.tiny else PROMPTS)
+        case = make_case(shape, concepts, prompts=3 if args.tiny else args.prompts)
         groups = groups_of(case, every=args.all_layers)
         times, difference = measure(case, groups, args.rounds, published.by_prompt)
         seconds[f"ours_{concepts}"] = times["ours"]

@@ -2,17 +2,24 @@
 
     python benchmarks/lora.py
 
-Sides, in turns, each with a LoRA of rank 1 on the keys and values of cross-attention put on, trained for some steps and
-taken off: `ours`, `train_lora` as the workflow runs it (noise, recorded attention, loss, clipped gradients, AdamW);
-`bare`, the same U-Net and batch with diffusers' own attention, the mean square of the output as loss, no optimiser;
-`bare_adamw`, the same with AdamW. The U-Net is the emoji model's at its own size, or with --full one of Stable
-Diffusion 1.4's shape with random weights and 64 x 64 latents.
+Sides, in turns, each with a LoRA of rank 1 on the keys and values of cross-attention: `ours`, `train_lora` as the
+workflow runs it (noise, recorded attention, loss, clipped gradients, AdamW); `bare`, the same U-Net and batch with
+diffusers' own attention, the mean square of the output as loss, no optimiser; `bare_adamw`, the same with AdamW. The
+U-Net is the emoji model's at its own size, or with --full one of Stable Diffusion 1.4's shape with random weights and
+64 x 64 latents.
 
-The last line is a JSON object: `over_forward_backward` (ours / bare), `over_forward_backward_adamw` (ours /
-bare_adamw), and the seconds of one step of each.
+A step lasts from one start of the forward pass to the next; the median over all rounds counts. The last line is a JSON
+object: `over_forward_backward` (ours / bare), `over_forward_backward_adamw` (ours / bare_adamw), and the seconds of one
+step of each.
 """
 
 from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -28,8 +35,9 @@ PIPELINE = harness.ROOT / "resources/emoji/pipeline"
 def main() -> None:
     """Measure."""
     made = harness.parser(__doc__)
-    made.add_argument("--steps", type=int, default=50)
+    made.add_argument("--steps", type=int, default=10, help="steps of each side in a round")
     made.add_argument("--batch", type=int, default=1)
+    made.set_defaults(rounds=8)
     made.add_argument("--full", action="store_true", help="Stable Diffusion 1.4's shape: 3.5 GB, minutes on a CPU")
     args = harness.start(made)
     steps = 2 if args.tiny else args.steps
@@ -50,24 +58,47 @@ def main() -> None:
         preservation_weight=0.0,
         seed=0,
     )
-    found: dict[str, int] = {}
     sides = {
-        "ours": lambda: found.update(ours=len(train_lora(unet, alphas, concept, settings)[0])),
-        "bare": lambda: found.update(bare=bare(unet, concept, steps, args.batch, adamw=False)),
-        "bare_adamw": lambda: found.update(bare_adamw=bare(unet, concept, steps, args.batch, adamw=True)),
+        "ours": lambda: len(train_lora(unet, alphas, concept, settings)[0]),
+        "bare": lambda: bare(unet, concept, steps, args.batch, adamw=False),
+        "bare_adamw": lambda: bare(unet, concept, steps, args.batch, adamw=True),
     }
-    bare(unet, concept, 1, args.batch, adamw=True)  # the first use of peft imports the rest of it
+    trained: dict[str, int] = {}
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(args.rounds):
+        for name, side in sides.items():
+            with timed_steps(unet) as found:
+                trained[name] = side()
+            taken[name] += found
     seconds = {
-        name: {clock: value / steps for clock, value in times.items()}
-        for name, times in harness.in_turns(args.rounds, sides).items()
+        name: {clock: statistics.median(step[clock] for step in found) for clock in found[0]}
+        for name, found in taken.items()
     }
     harness.finish(
         args,
         over_forward_backward=seconds["ours"]["cpu"] / seconds["bare"]["cpu"],
         over_forward_backward_adamw=seconds["ours"]["cpu"] / seconds["bare_adamw"]["cpu"],
-        trained_tensors=found,
+        steps_measured=len(taken["ours"]),
+        trained_tensors=trained,
         seconds_per_step=seconds,
     )
+
+
+@contextmanager
+def timed_steps(unet: UNet2DConditionModel) -> Iterator[list[dict[str, float]]]:
+    """Fill the list with the seconds of each step: from one start of a forward pass to the next."""
+    starts, steps, forward = [], [], unet.forward
+
+    def noted(*args: object, **kwargs: object) -> object:
+        starts.append({"cpu": time.process_time(), "wall": time.perf_counter()})
+        return forward(*args, **kwargs)
+
+    unet.forward = noted
+    try:
+        yield steps
+    finally:
+        del unet.forward
+    steps += [{clock: after[clock] - before[clock] for clock in after} for before, after in pairwise(starts)]
 
 
 def bare(unet: UNet2DConditionModel, concept: Examples, steps: int, batch: int, *, adamw: bool) -> int:

@@ -79,6 +79,8 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", ROOT / "config/README.md", ROOT / "results/README.md"]:
+    for document in [
+        ROOT / name for name in ("README.md", "config/README.md", "results/README.md", "docs/benchmarks.md")
+    ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"

@@ -194,7 +194,8 @@ def train_lora(
         )
     unet.requires_grad_(False)
     trained = [p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name]
-    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01)
+    # `foreach` gives the same bits as a loop over the tensors, which is the default on a CPU, in less time.
+    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01, foreach=True)
     curve = []
     try:
         with recorded_attention(unet) as recorder:
