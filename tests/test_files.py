@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -204,11 +205,33 @@ def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:
 
 def test_read_texts_takes_a_column_as_text(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
-    path.write_text('\ufeffid,caption\n1,NA\n2,"a, b"\n3,\n4,7\n', encoding="utf-8")
-    assert read_texts(path, "caption") == ["NA", "a, b", "", "7"]
+    path.write_text('\ufeffid,caption\n1,NA\n2,"a, b"\n\n3, Ü \n4,7\n', encoding="utf-8")
+    assert read_texts(path, "caption") == ["NA", "a, b", "Ü", "7"]
     text = r"captions\.csv: there is no column 'prompt'; its columns are id, caption"
     with pytest.raises(ValueError, match=text):
         read_texts(path, "prompt")
+
+
+@pytest.mark.parametrize("name", ["names.tsv", "names.TAB"])
+def test_read_texts_separates_by_tabs_where_the_name_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('id\tname\n1\tSmith, Adam\n2\tDwayne "The Rock" Johnson\n')
+    assert read_texts(tmp_path / name, "name") == ["Smith, Adam", 'Dwayne "The Rock" Johnson']
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"id,caption\n1,a ship\n2, \n", "bad.csv, line 3: caption is empty; fill it in, or remove the row"),
+        (b"id,caption\n1\n", "bad.csv, line 2: caption is empty"),
+        (b"id,caption\n1,a ship, at sea\n", "bad.csv, line 2: there are more cells than columns; put cells that"),
+        (b"id,caption\n1,caf\xe9\n", "bad.csv: it is no text in UTF-8"),
+        (b"id,caption\n", "bad.csv: there is no text in it"),
+    ],
+)
+def test_read_texts_refuses_what_it_would_misread(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "bad.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_texts(tmp_path / "bad.csv", "caption")
 
 
 def test_read_texts_takes_lines(tmp_path: Path) -> None:

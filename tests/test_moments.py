@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from lethe.moments import (
     concept_moments,
     load_concept_moments,
     load_moment,
+    moment_in_parts,
     save_concept_moments,
     save_moment,
     second_moment,
@@ -67,6 +70,130 @@ def test_second_moment_sums_half_precision_in_float64() -> None:
 def test_second_moment_of_nothing_is_refused(batches: list[Tensor]) -> None:
     with pytest.raises(ValueError, match="second_moment: `batches` must hold at least one embedding; got none"):
         second_moment(batches)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    cut=st.integers(0, 7),
+    window=st.integers(1, 3),
+)
+def test_counts_are_repetitions(seed: int, counts: list[int], cut: int, window: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.randn(len(counts), window, 4, generator=generator, dtype=torch.float64)
+    want, tokens = torch.zeros(4, 4, dtype=torch.float64), 0
+    for text, count in zip(texts, counts, strict=True):
+        for _ in range(count):
+            for e in text:
+                want, tokens = want + torch.outer(e, e), tokens + 1
+    moment = second_moment([texts[:cut], texts[cut:]], counts)
+    assert moment.tokens == tokens
+    assert (moment.matrix - want).abs().max() < 1e-12 * want.abs().max()
+
+
+@pytest.mark.parametrize(("counts", "seen"), [([1], 2), ([1, 1, 1, 1], 3), ([], 2)])
+def test_counts_must_pair_up_with_the_entries(counts: list[int], seen: int) -> None:
+    text = f"`counts` must have one number for each entry; got {len(counts)} for {seen}"
+    with pytest.raises(ValueError, match=text):
+        second_moment([torch.ones(2, 3, 4), torch.ones(1, 3, 4)], counts)
+
+
+# Moments in parts
+
+TEXTS = ["a ship", "a bird", "a ship", "", "Ü", "a ship", "the sky", "a cat"]
+MADE_BY = {"text": "1234", "threads": 1}
+
+
+class Encoder:
+    """Makes up states of any text, in batches of two, and remembers what it was asked for; dies after some texts."""
+
+    def __init__(self, lives: int = 1000) -> None:
+        self.lives, self.asked = lives, []
+
+    def states(self, text: str) -> Tensor:
+        return torch.randn(5, 3, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
+
+    def __call__(self, texts: Sequence[str]) -> Iterator[Tensor]:
+        for k in range(0, len(texts), 2):
+            if len(self.asked) >= self.lives:
+                raise KeyboardInterrupt
+            self.asked += texts[k : k + 2]
+            yield torch.stack([self.states(text) for text in texts[k : k + 2]])
+
+
+def test_moment_in_parts_is_a_sum_over_all_texts_and_encodes_each_once(tmp_path: Path) -> None:
+    encoder, want = Encoder(), torch.zeros(3, 3, dtype=torch.float64)
+    for text in TEXTS:
+        for e in encoder.states(text).double():
+            want += torch.outer(e, e)
+    for size in (1, 2, 4, 100):
+        encoder.asked.clear()
+        moment = moment_in_parts(encoder, TEXTS, tmp_path / str(size), made_by=MADE_BY, size=size)
+        assert moment.tokens == 5 * len(TEXTS)
+        assert (moment.matrix - want).abs().max() < 1e-12 * want.abs().max()
+        assert sorted(encoder.asked) == sorted(set(TEXTS))
+    repeated = moment_in_parts(encoder, TEXTS * 3, tmp_path / "more", made_by=MADE_BY)
+    assert repeated.tokens == 3 * moment.tokens
+    assert (repeated.matrix - 3 * want).abs().max() < 1e-12 * want.abs().max()
+
+
+def test_the_order_of_texts_changes_no_bit(tmp_path: Path) -> None:
+    forth, back = (moment_in_parts(Encoder(), t, tmp_path, made_by=MADE_BY, size=2) for t in (TEXTS, TEXTS[::-1]))
+    assert torch.equal(forth.matrix, back.matrix)
+
+
+def test_an_interrupted_moment_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    whole = moment_in_parts(Encoder(), TEXTS, tmp_path / "whole", made_by=MADE_BY, size=4)
+    folder = tmp_path / "parts"
+    for lives, parts in ((2, 0), (4, 1)):  # in the middle of a part, then between two
+        with pytest.raises(KeyboardInterrupt):
+            moment_in_parts(Encoder(lives), TEXTS, folder, made_by=MADE_BY, size=4)
+        assert len(list(folder.iterdir())) == parts
+    (folder / ".00000004-ab.safetensors.77.part").write_bytes(b"half")  # what a killed process leaves
+    last = Encoder()
+    resumed = moment_in_parts(last, TEXTS, folder, made_by=MADE_BY, size=4)
+    assert last.asked == sorted(set(TEXTS))[4:]
+    assert torch.equal(resumed.matrix, whole.matrix)
+    assert resumed.tokens == whole.tokens
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("texts", "made_by", "kept"),
+    [
+        (TEXTS, MADE_BY, 3),
+        ([*TEXTS, "a ship"], MADE_BY, 2),  # one text counts more often
+        ([*TEXTS, "zebra"], MADE_BY, 2),  # sorted after all others
+        ([*TEXTS, " "], MADE_BY, 0),  # sorted into the first part, so that all move on
+        (TEXTS, MADE_BY | {"text": "1235"}, 0),
+        (TEXTS, MADE_BY | {"threads": 2}, 0),
+    ],
+)
+def test_parts_of_other_texts_or_makers_are_not_taken_up(
+    tmp_path: Path, texts: list[str], made_by: dict, kept: int
+) -> None:
+    moment_in_parts(Encoder(), TEXTS, tmp_path / "parts", made_by=MADE_BY, size=2)
+    before = set((tmp_path / "parts").iterdir())
+    assert len(before) == 3
+    moment = moment_in_parts(Encoder(), texts, tmp_path / "parts", made_by=made_by, size=2)
+    after = set((tmp_path / "parts").iterdir())
+    assert len(before & after) == kept
+    assert len(after) == -(-len(set(texts)) // 2)  # stale parts are gone
+    fresh = moment_in_parts(Encoder(), texts, tmp_path / "fresh", made_by=made_by, size=2)
+    assert torch.equal(moment.matrix, fresh.matrix)
+
+
+def test_progress_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    moment_in_parts(Encoder(), TEXTS, tmp_path / "parts", made_by=MADE_BY, size=4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"6 distinct texts in 2 parts, 0 of them found in {tmp_path}/parts", "4 of 6 texts", "6 of 6 texts"]
+
+
+def test_a_moment_of_no_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="moment_in_parts: `texts` must hold at least one text; got none"):
+        moment_in_parts(Encoder(), [], tmp_path, made_by=MADE_BY)
 
 
 # A concept

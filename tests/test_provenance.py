@@ -17,7 +17,16 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT
 from lethe import provenance
-from lethe.provenance import as_header, content_hash, environment, fingerprint, sha256_of, source_files
+from lethe.provenance import (
+    as_header,
+    code_digest,
+    content_hash,
+    environment,
+    fingerprint,
+    sha256_of,
+    source_files,
+    text_fingerprint,
+)
 
 LIBRARY = ROOT / "workflow" / "lethe"
 STEPS = sorted(path.stem for path in (LIBRARY / "steps").glob("*.py") if path.stem != "__init__")
@@ -58,6 +67,31 @@ def test_a_touched_or_copied_folder_is_the_same(hash_of, model: Path, tmp_path: 
     (tmp_path / "copy" / "empty").mkdir()
     assert hash_of(model) == hash_of(tmp_path / "copy") == before
     assert len(before) == 64
+
+
+def test_bases_share_a_text_fingerprint_when_they_share_tokenizers_and_text_encoders(tmp_path: Path) -> None:
+    def base(name: str, **files: str) -> str:
+        parts = {"model_index.json": "{}", "unet/a": "unet", "tokenizer/vocab": "ab", "text_encoder/a": "weights"}
+        for path, content in {**parts, **files}.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(content)
+        return text_fingerprint(str(tmp_path / name), None)
+
+    first = base("first")
+    assert len(first) == 16
+    assert base("other", **{"model_index.json": "[]", "unet/a": "finetuned", "vae/b": "vae"}) == first
+    changed = [
+        base("vocabulary", **{"tokenizer/vocab": "ba"}),
+        base("weights", **{"text_encoder/a": "Weights"}),
+        base("two", **{"text_encoder_2/a": "weights"}),
+        base("two_tokenizers", **{"tokenizer_2/a": "weights"}),
+        text_fingerprint("owner/name", "0" * 40),
+        text_fingerprint("owner/name", "1" * 40),
+        text_fingerprint("owner/name", None),
+        text_fingerprint("owner/name", None, "fp16"),
+    ]
+    assert len({first, *changed}) == 1 + len(changed)
+    assert text_fingerprint("owner/name", "0" * 40) == changed[4]
 
 
 @pytest.mark.parametrize("hash_of", [fingerprint, content_hash])
@@ -160,6 +194,27 @@ def test_source_files_are_sorted_and_each_is_there_once() -> None:
 def test_a_module_of_others_is_refused(module: str) -> None:
     with pytest.raises(ValueError, match=f"source_files: `module` must be a module of lethe; got '{module}'"):
         source_files(module)
+
+
+def test_code_digest_follows_the_content_of_all_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "lethe"
+    library.mkdir()
+    monkeypatch.setattr(provenance, "LIBRARY", library)
+
+    def digest(**modules: str) -> str:
+        for name, content in modules.items():
+            (library / f"{name}.py").write_text(content)
+        source_files.cache_clear()
+        return code_digest("lethe.first")
+
+    try:
+        before = digest(first="from lethe.second import x", second="x = 1", third="y = 1")
+        assert len(before) == 64
+        assert digest(third="y = 2") == before
+        assert digest(second="x = 2") != before
+        assert digest(second="x = 1") == before
+    finally:
+        source_files.cache_clear()
 
 
 # Records

@@ -228,6 +228,12 @@ def test_preserving_the_anchor_samples_its_images_and_trains_again(finished: Pat
     assert "masks" not in jobs
 
 
+def test_the_scale_of_the_fusion_plans_the_join_and_trains_nothing(finished: Path) -> None:
+    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--config", 'mace={"fuse_preserve_scale": 0.5}').stdout)
+    assert jobs["mace"] == 1
+    assert not {"lora", "prior", "moments"} & set(jobs)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

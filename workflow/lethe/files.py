@@ -94,23 +94,41 @@ def read_cells(path: Path, column: str) -> list[str]:
         return [row[column] for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))]
 
 
+def separator_of(path: str | Path) -> str:
+    """What separates the columns of a table of texts: a tab if its name ends in .tsv or .tab, else a comma."""
+    return "\t" if Path(path).suffix.lower() in (".tsv", ".tab") else ","
+
+
 def read_texts(path: Path, column: str | None) -> list[str]:
-    """The texts in a column of a CSV, or, without `column`, one text per line that is not blank.
+    """The texts in a column of a table (`separator_of` its name), or, without `column`, one text per line.
 
-    Raises ValueError, naming the file, when there is no such column or no text.
+    Without surrounding space; blank lines do not count. Raises ValueError, naming the file, when there is no such
+    column, no text, a row without one or with more cells than the header, and for text that is not UTF-8.
     """
-    import pandas as pd
-
-    if column is None:
-        texts = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    else:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        if column not in table:
-            raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(table.columns)}")
-        texts = table[column].to_list()
+    path = Path(path)
+    try:
+        if column is None:
+            texts = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                texts = list(_column(path, csv.DictReader(file, delimiter=separator_of(path)), column))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: it is no text in UTF-8 ({error}); save it as such") from None
     if not texts:
         raise ValueError(f"{path}: there is no text in it")
     return texts
+
+
+def _column(path: Path, table: csv.DictReader, column: str) -> Iterator[str]:
+    if column not in (table.fieldnames or ()):
+        raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(table.fieldnames or ())}")
+    for row in table:
+        if None in row:
+            mend = "put cells that hold the separator in quotes"
+            raise ValueError(f"{path}, line {table.line_num}: there are more cells than columns; {mend}")
+        if not (row[column] or "").strip():
+            raise ValueError(f"{path}, line {table.line_num}: {column} is empty; fill it in, or remove the row")
+        yield row[column].strip()
 
 
 def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarray]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,10 @@ from lethe.files import written_whole
 from lethe.prompts import aligned_positions, fill
 from lethe.provenance import as_header
 from lethe.text import TextEncoders, check_tokens, encode_prompts
+
+log = logging.getLogger(__name__)
+
+PART = 4096  # distinct texts of a part: a whole number of batches, minutes of a CPU
 
 
 @dataclass(frozen=True)
@@ -39,19 +46,71 @@ class ConceptMoments:
     fusion: Tensor
 
 
-def second_moment(batches: Iterable[Tensor]) -> Moment:
+def second_moment(batches: Iterable[Tensor], counts: Sequence[int] | None = None) -> Moment:
     """Sum e e^T over every embedding of `batches` (`[..., d]`, any floating dtype), accumulated in float64.
 
-    Raises ValueError when there is no embedding.
+    With `counts`, batches are `[n, ..., d]`, and each of their entries, over all batches in turn, counts that often.
+    Raises ValueError when there is no embedding, or `counts` has another number of entries than the batches.
     """
-    total, tokens = None, 0
+    total, tokens, seen = None, 0, 0
     for batch in batches:
         rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
-        total = rows.mT @ rows if total is None else total.addmm_(rows.mT, rows)
-        tokens += len(rows)
+        share = rows.new_ones(len(batch)) if counts is None else rows.new_tensor(counts[seen : seen + len(batch)])
+        seen += len(batch)
+        if len(share) < len(batch):
+            break
+        each = share.repeat_interleave(len(rows) // max(1, len(batch)))
+        weighted = (rows * each[:, None]).mT
+        total = weighted @ rows if total is None else total.addmm_(weighted, rows)
+        tokens += int(each.sum())
+    if counts is not None and seen != len(counts):
+        raise ValueError(f"second_moment: `counts` must have one number for each entry; got {len(counts)} for {seen}")
     if total is None or tokens == 0:
         raise ValueError("second_moment: `batches` must hold at least one embedding; got none")
     return Moment(total, tokens)
+
+
+def moment_in_parts(
+    encode: Callable[[Sequence[str]], Iterable[Tensor]],
+    texts: Iterable[str],
+    folder: Path,
+    *,
+    made_by: Mapping[str, object],
+    size: int = PART,
+) -> Moment:
+    """The second moment of all tokens of `texts`, computed in parts that outlast the process.
+
+    Each distinct text is encoded once and counts as often as it occurs; their order does not matter. A part is the
+    moment of `size` of them, sorted, and lies in `folder` as soon as it is whole. When the same call is made again,
+    parts found there are taken up, and the result is the same to the last bit. Whatever else is in `folder` is
+    removed; the folder itself is left to the caller.
+
+    Args:
+        encode: texts to embeddings, batches `[n, window, d]` in the order of the texts.
+        made_by: what a part depends on besides its texts (JSON values); it is part of the part's name.
+    Raises: ValueError when there is no text.
+    """
+    counted = sorted(Counter(texts).items())
+    if not counted:
+        raise ValueError("moment_in_parts: `texts` must hold at least one text; got none")
+    parts = {}
+    for start in range(0, len(counted), size):
+        part = counted[start : start + size]
+        content = json.dumps([made_by, part], sort_keys=True)
+        parts[folder / f"{start:08d}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"] = part
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in set(folder.iterdir()) - set(parts):
+        path.unlink()
+    found = sum(path.exists() for path in parts)
+    log.info("%d distinct texts in %d parts, %d of them found in %s", len(counted), len(parts), found, folder)
+    matrix, tokens, done = 0, 0, 0
+    for path, part in parts.items():
+        if not path.exists():
+            save_moment(path, second_moment(encode([text for text, _ in part]), [count for _, count in part]), {})
+        moment = load_moment(path)
+        matrix, tokens, done = matrix + moment.matrix, tokens + moment.tokens, done + len(part)
+        log.info("%d of %d texts", done, len(counted))
+    return Moment(matrix, tokens)
 
 
 def concept_moments(text: TextEncoders, phrase: str, anchor: str, templates: Sequence[str]) -> ConceptMoments:

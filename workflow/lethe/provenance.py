@@ -8,6 +8,8 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -23,13 +25,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, parts: Sequence[str] = ("*",)) -> str:
     """A quick content hash of a model folder: small files whole, large ones by size and 64 blocks spread over them.
 
-    Touching or copying a folder keeps it; training the weights again changes it. Hidden files and folders do not count.
+    Touching or copying a folder keeps it; training the weights again changes it. Hidden files and folders do not count,
+    nor does what lies outside the subfolders that match one of the patterns `parts`, if given.
     """
     digest = hashlib.sha256()
     for path in _visible_files(folder):
+        if not any(fnmatchcase(path.relative_to(folder).parts[0], part) for part in parts):
+            continue
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -40,6 +45,17 @@ def fingerprint(folder: Path) -> str:
                 file.seek(k * (size - _BLOCK) // (_SAMPLES - 1))
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
+
+
+def text_fingerprint(model: str, revision: str | None, variant: str | None = None) -> str:
+    """Which text encoders a base has, in 16 hex digits: the same for bases that share them, whatever else they are.
+
+    A folder counts by the content of its tokenizers and text encoders, a hub id by its name and revision; `variant`
+    tells which of their weight files are read.
+    """
+    folder = Path(model)
+    found = fingerprint(folder, ("tokenizer*", "text_encoder*")) if folder.is_dir() else f"{model}@{revision}"
+    return hashlib.sha256(f"{found} {variant}".encode()).hexdigest()[:16]
 
 
 def content_hash(folder: Path) -> str:
@@ -81,6 +97,11 @@ def source_files(module: str) -> tuple[str, ...]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(sorted(str(path) for path in found.values()))
+
+
+def code_digest(module: str) -> str:
+    """SHA-256 over the contents of `source_files(module)`."""
+    return hashlib.sha256("".join(sha256_of(Path(path)) for path in source_files(module)).encode()).hexdigest()
 
 
 def _path_of(name: str) -> Path | None:

@@ -20,10 +20,12 @@ LINKS = {  # names of entries of a section
     "tasks.*.evaluation": "evaluations",
     **{f"evaluations.*.{key}": "suites" for key in ("erased", "generality", "kept", "quality")},
 }
-FILES = {  # paths of files (a `table` is tab-separated, a `file` CSV), and the keys beside them that name columns
+FILES = {  # paths of files, and the keys beside them that name columns
     "concepts": (),
     "templates.*": (),
     "priors.*.file": ("column",),
+    "priors.*.coco.*": (),
+    "priors.*.templates": (),
     "suites.*.file": (),
     "suites.*.table": ("column", "type_column"),
     "evaluations.*.classes.table": ("column",),
@@ -37,7 +39,10 @@ MODELS = {  # model folders or hub ids, and the file that such a folder holds
     "evaluations.*.clip": "config.json",
 }
 SEEDS = ("suites.*.seeds", "figures.examples.seeds")
-SUITE_FORMS = ("file", "table")  # in the order of the schema's oneOf
+FORMS = {  # keys that tell the forms of a section's entries, in the order of the schema's oneOf, and what they hold
+    "suites": {"file": "rows", "table": "words for a prompt"},
+    "priors": {"file": "texts or names", "coco": "COCO caption files"},
+}
 SUITE_COLUMNS = ("type", "prompt", "evaluation_seed")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
 
@@ -158,14 +163,15 @@ def _find(config: Any, pattern: str) -> Iterator[tuple[tuple, str | list, dict]]
     """
     nodes: list[tuple[tuple, Any, Any]] = [((), config, None)]
     for part in pattern.split("."):
-        nodes = [
-            ((*place, key), node[key], node)
-            for place, node, _ in nodes
-            if isinstance(node, dict)
-            for key in (node if part == "*" else (part,))
-            if key in node
-        ]
+        nodes = [((*place, key), node[key], node) for place, node, _ in nodes for key in _keys(node, part)]
     return (found for found in nodes if isinstance(found[1], str | list))
+
+
+def _keys(node: Any, part: str) -> Iterable[Any]:
+    """The keys of a mapping or list that a part of a pattern stands for."""
+    if isinstance(node, list):
+        return range(len(node)) if part == "*" else ()
+    return [key for key in node if part in ("*", key)] if isinstance(node, dict) else ()
 
 
 def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
@@ -233,7 +239,7 @@ def _sentences(error: Any) -> Iterator[str]:
     elif not isinstance(value, dict) and (error.validator == "oneOf" or rule.get("type") == "object"):
         yield f"{place} must hold keys and values; got {shown(value)}; see config/README.md."
     elif error.validator == "oneOf":
-        yield from _suite_sentences(error)
+        yield from _form_sentences(error)
     elif error.validator == "enum":
         options = rule["enum"]
         yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
@@ -241,12 +247,13 @@ def _sentences(error: Any) -> Iterator[str]:
         yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}."
 
 
-def _suite_sentences(error: Any) -> Iterator[str]:
-    """Problems of a suite, judged as the one form that its keys say it is."""
-    place, keys = _at(error.absolute_path), error.instance
-    forms = [index for index, form in enumerate(SUITE_FORMS) if form in keys]
+def _form_sentences(error: Any) -> Iterator[str]:
+    """Problems of an entry, judged as the one form of its section that its keys say it is."""
+    place, keys, known = _at(error.absolute_path), error.instance, FORMS[error.absolute_path[0]]
+    forms = [index for index, form in enumerate(known) if form in keys]
     if len(forms) != 1:
-        yield f"{place} must hold either file (rows) or table (words for a prompt); its keys: {_listed(keys)}."
+        choice = " or ".join(f"{form} ({holds})" for form, holds in known.items())
+        yield f"{place} must hold either {choice}; its keys: {_listed(keys)}."
     for child in error.context:
         if [child.schema_path[0]] == forms:
             yield from _sentences(child)
@@ -311,6 +318,8 @@ def _concept_problems(config: Any) -> list[str]:
 
 def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
     """Files, columns and models that the configuration names and the disk does not hold."""
+    from lethe.files import separator_of  # here, because it takes numpy and Pillow along
+
     for pattern, keys in FILES.items():
         for place, path, holder in _find(config, pattern):
             wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
@@ -321,7 +330,8 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
             if not Path(path).is_file():
                 yield f"{_at(place)}: there is no file {str(Path.cwd() / path)!r}; correct the path."
             elif wanted:
-                yield from _column_problems(path, "\t" if place[-1] == "table" else ",", wanted)
+                separator = "\t" if place[-1] == "table" else separator_of(path) if place[0] == "priors" else ","
+                yield from _column_problems(path, separator, wanted)
     for pattern, holds in MODELS.items():
         for place, model, _ in _find(config, pattern):
             unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]

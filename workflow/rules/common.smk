@@ -12,7 +12,8 @@ sys.path.insert(0, str(LIBRARY))
 shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
-from lethe.provenance import fingerprint, source_files
+from lethe.priors import prior_files
+from lethe.provenance import fingerprint, sha256_of, source_files, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
 from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
 
@@ -35,6 +36,8 @@ SLUGS = {concept.name: slug for slug, concept in CONCEPTS.items()}
 wildcard_constraints:
     base=r"[^/]+",
     concept=r"[^/]+",
+    prior=r"[^/]+",
+    text=r"[0-9a-f]{16}",
     task=r"[^/]+",
     method=r"[^/]+",
     suite=r"[^/]+",
@@ -59,6 +62,7 @@ def base_settings(name):
 
 
 BASES = {name: base_settings(name) for name in config["bases"]}
+TEXTS = {name: text_fingerprint(base["model"], base["revision"], base["variant"]) for name, base in BASES.items()}
 
 
 def settings(wildcards, **values):

@@ -12,7 +12,7 @@ LORA_SETTINGS = dict(
 def mace_prior(key):
     """The file of the prior that a key of `mace` names, if any."""
     name = config["mace"][key]
-    return lambda wildcards: [] if name is None else f"results/{wildcards.base}/priors/{name}.safetensors"
+    return lambda wildcards: [] if name is None else f"results/priors/{TEXTS[wildcards.base]}/{name}.safetensors"
 
 
 def anchor_images(wildcards):
