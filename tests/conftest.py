@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -35,10 +36,10 @@ from lethe.bases import load_pipeline
 from lethe.embedded.models import build_scheduler, train_tokenizer
 from lethe.embedded.world import World, caption_corpus, read_world
 from lethe.text import TextEncoders
+from running import ROOT, snakemake
 
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).parents[1]
 WINDOW = 77  # of Stable Diffusion
 WIDTH = 32  # of the text states
 IMAGE = 32  # pixels a side
@@ -231,6 +232,70 @@ def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CLIPSegForImageSegmentation(config).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size=IMAGE).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
+    """A working directory with a tiny configuration: an object and a style on a random-weight SD-shaped base."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "config").mkdir()
+    concepts = (
+        'concept\tkind\tanchor\tsynonyms\nship\tobject\tground\tvessel\n$(touch pwned)\'s "cat"\tstyle\tsky\tcat\n'
+    )
+    (folder / "config" / "concepts.tsv").write_text(concepts)
+    (folder / "classes.tsv").write_text('object\nship\n$(touch pwned)\'s "cat"\ndog\nhorse\n')
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    config["bases"] = {"sd": {"model": str(sd_folder), "revision": None}}
+    config["tasks"] = {
+        "objects": {
+            "base": "sd",
+            "concepts": ["ship", '$(touch pwned)\'s "cat"'],
+            "methods": ["mace"],
+            "evaluation": "objects",
+        }
+    }
+    config["templates"] = {kind: str(ROOT / path) for kind, path in config["templates"].items()}
+    config["images"] |= {"count": 2, "steps": 2}
+    config["masks"]["clipseg"]["model"] = str(clipseg_folder)
+    config["mace"]["templates_used"] = 4
+    config["mace"]["lora"]["steps"] = 3
+    rows = pd.DataFrame(
+        {"type": "ship", "prompt": [f"a photo of the ship {k}" for k in range(20)], "evaluation_seed": 1}
+    )
+    rows.to_csv(folder / "captions.csv", index=False)
+    rows.to_csv(folder / "reference.csv", index=False)
+    config["priors"] = {"captions": {"file": "captions.csv", "column": "prompt"}}
+    config["suites"] = {
+        "synonyms": {
+            "table": "config/concepts.tsv",
+            "column": "synonyms",
+            "type_column": "concept",
+            "prompt": "a photo of the {}",
+            "seeds": [1, 2],
+        },
+        "objects": {"table": "classes.tsv", "column": "object", "prompt": "a photo of the {}", "seeds": [1, 2]},
+        "reference": {"file": "reference.csv"},
+    }
+    config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 12}
+    config["evaluations"]["objects"] |= {
+        "clip": str(clip_folder),
+        "classes": {"table": "classes.tsv", "column": "object"},
+        "reference_images": str(ROOT / "resources/emoji/reference/images.zip"),
+        "erased": "objects",
+    }
+    config["figures"]["examples"]["kept"] = 2
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(project: Path) -> Path:
+    """The project after a whole run."""
+    run = snakemake(project, "--cores", "2")
+    assert run.returncode == 0, run.stderr
+    assert "results/tables/objects.csv" in run.stdout + run.stderr
+    assert "results/figures/objects.png" in run.stdout + run.stderr
+    return project
 
 
 @pytest.fixture

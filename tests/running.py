@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +16,17 @@ from unittest import mock
 ROOT = Path(__file__).parents[1]
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run snakemake with `folder` as working directory and return what it printed."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder), *arguments]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
+def snakemake(
+    folder: Path,
+    *arguments: str,
+    rules: Path = ROOT / "Snakefile",
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """Run snakemake in the repository, with `folder` as working directory, and return what it printed."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(rules), "-d", str(folder), *arguments]
+    variables = os.environ | dict(environment or {})
+    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=3600)
 
 
 def planned(output: str) -> dict[str, int]:

@@ -47,11 +47,13 @@ def test_every_step_has_a_rule_that_runs_it_and_knows_its_code(step: str) -> Non
 
 
 def test_every_rule_that_runs_a_step_logs_and_names_its_environment() -> None:
-    for rule in re.split(r"\n(?=rule )", RULES)[1:]:
-        if "lethe.steps" in rule.split("\nuse rule")[0]:
+    for rule in re.split(r"\n(?=rule |use rule )", RULES)[1:]:
+        if "lethe.steps" in rule:
             name = rule.split(":")[0]
             for directive in ("log:", "conda:", "output:", "shell:"):
                 assert f"    {directive}" in rule, f"{name} lacks {directive}"
+            assert "    resources:" in rule or "    localrule: True" in rule, f"{name} lacks resources:"
+            assert "        code=code(" in rule.split("    params:\n")[1], f"{name} needs code=code(...) in its params"
 
 
 def test_the_environment_is_pinned_where_it_says_so() -> None:
@@ -80,7 +82,8 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_links_in_the_documents_lead_somewhere() -> None:
     for document in [
-        ROOT / name for name in ("README.md", "config/README.md", "results/README.md", "docs/benchmarks.md")
+        ROOT / name
+        for name in ("README.md", "config/README.md", "results/README.md", "docs/benchmarks.md", "docs/cluster.md")
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"

@@ -15,60 +15,6 @@ from running import ROOT, planned, snakemake
 HOSTILE = "$(touch pwned)'s `cat`"
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
-    """A working directory with a tiny configuration: an object and a style on a random-weight SD-shaped base."""
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "config").mkdir()
-    concepts = (
-        'concept\tkind\tanchor\tsynonyms\nship\tobject\tground\tvessel\n$(touch pwned)\'s "cat"\tstyle\tsky\tcat\n'
-    )
-    (folder / "config" / "concepts.tsv").write_text(concepts)
-    (folder / "classes.tsv").write_text('object\nship\n$(touch pwned)\'s "cat"\ndog\nhorse\n')
-    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    config["bases"] = {"sd": {"model": str(sd_folder), "revision": None}}
-    config["tasks"] = {
-        "objects": {
-            "base": "sd",
-            "concepts": ["ship", '$(touch pwned)\'s "cat"'],
-            "methods": ["mace"],
-            "evaluation": "objects",
-        }
-    }
-    config["templates"] = {kind: str(ROOT / path) for kind, path in config["templates"].items()}
-    config["images"] |= {"count": 2, "steps": 2}
-    config["masks"]["clipseg"]["model"] = str(clipseg_folder)
-    config["mace"]["templates_used"] = 4
-    config["mace"]["lora"]["steps"] = 3
-    rows = pd.DataFrame(
-        {"type": "ship", "prompt": [f"a photo of the ship {k}" for k in range(20)], "evaluation_seed": 1}
-    )
-    rows.to_csv(folder / "captions.csv", index=False)
-    rows.to_csv(folder / "reference.csv", index=False)
-    config["priors"] = {"captions": {"file": "captions.csv", "column": "prompt"}}
-    config["suites"] = {
-        "synonyms": {
-            "table": "config/concepts.tsv",
-            "column": "synonyms",
-            "type_column": "concept",
-            "prompt": "a photo of the {}",
-            "seeds": [1, 2],
-        },
-        "objects": {"table": "classes.tsv", "column": "object", "prompt": "a photo of the {}", "seeds": [1, 2]},
-        "reference": {"file": "reference.csv"},
-    }
-    config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 12}
-    config["evaluations"]["objects"] |= {
-        "clip": str(clip_folder),
-        "classes": {"table": "classes.tsv", "column": "object"},
-        "reference_images": str(ROOT / "resources/emoji/reference/images.zip"),
-        "erased": "objects",
-    }
-    config["figures"]["examples"]["kept"] = 2
-    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
 SHEET = "results/sd/concepts/ship/masks.png"
 
 
@@ -109,16 +55,6 @@ def test_a_style_has_full_frames_whatever_the_segmenter(project: Path, tmp_path:
     assert run.returncode == 0, run.stdout + run.stderr
     (command,) = [line for line in run.stdout.splitlines() if "lethe.steps.masks" in line]
     assert '"masks":{"content":[],"segmenter":"full-frame"}' in command
-
-
-@pytest.fixture(scope="module")
-def finished(project: Path) -> Path:
-    """The project after a whole run."""
-    run = snakemake(project, "--cores", "2")
-    assert run.returncode == 0, run.stderr
-    assert "results/tables/objects.csv" in run.stdout + run.stderr
-    assert "results/figures/objects.png" in run.stdout + run.stderr
-    return project
 
 
 def test_a_whole_run_on_a_stable_diffusion_base(finished: Path) -> None:

@@ -91,17 +91,25 @@ def source_files(module: str) -> tuple[str, ...]:
         if name in found:
             continue
         found[name] = path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _imports(path)
     return tuple(sorted(str(path) for path in found.values()))
 
 
 def code_digest(module: str) -> str:
     """SHA-256 over the contents of `source_files(module)`."""
     return hashlib.sha256("".join(sha256_of(Path(path)) for path in source_files(module)).encode()).hexdigest()
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    """Modules of the library that a file imports, and the names it takes from them, which may be modules too."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == LIBRARY.name]
 
 
 def _path_of(name: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,7 @@ shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
-from lethe.provenance import fingerprint, sha256_of, source_files, text_fingerprint
+from lethe.provenance import fingerprint, sha256_of, code_digest, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
 from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
 
@@ -46,10 +47,14 @@ wildcard_constraints:
 
 
 def code(step):
-    """The library modules that a step depends on; as inputs they rerun it when their content changes."""
-    return source_files(f"lethe.steps.{step}")
+    """A digest of the library modules that a step depends on; as a parameter it reruns the step when they change.
+
+    As inputs they would do the same, at the cost of a dozen files to look up for every job of a large run.
+    """
+    return code_digest(f"lethe.steps.{step}")
 
 
+@cache
 def model_content(model, revision):
     """What a model's content is: a fingerprint of its folder, or a hub id with its commit."""
     return fingerprint(model) if Path(model).is_dir() else f"{model}@{revision}"
@@ -90,6 +95,34 @@ def templates(wildcards):
 def shards(suite):
     """Names of a suite's shards."""
     return [f"{k:04d}" for k in range(shard_count(len(SUITES[suite]), config["sampling"]["shard_size"]))]
+
+
+@cache
+def model_mb(model):
+    """Size of a model folder's weights; a hub id has none before its download, so that of Stable Diffusion 1.x."""
+    if not Path(model).is_dir():
+        return 4300
+    return sum(path.stat().st_size for path in Path(model).rglob("*.safetensors")) >> 20
+
+
+def growing(amount, *models):
+    """A resource that doubles with every attempt, since a cluster ends a job that needs more of it than it asked for.
+
+    `models` are functions of the wildcards that name models to load: for each, twice its size is added to `amount`, in
+    MB, since weights stored in half precision are loaded in full.
+    """
+
+    def asked(wildcards, attempt):
+        return (amount + sum(2 * model_mb(model(wildcards)) for model in models)) * 2 ** (attempt - 1)
+
+    return asked
+
+
+def base_model(wildcards):
+    return config["bases"][wildcards.base]["model"]
+
+
+GPUS = int(config["device"] != "cpu")  # that a job with a model to run asks for
 
 
 def edits(task):

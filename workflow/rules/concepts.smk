@@ -20,8 +20,6 @@ def mask_sheets():
 
 
 rule images:
-    input:
-        code=code("images"),
     output:
         images="results/{base}/concepts/{concept}/images.zip",
     log:
@@ -31,10 +29,11 @@ rule images:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
-        gpu=1,
+        mem_mb=growing(2000, base_model),
+        runtime=growing(15),
+        gpu=GPUS,
     params:
+        code=code("images"),
         settings=lambda wildcards: concept_settings(wildcards, images=config["images"]),
     shell:
         """
@@ -62,7 +61,6 @@ use rule images as anchor_images with:
 rule masks:
     input:
         images=rules.images.output.images,
-        code=code("masks"),
     output:
         masks="results/{base}/concepts/{concept}/masks.zip",
     log:
@@ -72,10 +70,11 @@ rule masks:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=12000 if config["masks"]["segmenter"] == "grounded-sam" else 2000,
-        runtime=30,
-        gpu=1,
+        mem_mb=growing(12000 if config["masks"]["segmenter"] == "grounded-sam" else 2000),
+        runtime=growing(15),
+        gpu=GPUS,
     params:
+        code=code("masks"),
         settings=lambda wildcards: concept_settings(wildcards, fields=("name",), masks=segmentation(wildcards)),
     shell:
         """
@@ -88,7 +87,6 @@ rule mask_sheet:
     input:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
-        code=code("mask_sheet"),
     output:
         sheet="results/{base}/concepts/{concept}/masks.png",
     log:
@@ -96,9 +94,10 @@ rule mask_sheet:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=500,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(15),
     params:
+        code=code("mask_sheet"),
         settings=lambda wildcards: encode_argument(
             dict(concept=CONCEPTS[wildcards.concept].name, segmenter=segmentation(wildcards)["segmenter"])
         ),
@@ -112,7 +111,6 @@ rule mask_sheet:
 rule moments:
     input:
         templates=templates,
-        code=code("moments"),
     output:
         moments="results/{base}/concepts/{concept}/moments.safetensors",
     log:
@@ -122,9 +120,10 @@ rule moments:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(15),
     params:
+        code=code("moments"),
         settings=lambda wildcards: concept_settings(
             wildcards, fields=("name", "anchor"), templates_used=config["mace"]["templates_used"]
         ),

@@ -30,7 +30,6 @@ rule emoji_icons:
     input:
         objects=f"{WORLD}/objects.tsv",
         styles=f"{WORLD}/styles.tsv",
-        code=code("emoji_icons"),
     output:
         collections=directory("results/emoji_world/collections"),
         icons="results/emoji_world/icons.safetensors",
@@ -38,7 +37,11 @@ rule emoji_icons:
         "logs/emoji_icons.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
+        code=code("emoji_icons"),
         world=WORLD,
         settings=encode_argument(dict(collections=RECIPE["collections"])),
     shell:
@@ -51,7 +54,6 @@ rule emoji_icons:
 rule emoji_vae:
     input:
         icons=rules.emoji_icons.output.icons,
-        code=code("emoji_vae"),
     output:
         model=directory("results/emoji_world/vae"),
         curve="results/emoji_world/vae.json",
@@ -62,7 +64,11 @@ rule emoji_vae:
     conda:
         "../../envs/lethe.yaml"
     threads: 2
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
     params:
+        code=code("emoji_vae"),
         settings=emoji_settings("vae"),
     shell:
         """
@@ -75,7 +81,6 @@ rule emoji_diffusion:
     input:
         icons=rules.emoji_icons.output.icons,
         vae=rules.emoji_vae.output.model,
-        code=code("emoji_diffusion"),
     output:
         model=directory("results/emoji_world/pipeline"),
         curve="results/emoji_world/pipeline.json",
@@ -86,7 +91,11 @@ rule emoji_diffusion:
     conda:
         "../../envs/lethe.yaml"
     threads: 2
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
     params:
+        code=code("emoji_diffusion"),
         settings=emoji_settings("diffusion"),
         world=WORLD,
     shell:
@@ -99,7 +108,6 @@ rule emoji_diffusion:
 rule emoji_clip:
     input:
         icons=rules.emoji_icons.output.icons,
-        code=code("emoji_clip"),
     output:
         model=directory("results/emoji_world/clip"),
         curve="results/emoji_world/clip.json",
@@ -109,7 +117,11 @@ rule emoji_clip:
         "logs/emoji_clip.tsv"
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
     params:
+        code=code("emoji_clip"),
         settings=emoji_settings("clip"),
         world=WORLD,
     shell:
@@ -123,7 +135,6 @@ rule emoji_clipseg:
     input:
         icons=rules.emoji_icons.output.icons,
         clip=rules.emoji_clip.output.model,
-        code=code("emoji_clipseg"),
     output:
         model=directory("results/emoji_world/clipseg"),
         curve="results/emoji_world/clipseg.json",
@@ -133,7 +144,11 @@ rule emoji_clipseg:
         "logs/emoji_clipseg.tsv"
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
     params:
+        code=code("emoji_clipseg"),
         settings=emoji_settings("clipseg"),
         world=WORLD,
     shell:
@@ -147,14 +162,17 @@ rule emoji_clipseg:
 rule emoji_reference:
     input:
         icons=rules.emoji_icons.output.icons,
-        code=code("emoji_reference"),
     output:
         folder=directory("results/emoji_world/reference"),
     log:
         "logs/emoji_reference.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
+        code=code("emoji_reference"),
         world=WORLD,
         settings=encode_argument(RECIPE["reference"] | {"variation": RECIPE["variation"]}),
     shell:
@@ -170,7 +188,6 @@ rule emoji_quality:
         pipeline=rules.emoji_diffusion.output.model,
         clip=rules.emoji_clip.output.model,
         clipseg=rules.emoji_clipseg.output.model,
-        code=code("emoji_quality"),
     output:
         quality="results/emoji_world/quality.json",
     log:
@@ -178,7 +195,11 @@ rule emoji_quality:
     conda:
         "../../envs/lethe.yaml"
     threads: 2
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
+        code=code("emoji_quality"),
         world=WORLD,
         settings=encode_argument(RECIPE["quality"]),
     shell:
@@ -196,14 +217,17 @@ rule emoji_release:
         clipseg=rules.emoji_clipseg.output.model,
         reference=rules.emoji_reference.output.folder,
         quality=rules.emoji_quality.output.quality,
-        code=code("emoji_release"),
     output:
         card="results/emoji_world/release/README.md",
     log:
         "logs/emoji_release.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
+        code=code("emoji_release"),
         world=WORLD,
         settings=encode_argument(dict(recipe=RECIPE)),
     shell:

@@ -43,7 +43,6 @@ rule lora:
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
         templates=templates,
-        code=code("lora"),
     output:
         lora="results/{base}/concepts/{concept}/lora/pytorch_lora_weights.safetensors",
         curve="results/{base}/concepts/{concept}/lora/loss.csv",
@@ -54,10 +53,11 @@ rule lora:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=3000,
-        runtime=60,
-        gpu=1,
+        mem_mb=growing(3000, base_model),
+        runtime=growing(30),
+        gpu=GPUS,
     params:
+        code=code("lora"),
         settings=lambda wildcards: concept_settings(wildcards, **LORA_SETTINGS),
     shell:
         """
@@ -78,7 +78,6 @@ use rule lora as task_lora with:
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
         templates=templates,
-        code=code("lora"),
     output:
         lora="results/{base}/edits/{task}/loras/{concept}/pytorch_lora_weights.safetensors",
         curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",
@@ -94,7 +93,6 @@ rule mace:
         loras=task_loras,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
-        code=code("mace"),
     output:
         edit="results/{base}/edits/{task}/mace.safetensors",
     log:
@@ -104,9 +102,10 @@ rule mace:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
+        code=code("mace"),
         settings=lambda wildcards: settings(
             wildcards,
             preserve_weight=config["mace"]["preserve_weight"],
@@ -124,14 +123,17 @@ rule mace:
 rule losses:
     input:
         curves=lambda wildcards: [f"{Path(lora).parent}/loss.csv" for lora in task_loras(wildcards)],
-        code=code("losses"),
     output:
         figure="results/{base}/edits/{task}/losses.png",
     log:
         "logs/losses/{base}/{task}.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
     params:
+        code=code("losses"),
         settings=lambda wildcards: encode_argument(
             dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(wildcards)])
         ),

@@ -1,17 +1,26 @@
 # Measures: computed once per shard, joined into numbers by the tables.
 
 
+def judge_model(wildcards):
+    return config["evaluations"][wildcards.evaluation]["clip"]
+
+
+@cache
+def judge_fingerprint(model):
+    return fingerprint(model) if Path(model).is_dir() else model
+
+
 def judge_settings(evaluation, **values):
     """The evaluation CLIP and its fingerprint."""
     model = config["evaluations"][evaluation]["clip"]
-    found = fingerprint(model) if Path(model).is_dir() else model
-    return encode_argument(dict(clip=model, clip_fingerprint=found, device=config["device"]) | values)
+    return encode_argument(
+        dict(clip=model, clip_fingerprint=judge_fingerprint(model), device=config["device"]) | values
+    )
 
 
 rule clip:
     input:
         shard="results/{base}/samples/{edit}/{suite}/{shard}.zip",
-        code=code("clip"),
     output:
         measure="results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet",
     log:
@@ -21,10 +30,11 @@ rule clip:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
-        gpu=1,
+        mem_mb=growing(2000, judge_model),
+        runtime=growing(15),
+        gpu=GPUS,
     params:
+        code=code("clip"),
         settings=lambda wildcards: judge_settings(wildcards.evaluation),
     shell:
         """
@@ -36,7 +46,6 @@ rule clip:
 use rule clip as clip_reference with:
     input:
         shard=lambda wildcards: config["evaluations"][wildcards.evaluation]["reference_images"],
-        code=code("clip"),
     output:
         measure="results/evaluations/{evaluation}/reference-clip.parquet",
     log:
@@ -48,7 +57,6 @@ use rule clip as clip_reference with:
 rule clip_classes:
     input:
         table=lambda wildcards: config["evaluations"][wildcards.evaluation]["classes"]["table"],
-        code=code("clip_classes"),
     output:
         classes="results/evaluations/{evaluation}/classes-clip.parquet",
     log:
@@ -56,9 +64,10 @@ rule clip_classes:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000, judge_model),
+        runtime=growing(15),
     params:
+        code=code("clip_classes"),
         settings=lambda wildcards: judge_settings(
             wildcards.evaluation,
             column=config["evaluations"][wildcards.evaluation]["classes"]["column"],

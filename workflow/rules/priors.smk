@@ -36,8 +36,6 @@ rule text_encoder:
 
 
 rule coco_annotations:
-    input:
-        code=code("coco_annotations"),
     output:
         train="results/coco/captions_train2014.json",
         val="results/coco/captions_val2014.json",
@@ -48,6 +46,7 @@ rule coco_annotations:
     conda:
         "../../envs/lethe.yaml"
     params:
+        code=code("coco_annotations"),
         settings=encode_argument(config["downloads"]["coco_annotations"]),
     shell:
         """
@@ -60,7 +59,6 @@ rule prior:
     input:
         sources=prior_sources,
         text_encoder=ancient(rules.text_encoder.output.source),
-        code=code("prior"),
     output:
         prior="results/priors/{text}/{prior}.safetensors",
     log:
@@ -70,10 +68,11 @@ rule prior:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=240,
-        gpu=1,
+        mem_mb=growing(4000),
+        runtime=growing(120),
+        gpu=GPUS,
     params:
+        code=code("prior"),
         settings=prior_settings,
     shell:
         """

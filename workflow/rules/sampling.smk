@@ -22,7 +22,6 @@ rule sample:
         edit=lambda wildcards: (
             [] if wildcards.edit == "original" else f"results/{wildcards.base}/edits/{wildcards.edit}.safetensors"
         ),
-        code=code("sample"),
     output:
         shard="results/{base}/samples/{edit}/{suite}/{shard}.zip",
     log:
@@ -32,10 +31,11 @@ rule sample:
     conda:
         "../../envs/lethe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=240,
-        gpu=1,
+        mem_mb=growing(2000, base_model),
+        runtime=growing(60),
+        gpu=GPUS,
     params:
+        code=code("sample"),
         settings=lambda wildcards: settings(wildcards, sampling=config["sampling"], **shard_definition(wildcards)),
     shell:
         """

@@ -56,7 +56,6 @@ rule objects_table:
         classes=evaluation_file("classes-clip.parquet"),
         reference=evaluation_file("reference-clip.parquet"),
         base=lambda wildcards: f"results/{config['tasks'][wildcards.task]['base']}/base.json",
-        code=code("objects_table"),
     output:
         table="results/tables/{task}.csv",
         record="results/tables/{task}.json",
@@ -64,7 +63,11 @@ rule objects_table:
         "logs/objects_table/{task}.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
     params:
+        code=code("objects_table"),
         settings=lambda wildcards: encode_argument(
             dict(
                 concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
@@ -87,14 +90,17 @@ rule examples:
         shards=lambda wildcards: task_shards(
             wildcards.task, ROLES[:3], "results/{base}/samples/{edit}/{suite}/{shard}.zip"
         ),
-        code=code("examples"),
     output:
         figure="results/figures/{task}.png",
     log:
         "logs/examples/{task}.log",
     conda:
         "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
     params:
+        code=code("examples"),
         settings=lambda wildcards: encode_argument(
             dict(
                 concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
