@@ -23,7 +23,7 @@ from torch import Tensor
 
 import harness
 import published
-from lethe.closed_form import LowRank
+from lethe.low_rank import LowRank
 from lethe.methods.mace import MaceSettings, erase
 from lethe.moments import ConceptMoments, second_moment
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import harness  # noqa: F401 (finds lethe)
 from lethe.bases import cross_attention_projections, load_pipeline, set_projections, text_encoders, use_scheduler
-from lethe.closed_form import LowRank
 from lethe.concepts import Concept
 from lethe.embedded.quality import embed
 from lethe.files import read_texts
 from lethe.lora import Examples, LoraSettings, concept_examples, train_lora
+from lethe.low_rank import LowRank
 from lethe.masks import concept_masks
 from lethe.measures.clip import load_judge, text_embeddings
 from lethe.methods.mace import transformed

@@ -17,8 +17,8 @@ import time
 import torch
 
 from emoji_erasure import EmojiErasure
-from lethe.closed_form import LowRank
 from lethe.concepts import read_concepts
+from lethe.low_rank import LowRank
 from lethe.methods.mace import MaceSettings, erase, refinement
 
 

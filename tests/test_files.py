@@ -16,6 +16,7 @@ from PIL import Image
 
 from lethe.files import (
     Loaded,
+    folder_written_whole,
     image_name,
     read_cells,
     read_images,
@@ -266,3 +267,36 @@ def test_loaded_does_not_take_an_error_for_the_end(tmp_path: Path) -> None:
 
     with pytest.raises(IndexError):
         list(Loaded(fail, [tmp_path]))
+
+
+# Whole folders
+
+
+def test_a_folder_appears_at_the_end_and_alone(tmp_path: Path) -> None:
+    for name in ("new", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with folder_written_whole(tmp_path / name) as part:
+            (part / "deep").mkdir()
+            (part / "deep" / "file").write_text("x")
+            assert not (tmp_path / name / "deep").exists()
+        assert (tmp_path / name / "deep" / "file").read_text() == "x"
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "empty"}
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), folder_written_whole(tmp_path / "new") as part:
+        (part / "file").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".hidden").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("full", "file"):
+        text = f"{name}: it is there already; name a folder that does not exist or is empty"
+        with pytest.raises(ValueError, match=text), folder_written_whole(tmp_path / name):
+            pass
+    assert (tmp_path / "full" / ".hidden").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from conftest import unet_inputs
 from lethe.bases import cross_attention_projections, set_projections, text_encoders
-from lethe.closed_form import LowRank
-from lethe.methods.mace import MaceSettings, RefinementSettings, erase, preserved, refinement, transformed
+from lethe.low_rank import LowRank
+from lethe.methods.mace import MaceSettings, RefinementSettings, erase, join, preserved, refinement, transformed
 from lethe.moments import ConceptMoments, concept_moments, second_moment
 from lethe.prompts import aligned_positions, fill
 from lethe.text import encode_prompts
@@ -38,6 +38,21 @@ def test_erase_is_both_equations(concepts: int) -> None:
         assert apart(got[name], fused_by_loop(name, case, refined, 0.05, 0.7)) < 1e-10
         assert apart(got[name], weight) > 1e-2
         assert torch.equal(weight, before[name])
+
+
+def test_the_factors_of_a_join_make_the_weights_that_erase_makes() -> None:
+    case = make_case(27, concepts=3, layers=3)
+    transform, concepts = join(list(case.weights), moments_of(case), case.loras, case.prior, SETTINGS)
+    updates = list(concepts)
+    assert [set(update) for update in updates] == [set(case.weights)] * 3
+    want = erase(case.weights, moments_of(case), case.loras, case.prior, SETTINGS)
+    for name, weight in case.weights.items():
+        got = weight @ transform
+        for update, lora in zip(updates, case.loras, strict=True):
+            assert torch.equal(update[name].up, lora[name].up)
+            assert update[name].down.shape == lora[name].down.shape
+            got = got + update[name].up @ update[name].down
+        assert apart(got, want[name]) < 1e-12
 
 
 def test_erase_without_a_prior_ignores_its_weights() -> None:

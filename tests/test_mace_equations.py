@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from lethe.adapters import load_lora
-from lethe.closed_form import LowRank
 from lethe.files import Loaded
+from lethe.low_rank import LowRank
 from lethe.methods.mace import MaceSettings, erase, refinement, transformed
 from lethe.moments import ConceptMoments, load_concept_moments, save_concept_moments, second_moment
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from conftest import ROOT
 from lethe import provenance
 from lethe.provenance import (
     as_header,
-    code_digest,
+    code_hash,
+    commit,
     content_hash,
     environment,
     fingerprint,
@@ -158,6 +160,12 @@ def test_classes_depend_on_suites_and_files_and_not_on_lora() -> None:
     assert not found & {"lora.py", "closed_form.py", "sampling.py", "masks.py", "methods/mace.py"}
 
 
+def test_sampling_depends_on_how_edits_apply_and_not_on_how_they_are_made() -> None:
+    found = names("lethe.steps.sample")
+    assert {"edits.py", "low_rank.py", "sampling.py"} <= found
+    assert not found & {"closed_form.py", "methods/mace.py", "moments.py", "export.py", "__main__.py"}
+
+
 def test_a_lora_depends_on_the_algebra_and_not_on_measures() -> None:
     found = names("lethe.steps.lora")
     assert {"closed_form.py", "methods/mace.py", "lora.py", "attention.py", "moments.py", "text.py"} <= found
@@ -196,27 +204,6 @@ def test_a_module_of_others_is_refused(module: str) -> None:
         source_files(module)
 
 
-def test_code_digest_follows_the_content_of_all_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = tmp_path / "lethe"
-    library.mkdir()
-    monkeypatch.setattr(provenance, "LIBRARY", library)
-
-    def digest(**modules: str) -> str:
-        for name, content in modules.items():
-            (library / f"{name}.py").write_text(content)
-        source_files.cache_clear()
-        return code_digest("lethe.first")
-
-    try:
-        before = digest(first="from lethe.second import x", second="x = 1", third="y = 1")
-        assert len(before) == 64
-        assert digest(third="y = 2") == before
-        assert digest(second="x = 2") != before
-        assert digest(second="x = 1") == before
-    finally:
-        source_files.cache_clear()
-
-
 # Records
 
 
@@ -228,11 +215,40 @@ def test_environment_names_what_shapes_results(monkeypatch: pytest.MonkeyPatch) 
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_environment_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_commit_is_that_of_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "commit" not in environment()
     monkeypatch.setattr(provenance, "LIBRARY", tmp_path)
-    assert environment()["commit"] == "not a git checkout"
+    assert commit() == "not a git checkout"
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", *command], check=True, cwd=tmp_path)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert commit() == head.stdout.strip()
     monkeypatch.setenv("PATH", "")
-    assert environment()["commit"] == "not a git checkout"
+    assert commit() == "not a git checkout"
+
+
+def test_code_hash_follows_the_modules_of_a_step_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(LIBRARY, tmp_path / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def found() -> str:
+        source_files.cache_clear()
+        code_hash.cache_clear()
+        return code_hash("lethe.steps.moments")
+
+    try:
+        here = found()
+        monkeypatch.setattr(provenance, "LIBRARY", tmp_path / "lethe")
+        assert found() == here
+        (tmp_path / "lethe" / "masks.py").write_text("# of other steps")
+        assert found() == here
+        (tmp_path / "lethe" / "prompts.py").write_text("# changed")
+        assert found() != here
+    finally:
+        source_files.cache_clear()
+        code_hash.cache_clear()
 
 
 def test_a_record_in_a_header_is_one_sorted_json_text(tmp_path: Path) -> None:

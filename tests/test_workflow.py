@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from lethe.bases import projection_weights, weights_hash
+from lethe.edits import Edit, FactoredEdit, load_edit
+from lethe.provenance import code_hash, fingerprint
 from running import ROOT, planned, snakemake
 
 HOSTILE = "$(touch pwned)'s `cat`"
@@ -93,6 +97,7 @@ def test_the_record_names_base_protocols_and_versions(finished: Path) -> None:
     assert record["base"]["window"] == 77
     assert "not an Inception FID" in record["protocols"]["fid"]
     assert record["environment"]["diffusers"]
+    assert record["commit"]
 
 
 def test_changing_an_anchor_plans_that_concept_and_the_join(finished: Path) -> None:
@@ -168,6 +173,28 @@ def test_the_scale_of_the_fusion_plans_the_join_and_trains_nothing(finished: Pat
     jobs = planned(snakemake(finished, "-n", "--cores", "2", "--config", 'mace={"fuse_preserve_scale": 0.5}').stdout)
     assert jobs["mace"] == 1
     assert not {"lora", "prior", "moments"} & set(jobs)
+
+
+def test_an_edit_can_be_stored_as_factors(finished: Path, sd_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "project")
+    edit = Path("results/sd/edits/objects/mace.safetensors")
+    run = snakemake(tmp_path / "project", "--cores", "2", "--config", 'mace={"edit_form": "factors"}', "--", str(edit))
+    assert run.returncode == 0, run.stderr
+    assert planned(run.stdout + run.stderr) == {"mace": 1}
+    whole, factors = load_edit(finished / edit), load_edit(tmp_path / "project" / edit)
+    assert isinstance(whole, Edit)
+    assert isinstance(factors, FactoredEdit)
+    for record in (whole.record, factors.record):
+        assert record["base"]["fingerprint"] == fingerprint(sd_folder)
+        assert record["base"]["weights_sha256"] == weights_hash(sd_folder)
+        assert (record["step"], record["task"]) == ("mace", "objects")
+        assert record["concepts"] == ["ship", '$(touch pwned)\'s "cat"']  # in the order of their slugs
+        assert record["code"] == code_hash("lethe.steps.mace")
+        assert "commit" not in str(record)
+    assert list(factors.rows) == factors.record["concepts"]
+    base = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
+    for name, weight in factors.edited(base).items():
+        assert (weight - whole.weights[name]).abs().max() <= 1e-6 * weight.abs().max()
 
 
 @pytest.mark.parametrize(

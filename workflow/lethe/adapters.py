@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lethe.closed_form import LowRank
 from lethe.files import written_whole
+from lethe.low_rank import LowRank
 from lethe.provenance import as_header
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"

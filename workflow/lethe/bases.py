@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the func
 
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
 UNET_WEIGHTS = "diffusion_pytorch_model"
+WEIGHT_STEMS = (UNET_WEIGHTS, "model")  # of components of diffusers and of transformers
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 TEXT_CLASSES = {  # of the text encoders, and the families that have them
@@ -193,3 +195,75 @@ def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
             f"{base} reads text with {' and '.join(classes) or 'no encoder'}; a base must be of one of the families "
             f"{', '.join(TEXT_CLASSES.values())}"
         )
+
+
+def base_folder(model: str, revision: str | None, *, variant: str | None = None) -> Path:
+    """The folder of a base: itself, or what the pipeline needs of a hub id, downloaded if it is not there yet.
+
+    Raises ValueError when the hub does not give the model.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    import diffusers
+
+    try:
+        found = diffusers.DiffusionPipeline.download(model, revision=revision, variant=variant, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{model}: no such folder, and the hub does not give it ({reason})") from None
+    return Path(found)
+
+
+def weight_files(component: Path, *, variant: str | None = None) -> list[Path]:
+    """The safetensors files that a component (a folder such as `unet`) loads: one, its shards, or none.
+
+    Other variants (such as `model.fp16.safetensors`) are not among them, nor are pickles.
+    """
+    part = f".{variant}" if variant else ""
+    for stem in WEIGHT_STEMS:
+        index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if any(Path(name).name != name for name in names):
+                raise ValueError(f"{index}: its shards must be files beside it")
+            return [component / name for name in names]
+        if whole.is_file():
+            return [whole]
+    return []
+
+
+def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
+    """SHA-256 of the weights that an edit is made from, for the U-Net and each text encoder of a base's folder.
+
+    Taken over names and values as float32, so sharding a file or widening its dtype keeps it. Raises ValueError when
+    there are no such weights.
+    """
+    from safetensors import safe_open
+
+    found = {}
+    for component in ("unet", *sorted(name for name in parts_of(folder) if name.startswith("text_encoder"))):
+        where = {}
+        for path in weight_files(folder / component, variant=variant):
+            with safe_open(path, "pt") as file:
+                # transformers 5 writes the names of text encoders without the prefix that hub files have
+                where |= {name.removeprefix("text_model."): (path, name) for name in file.keys()}  # noqa: SIM118
+        if not where:
+            raise ValueError(f"{folder / component}: there are no weights as safetensors")
+        digest = hashlib.sha256()
+        for short, (path, name) in sorted(where.items()):
+            with safe_open(path, "pt") as file:
+                tensor = file.get_tensor(name)
+            if tensor.is_floating_point():  # position ids come and go between versions
+                digest.update(f"{short}\0{list(tensor.shape)}\0".encode())
+                digest.update(tensor.float().contiguous().numpy())
+        found[component] = digest.hexdigest()
+    return found
+
+
+def parts_of(folder: Path) -> list[str]:
+    """Names of the components that a pipeline's folder has, as its model_index.json lists them."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"{folder}: this is no pipeline in diffusers format (it has no model_index.json)")
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    return [name for name, kind in parts.items() if isinstance(kind, list) and kind and kind[0]]

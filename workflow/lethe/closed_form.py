@@ -7,28 +7,18 @@ Source: MACE, arXiv 2403.06135, Eq. 1-2 (refinement) and Eq. 6-7 (fusion), with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lethe.low_rank import LowRank
+
 log = logging.getLogger(__name__)
 
 REFUSE_ABOVE = 1e14
 WARN_ABOVE = 1e11
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """A low-rank update `up @ down` of one projection: `down` `[r, d]`, `up` `[out, r]`."""
-
-    down: Tensor
-    up: Tensor
-
-    def add_to(self, weight: Tensor) -> None:
-        """Add the update to `weight` `[out, d]`, in place, in its dtype and on its device."""
-        weight.addmm_(self.up.to(weight), self.down.to(weight))
 
 
 @dataclass(frozen=True)
@@ -116,14 +106,6 @@ def fuse(transform: Tensor, fusion: Tensor, prior: Tensor | None, *, scale: floa
     total = fusion.to(torch.float64)
     system = factorise(total + kept, settings="mace.lamb or mace.fuse_preserve_scale")
     return Fusion(system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved), system)
-
-
-def apply(weight: Tensor, transform: Tensor, updates: Iterable[LowRank]) -> Tensor:
-    """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
-    edited = weight.to(torch.float64) @ transform.to(weight.device, torch.float64)
-    for update in updates:
-        update.add_to(edited)
-    return edited.to(weight.dtype)
 
 
 def _kept(like: Tensor, prior: Tensor | None, *, scale: float, ridge: float) -> Tensor:

@@ -95,11 +95,6 @@ def source_files(module: str) -> tuple[str, ...]:
     return tuple(sorted(str(path) for path in found.values()))
 
 
-def code_digest(module: str) -> str:
-    """SHA-256 over the contents of `source_files(module)`."""
-    return hashlib.sha256("".join(sha256_of(Path(path)) for path in source_files(module)).encode()).hexdigest()
-
-
 @cache
 def _imports(path: Path) -> list[str]:
     """Modules of the library that a file imports, and the names it takes from them, which may be modules too."""
@@ -123,18 +118,28 @@ def _path_of(name: str) -> Path | None:
     return None
 
 
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 over names and contents of a module's `source_files`; the same wherever the library lies."""
+    digest = hashlib.sha256()
+    for path in map(Path, source_files(module)):
+        digest.update(f"{path.relative_to(LIBRARY).as_posix()}\0{sha256_of(path)}\0".encode())
+    return digest.hexdigest()
+
+
 def environment() -> dict[str, str]:
-    """Versions of Python, the packages that shape results, the processor, and the commit this runs from, if known."""
+    """Versions of Python and of the packages that shape results, and the processor."""
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return {"python": platform.python_version(), "machine": platform.machine(), "commit": _commit(), **versions}
+    return {"python": platform.python_version(), "machine": platform.machine(), **versions}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit this runs from, marked when files differ from it; for tables, as it changes with any commit."""
     command = ["git", "-C", str(LIBRARY), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

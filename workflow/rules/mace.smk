@@ -110,7 +110,9 @@ rule mace:
             wildcards,
             preserve_weight=config["mace"]["preserve_weight"],
             mace={key: config["mace"][key] for key in (*REFINEMENT, "fuse_preserve_scale")},
-            concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
+            edit_form=config["mace"]["edit_form"],
+            task=wildcards.task,
+            concepts=[CONCEPTS[slug].name for slug in task_slugs(wildcards)],
         ),
     shell:
         """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lethe.closed_form import LowRank, apply, fuse, refine
+from lethe.closed_form import fuse, refine
+from lethe.low_rank import LowRank, apply
 from lethe.moments import ConceptMoments, Moment, total_moments
 
 SCALE_CONVENTIONS = ("paper", "published-code")
@@ -59,6 +60,41 @@ def transformed(projections: Mapping[str, Tensor], transform: Tensor) -> dict[st
     return {name: apply(weight, transform, []) for name, weight in projections.items()}
 
 
+def join(
+    projections: Collection[str],
+    moments: Sequence[ConceptMoments],
+    loras: Sequence[Mapping[str, LowRank]],
+    prior: Tensor | None,
+    settings: MaceSettings,
+) -> tuple[Tensor, Iterator[dict[str, LowRank]]]:
+    """Refinement and fusion (Eq. 1-2 and 6-7) as the factors of W* = W T2 + sum_i up_i down_i, in float64.
+
+    Goes through the concepts twice and holds one at a time, so with `moments` and `loras` that load what is asked for
+    (`lethe.files.Loaded`) memory does not grow with their number.
+
+    Args:
+        projections: their module names.  moments, loras: one per concept, in the same order; the last bits of the
+            result depend on that order.  prior: what `preserved` returns.
+    Returns: T2 `[d, d]`, and an iterator over the concepts' updates of each projection.
+    Raises: ValueError when concepts and LoRAs differ in number, a system is singular, or, while iterating, a LoRA
+        lacks a projection.
+    """
+    if len(moments) != len(loras):
+        raise ValueError(f"join: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
+    total = total_moments(moments)
+    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
+    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
+
+    def updates() -> Iterator[dict[str, LowRank]]:
+        for concept, lora in zip(moments, loras, strict=True):
+            if missing := sorted(set(projections) - set(lora)):
+                raise ValueError(f"join: a LoRA has no update for {missing[0]}; was it trained on another base?")
+            projected = fusion.project(concept.fusion, lora)
+            yield {name: projected[name] for name in projections}
+
+    return fusion.transform, updates()
+
+
 def erase(
     projections: Mapping[str, Tensor],
     moments: Sequence[ConceptMoments],
@@ -66,27 +102,13 @@ def erase(
     prior: Tensor | None,
     settings: MaceSettings,
 ) -> dict[str, Tensor]:
-    """The weights of every projection after refinement and fusion (Eq. 1-2 and 6-7).
+    """The weights W* `[out, d]` of every projection, from W and what `join` takes, by module name.
 
-    Computed in float64 and rounded once, to the dtype of `projections`. Goes through the concepts twice and holds one
-    at a time, so with `moments` and `loras` that load what is asked for (`lethe.files.Loaded`) memory does not grow
-    with their number.
-
-    Args:
-        projections: W `[out, d]` by module name.  moments, loras: one per concept, in the same order; the last bits
-            of the result depend on that order.  prior: what `preserved` returns.
-    Raises: ValueError when concepts and LoRAs differ in number, a LoRA lacks a projection, or a system is singular.
+    Computed in float64 and rounded once, to the dtype of `projections`. Raises ValueError as `join` does.
     """
-    if len(moments) != len(loras):
-        raise ValueError(f"erase: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
-    total = total_moments(moments)
-    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
-    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
-    erased = {name: apply(weight.to(torch.float64), fusion.transform, []) for name, weight in projections.items()}
-    for concept, lora in zip(moments, loras, strict=True):
-        if missing := sorted(set(projections) - set(lora)):
-            raise ValueError(f"erase: a LoRA has no update for {missing[0]}; was it trained on another base?")
-        updates = fusion.project(concept.fusion, lora)
+    transform, concepts = join(projections, moments, loras, prior, settings)
+    erased = {name: apply(weight.to(torch.float64), transform, []) for name, weight in projections.items()}
+    for updates in concepts:
         for name, weight in erased.items():
             updates[name].add_to(weight)
     return {name: weight.to(projections[name].dtype) for name, weight in erased.items()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from lethe.provenance import environment, sha256_of
+from lethe.provenance import code_hash, environment, sha256_of
 
 
 def read_arguments(
@@ -33,13 +33,19 @@ def read_arguments(
 
 
 def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:
-    """What made an output: the step, its settings, the SHA-256 of its input files, versions; no clock, no host."""
+    """What made an output: the step, its settings, the SHA-256 of its input files and of its code, versions.
+
+    No clock, no host, no commit: the same settings, inputs and code give the same record. What `more` holds is left
+    out of the settings.
+    """
     files = {
         name: [sha256_of(path) for path in (value if isinstance(value, list) else [value])]
         for name, value in vars(args).items()
         if name not in ("settings", "threads") and not name.startswith("out_")
     }
-    return {"step": step, "settings": vars(args.settings), "inputs": files, "environment": environment(), **more}
+    settings = {name: value for name, value in vars(args.settings).items() if name not in more}
+    code = code_hash(f"lethe.steps.{step}")
+    return {"step": step, "settings": settings, "inputs": files, "code": code, "environment": environment(), **more}
 
 
 def use_threads(threads: int) -> None:

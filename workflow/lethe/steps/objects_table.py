@@ -7,6 +7,7 @@ import pandas as pd
 from lethe import protocols
 from lethe.files import written_whole
 from lethe.measures.table import read_measures
+from lethe.provenance import commit
 from lethe.steps.arguments import read_arguments, record_of
 from lethe.tables import object_scores, objects_table
 
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     record = record_of(
         "objects_table",
         args,
+        commit=commit(),
         base=json.loads(args.base.read_text()),
         details={method: score["details"] for method, score in scores.items()},
         protocols={

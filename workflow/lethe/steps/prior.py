@@ -7,7 +7,7 @@ from functools import partial
 from lethe.bases import pick_device
 from lethe.moments import moment_in_parts, save_moment
 from lethe.priors import prior_texts
-from lethe.provenance import code_digest, environment
+from lethe.provenance import code_hash, environment
 from lethe.steps.arguments import read_arguments, record_of, use_threads
 from lethe.steps.loading import text_of
 from lethe.text import encode_prompts
@@ -24,8 +24,8 @@ if __name__ == "__main__":
         "precision": settings.precision,
         "device": str(pick_device(settings.device)),
         "threads": args.threads,
-        "code": code_digest("lethe.steps.prior"),
-        "environment": {key: value for key, value in environment().items() if key != "commit"},
+        "code": code_hash("lethe.steps.prior"),
+        "environment": environment(),
     }
     parts = args.out_prior.with_name(f"{args.out_prior.name}.parts")
     moment = moment_in_parts(partial(encode_prompts, text_of(settings)), texts, parts, made_by=made_by)

@@ -1,0 +1,167 @@
+"""The lethe command: what README says it does, in words a person can act on, from a clone and installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from conftest import ROOT
+from lethe.__main__ import main
+from lethe.edits import Edit, FactoredEdit, load_edit, save_edit
+from test_export import edited_pipeline, factored_for, image, record_for, tree
+
+
+@pytest.fixture
+def edit(sd_folder: Path, tmp_path: Path, drawn: Callable[..., Tensor]) -> Path:
+    """The file of an edit by factors of the tiny base."""
+    made = factored_for(sd_folder, drawn)
+    more = {"task": "ships", "settings": {"mace": {"lamb": 0.5}, "device": "cpu"}, "code": "c" * 64}
+    record = made.record | more | {"environment": {"torch": "2.15.0"}}
+    save_edit(tmp_path / "edit.safetensors", FactoredEdit(made.transform, made.updates, made.rows, record))
+    return tmp_path / "edit.safetensors"
+
+
+def told(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """What a refusal says: one line on standard error, nothing else."""
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("lethe: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_show_says_what_made_an_edit(edit: Path, sd_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["show", str(edit)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["method"] == "mace"
+    assert lines["base"].startswith(f"tiny: {sd_folder}, fingerprint ")
+    assert lines["task"] == "ships"
+    assert lines["concepts"] == "AC/DC (rank 1), Ü ```` ship (rank 1)"
+    assert lines["form"] == "factors, 14 parameters, 0.0 MB"
+    assert lines["settings"] == "device cpu, mace.lamb 0.5"
+    assert lines["versions"] == "torch 2.15.0"
+
+
+def test_show_prints_no_control_characters(tmp_path: Path, sd_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    record = record_for(sd_folder) | {"concepts": ["\x1b[31mship\nx"]}
+    save_edit(tmp_path / "edit", Edit({"conv_in.bias": Tensor([1.0])}, record))
+    assert main(["show", str(tmp_path / "edit")]) == 0
+    out = capsys.readouterr().out
+    assert r"\x1b[31mship\nx" in out
+    assert "\x1b" not in out
+
+
+def test_show_can_print_the_whole_record(edit: Path, capsys: pytest.CaptureFixture) -> None:
+    import json
+
+    assert main(["show", "--json", str(edit)]) == 0
+    assert json.loads(capsys.readouterr().out) == load_edit(edit).record
+
+
+def test_what_is_no_edit_is_refused_in_a_sentence(
+    tmp_path: Path, sd_folder: Path, edit: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "text").write_text("x")
+    out, base = tmp_path / "out", ("--base", sd_folder)
+    assert "text: this is no safetensors file" in told(capsys, "show", tmp_path / "text")
+    assert "absent" in told(capsys, "show", tmp_path / "absent")
+    weights = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    assert "this is no edit" in told(capsys, "apply", *base, "--edit", weights, "--out", out)
+    assert "it is there already" in told(capsys, "apply", *base, "--edit", edit, "--out", tmp_path)
+    assert "no model_index.json" in told(capsys, "apply", "--base", tmp_path, "--edit", edit, "--out", out)
+    assert "no revisions" in told(capsys, "apply", *base, "--revision", "main", "--edit", edit, "--out", out)
+    assert "`rank` must be 1 or more" in told(capsys, "lora", *base, "--edit", edit, "--rank", 0, "--out", out)
+    assert not out.exists()
+
+
+def test_a_hub_id_is_downloaded_at_its_revision(
+    sd_folder: Path, edit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+
+    def download(model: str, *, revision: str, use_safetensors: bool) -> str:
+        asked.append((model, revision, use_safetensors))
+        if model == "owner/gone":
+            raise OSError("404 Client Error.\n\nRepository Not Found")
+        return str(sd_folder)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    rest = ["--revision", "abc", "--edit", str(edit), "--out", str(tmp_path / "out")]
+    assert main(["apply", "--base", "owner/name", *rest]) == 0
+    assert asked == [("owner/name", "abc", True)]
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    shutil.rmtree(tmp_path / "out")
+    assert "the hub does not give it (404 Client Error.)" in told(capsys, "apply", "--base", "owner/gone", *rest)
+
+
+def lethe(folder: Path, *arguments: str, path: Path = ROOT / "workflow") -> subprocess.CompletedProcess:
+    """Run the command as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    command = [sys.executable, "-m", "lethe", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
+
+
+def test_readmes_commands_do_what_it_says(
+    sd_folder: Path, edit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Run on the tiny base in place of the emoji model."""
+    (block,) = re.findall(r"<!-- edit commands -->\n```bash\n(.+?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    install, *commands = [shlex.split(line) for line in block.splitlines()]
+    assert install == ["pip", "install", "--no-deps", "."]
+    assert [words[:2] for words in commands] == [["lethe", "show"], ["lethe", "apply"], ["lethe", "lora"]]
+    for target, name in (
+        (sd_folder, "resources/emoji/pipeline"),
+        (edit, "results/emoji/edits/objects/mace.safetensors"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for words in commands:
+        assert main(words[1:]) == 0, capsys.readouterr().err
+        said.append(capsys.readouterr().out)
+    assert "AC/DC" in said[0]
+    assert re.search(r"leaves out \d+\.\d\d% of the edit's change", said[2])
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / commands[1][-1])
+    assert np.array_equal(image(pipeline), image(edited_pipeline(sd_folder, load_edit(edit))))
+    plain = DiffusionPipeline.from_pretrained(sd_folder)
+    before = image(plain)
+    plain.load_lora_weights(tmp_path / commands[2][-1])
+    assert not np.array_equal(image(plain), before)
+
+
+def test_the_command_runs_from_a_clone(tmp_path: Path) -> None:
+    assert lethe(tmp_path, "--version").stdout == "lethe 0.1.0\n"
+    assert "usage: lethe" in lethe(tmp_path).stderr
+
+
+def test_pip_installs_the_command(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "pip", "install", *options, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    installed = {name for name in tree(tmp_path / "site" / "lethe") if name.endswith(".py")}
+    assert installed == {name for name in tree(ROOT / "workflow" / "lethe") if name.endswith(".py")}
+    assert (tmp_path / "site" / "bin" / "lethe").exists()
+    run = lethe(tmp_path, "--version", path=tmp_path / "site")
+    assert run.stdout == "lethe 0.1.0\n"
+    (tmp_path / "text").write_text("x")
+    run = lethe(tmp_path, "show", "text", path=tmp_path / "site")
+    assert run.returncode == 2
+    assert run.stderr.startswith("lethe: text: this is no safetensors file")

@@ -1,0 +1,141 @@
+"""The `lethe` command: say what made an edit, write the edited model, approximate the edit by a LoRA."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lethe import __version__
+from lethe.settings import has_control
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when it did what was asked, 2 with one sentence on standard error when it could not."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"lethe: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lethe", description="Use edits: files that erase concepts from a base.")
+    parser.add_argument("--version", action="version", version=f"lethe {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    show = commands.add_parser("show", help="say what made an edit", description="Say what made an edit.")
+    show.add_argument("edit", type=Path, metavar="EDIT")
+    show.add_argument("--json", action="store_true", help="print the whole record as JSON")
+    show.set_defaults(run=_show)
+
+    base = argparse.ArgumentParser(add_help=False)
+    base.add_argument("--base", required=True, help="the base: a diffusers folder or a hub id")
+    base.add_argument("--revision", help="commit, tag or branch of a hub id")
+    base.add_argument("--edit", type=Path, required=True, help="the edit, made for this base")
+    base.add_argument("--out", type=Path, required=True, help="the folder to write; it must not hold anything yet")
+
+    apply = commands.add_parser(
+        "apply",
+        parents=[base],
+        help="write the edited model",
+        description="Write the base with the edit in its weights as a diffusers folder that loads without Lethe, in "
+        "the base's own precision.",
+    )
+    apply.set_defaults(run=_apply)
+
+    lora = commands.add_parser(
+        "lora",
+        parents=[base],
+        help="approximate an edit by a LoRA",
+        description="Write the LoRA of the given rank that comes nearest to the edit, and say how much of the change "
+        "it leaves out. No LoRA of low rank equals an edit of MACE, whose refinement changes every direction.",
+    )
+    lora.add_argument("--rank", type=int, required=True, help="rank of the LoRA in every layer")
+    lora.set_defaults(run=_lora)
+    return parser
+
+
+def _show(args: argparse.Namespace) -> None:
+    from lethe.edits import Edit, load_edit
+
+    edit = load_edit(args.edit)
+    record = edit.record
+    if args.json:
+        print(json.dumps(record, indent=2, sort_keys=True))
+        return
+    base = record["base"]
+    form = "weights" if isinstance(edit, Edit) else "factors"
+    revision = f" at {base['revision']}" if base.get("revision") else ""
+    ranks = {} if isinstance(edit, Edit) else {name: end - first for name, (first, end) in edit.rows.items()}
+    concepts = [f"{name} (rank {ranks[name]})" if name in ranks else name for name in record["concepts"]]
+    lines = {
+        "method": record["step"],
+        "base": f"{base['name']}: {base['model']}{revision}, fingerprint {base['fingerprint'][:12]}",
+        "task": record.get("task", ""),
+        "concepts": ", ".join(concepts),
+        "form": f"{form}, {len(edit.shapes)} parameters, {args.edit.stat().st_size / 1e6:.1f} MB",
+        "settings": _flat(record.get("settings", {})),
+        "versions": _flat(record.get("environment", {})),
+        "code": str(record.get("code", ""))[:12],
+    }
+    for name, text in lines.items():
+        print(f"{name:9} {_plain(text)}")
+
+
+def _base(args: argparse.Namespace) -> Path:
+    from lethe.bases import base_folder
+
+    if args.revision is not None and Path(args.base).is_dir():
+        raise ValueError(f"{args.base} is a folder and has no revisions; leave out --revision")
+    return base_folder(args.base, args.revision)
+
+
+def _apply(args: argparse.Namespace) -> None:
+    from lethe.edits import load_edit
+    from lethe.export import write_pipeline
+
+    edit = load_edit(args.edit)
+    write_pipeline(_base(args), edit, args.out)
+    print(args.out)
+
+
+def _lora(args: argparse.Namespace) -> None:
+    from lethe.adapters import WEIGHTS_NAME, save_lora
+    from lethe.edits import load_edit
+    from lethe.export import lora_of
+    from lethe.files import folder_written_whole
+
+    edit = load_edit(args.edit)
+    with folder_written_whole(args.out) as part:
+        lora = lora_of(_base(args), edit, rank=args.rank)
+        state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}
+        state |= {f"{name}.lora_B.weight": update.up for name, update in lora.updates.items()}
+        save_lora(part, state, edit.record | {"lora": {"rank": args.rank, "left_out": lora.left_out}})
+    name, share = lora.worst
+    print(args.out / WEIGHTS_NAME)
+    print(
+        f"This LoRA leaves out {lora.left_out:.2%} of the edit's change (Frobenius norm); most in {name}, {share:.2%}. "
+        "Sample with it before you rely on it."
+    )
+
+
+def _flat(settings: dict, prefix: str = "") -> str:
+    """Nested settings as `a.b 1, a.c 2`."""
+    parts = []
+    for key, value in settings.items():
+        parts.append(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} {value}")
+    return ", ".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text without characters that a terminal would act on: an edit may come from anybody."""
+    return "".join(char.encode("unicode_escape").decode() if has_control(char) else char for char in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Projections changed by a transform that they share and by low-rank updates of their own: W T + sum up down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A low-rank update `up @ down` of one projection: `down` `[r, d]`, `up` `[out, r]`."""
+
+    down: Tensor
+    up: Tensor
+
+    def add_to(self, weight: Tensor) -> None:
+        """Add the update to `weight` `[out, d]`, in place, in its dtype and on its device."""
+        weight.addmm_(self.up.to(weight), self.down.to(weight))
+
+
+def apply(weight: Tensor, transform: Tensor, updates: Iterable[LowRank]) -> Tensor:
+    """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
+    edited = weight.to(torch.float64) @ transform.to(weight.device, torch.float64)
+    for update in updates:
+        update.add_to(edited)
+    return edited.to(weight.dtype)
