@@ -4,8 +4,7 @@
 
 Both sides start from the embeddings of 30 prompts x 77 tokens a concept (random, seeded) and end with the weights of
 every cross-attention projection. The published side (benchmarks/published.py) takes one matrix product for each prompt
-(`by_prompt`), the least work for a projection on its own; with --by-token 5 it is measured for 5 concepts with one
-outer product for each token as well.
+(`by_prompt`); with --by-token 5 it is measured for 5 concepts with one outer product for each token as well.
 
 By default the published side runs for one projection of each shape and counts its time as often as that shape occurs,
 since projections of one shape cost the same; --all-layers runs them all.

@@ -3,15 +3,20 @@
     python benchmarks/prior.py
 
 A CLIPTextModel of Stable Diffusion 1.4's shape (12 layers of 768, random weights) reads distinct captions of 77 tokens.
-Sides, in turns: `encoder`, its forward passes alone on the same batches; `ours`, tokens to second moment; `published`,
-the same forward passes and, for each projection and each caption, sums of W p p^T and p p^T in float32 (one projection
-of each shape, counted as often as that shape occurs; --all-layers runs them all).
+Sides, in turns: `encoder`, its forward passes alone on batches of the same size; `ours`, captions to second moment as
+the workflow's prior is made; `published`, the same forward passes and, for each projection and each caption, sums of
+W p p^T and p p^T in float32 (one projection of each shape, counted as often as that shape occurs; --all-layers runs
+them all).
 
 The last line is a JSON object: `over_text_encoder` (ours / encoder), `ratio_published` (published / ours), `difference`
 (largest relative difference of W P between the two), and the seconds of all three.
 """
 
 from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import harness
 import published
 from closed_form import groups_of, make_case, times_of_all
-from lethe.moments import second_moment
+from lethe.moments import moment_in_parts
 from lethe.text import TextEncoders, encode_prompts
 
 CAPTIONS, BATCH = 64, 16
@@ -42,7 +47,9 @@ def main() -> None:
     found: dict[str, Tensor] = {}
 
     def ours() -> None:
-        found["moment"] = second_moment(encode_prompts(text, texts, batch=BATCH)).matrix
+        with tempfile.TemporaryDirectory() as parts:
+            encode = partial(encode_prompts, text, batch=BATCH)
+            found["moment"] = moment_in_parts(encode, texts, Path(parts), made_by={}).matrix
 
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     states = torch.cat(list(encode_prompts(text, texts, batch=BATCH)))

@@ -1,7 +1,7 @@
 """The closed forms as MACE's equations are written: solved for each projection anew, over all prompts, in float32.
 
 Source: arXiv 2403.06135, Eq. 1-2 and 6-7. `Sum` says how a prompt's tokens are added up: `by_prompt` multiplies two
-matrices, the least work that a projection alone can do; `by_token` forms one outer product for each token.
+matrices, `by_token` forms one outer product for each token.
 """
 
 from __future__ import annotations
