@@ -91,8 +91,8 @@ def test_a_hub_id_is_downloaded_at_its_revision(
 ) -> None:
     asked = []
 
-    def download(model: str, *, revision: str, use_safetensors: bool) -> str:
-        asked.append((model, revision, use_safetensors))
+    def download(model: str, *, revision: str, variant: str | None, use_safetensors: bool) -> str:
+        asked.append((model, revision, variant, use_safetensors))
         if model == "owner/gone":
             raise OSError("404 Client Error.\n\nRepository Not Found")
         return str(sd_folder)
@@ -100,7 +100,7 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     rest = ["--revision", "abc", "--edit", str(edit), "--out", str(tmp_path / "out")]
     assert main(["apply", "--base", "owner/name", *rest]) == 0
-    assert asked == [("owner/name", "abc", True)]
+    assert asked == [("owner/name", "abc", None, True)]
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     shutil.rmtree(tmp_path / "out")
     assert "the hub does not give it (404 Client Error.)" in told(capsys, "apply", "--base", "owner/gone", *rest)

@@ -163,7 +163,7 @@ def test_a_concepts_own_factors_can_be_told_apart(
 ) -> None:
     save_edit(tmp_path / "edit", factored)
     back = load_edit(tmp_path / "edit")
-    assert back.rows == {"ship": (0, 1), "Charles-François Daubigny": (1, 3)}
+    assert list(back.rows.items()) == [("ship", (0, 1)), ("Charles-François Daubigny", (1, 3))]
     for concept, updates in zip(CONCEPTS, updates_of(unet, drawn), strict=True):
         share = back.share(concept)
         assert share.keys() == updates.keys()
@@ -254,6 +254,7 @@ UP = DOWN.replace(".down", ".up")
         (put("edit", "form", value=["x"]), "is unknown"),
         (put("base", value="tiny"), "does not say which base"),
         (put("base", "fingerprint", value=7), "does not say which base"),
+        (put("base", "variant", value="../x"), "the header's variant of the base, '../x', is no name"),
         (put("step", value=None), "does not say which method"),
         (put("concepts", value="ship"), "does not say which concepts"),
         (put("concepts", value=["ship"]), "the header's rows are not those of its concepts"),

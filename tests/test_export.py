@@ -137,6 +137,31 @@ def test_a_base_in_shards_stays_in_shards(copy: Path, tmp_path: Path, factored: 
         assert torch.equal(got[name], want.get(name, tensor))
 
 
+@pytest.mark.parametrize("size", ["10GB", "200KB"])
+def test_a_base_in_half_precision_files_loads_without_naming_them(
+    copy: Path, tmp_path: Path, drawn: Callable[..., Tensor], size: str
+) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(copy, dtype=torch.float16)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        with torch.no_grad():
+            next(part.parameters()).mul_(0.5)  # so that the other files are those of another model
+    pipeline.save_pretrained(copy, variant="fp16", max_shard_size=size)
+    record = record_for(copy)
+    record["base"] |= {"variant": "fp16", "weights_sha256": weights_hash(copy, variant="fp16")}
+    assert record["base"]["weights_sha256"] != weights_hash(copy)
+    edit = factored_for(copy, drawn)
+    edit = FactoredEdit(edit.transform, edit.updates, edit.rows, record)
+    write_pipeline(copy, edit, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*fp16*"))
+    assert len(list((tmp_path / "out" / "unet").glob("*.safetensors"))) == 1 or size == "200KB"
+    apply_edit(pipeline.unet, edit, base_fingerprint=record["base"]["fingerprint"])
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float16)
+    for part in ("unet", "vae", "text_encoder"):
+        want = getattr(pipeline, part).state_dict()
+        for name, tensor in getattr(loaded, part).state_dict().items():
+            assert torch.equal(tensor, want[name]), name
+
+
 def test_unedited_weights_of_other_formats_are_left_out(copy: Path, tmp_path: Path, weighted: Edit) -> None:
     others = ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "flax_model.msgpack"]
     others += ["diffusion_pytorch_model.safetensors.index.fp16.json", "diffusion_pytorch_model.bin.index.json"]

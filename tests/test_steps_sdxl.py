@@ -61,20 +61,24 @@ def made(sdxl_folder: Path, some_rows: pd.DataFrame, tmp_path_factory: pytest.Te
     templates, moments, prior = out / "templates.txt", out / "moments.safetensors", out / "prior.safetensors"
     loras, edit = out / "lora" / "pytorch_lora_weights.safetensors", out / "edit.safetensors"
     trained = common | dict(concept=concept, templates_used=2)
+    (out / "text.json").write_text(json.dumps({key: base[key] for key in ("model", "revision", "variant")}))
+    kept = common | dict(text="sdxl", prior=dict(file=str(out / "captions.csv"), column="prompt"))
+    joined = common | dict(task="ships", edit_form="weights", preserve_weight=1.0)
+    joined |= dict(mace=REFINEMENT | dict(fuse_preserve_scale=1.0))
     suite = {"file": str(out / "rows.csv")}
     sampled = common | dict(sampling=SAMPLING, suite=suite, shard=0, digest=rows_digest(some_rows))
     images, masks = out / "images.zip", out / "masks.zip"
     commands = [
         command("base", common, out_record=out / "base.json"),
         command("moments", trained, templates=templates, out_moments=moments),
-        command("prior", common | dict(column="prompt"), captions=out / "captions.csv", out_prior=prior),
+        command("prior", kept, text_encoder=out / "text.json", sources=out / "captions.csv", out_prior=prior),
         command(
             *("lora", trained | dict(lora=LORA, refinement=REFINEMENT, preserve_weight=1.0)),
             **dict(images=images, masks=masks, templates=templates, moments=moments, prior=prior, domain_prior=[]),
             **dict(anchor_images=images, out_lora=loras, out_curve=out / "loss.csv"),
         ),
         command(
-            *("mace", common | dict(mace=REFINEMENT | dict(fuse_preserve_scale=1.0), preserve_weight=1.0)),
+            *("mace", joined),
             **dict(moments=moments, loras=loras, prior=prior, domain_prior=[], out_edit=edit),
         ),
         command("sample", sampled, edit=edit, out_shard=out / "edited.zip"),

@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lethe import __version__
 from lethe.settings import has_control
+
+if TYPE_CHECKING:
+    from lethe.edits import Edit, FactoredEdit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,12 +91,12 @@ def _show(args: argparse.Namespace) -> None:
         print(f"{name:9} {_plain(text)}")
 
 
-def _base(args: argparse.Namespace) -> Path:
+def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
     from lethe.bases import base_folder
 
     if args.revision is not None and Path(args.base).is_dir():
         raise ValueError(f"{args.base} is a folder and has no revisions; leave out --revision")
-    return base_folder(args.base, args.revision)
+    return base_folder(args.base, args.revision, variant=edit.record["base"].get("variant"))
 
 
 def _apply(args: argparse.Namespace) -> None:
@@ -100,7 +104,7 @@ def _apply(args: argparse.Namespace) -> None:
     from lethe.export import write_pipeline
 
     edit = load_edit(args.edit)
-    write_pipeline(_base(args), edit, args.out)
+    write_pipeline(_base(args, edit), edit, args.out)
     print(args.out)
 
 
@@ -112,7 +116,7 @@ def _lora(args: argparse.Namespace) -> None:
 
     edit = load_edit(args.edit)
     with folder_written_whole(args.out) as part:
-        lora = lora_of(_base(args), edit, rank=args.rank)
+        lora = lora_of(_base(args, edit), edit, rank=args.rank)
         state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}
         state |= {f"{name}.lora_B.weight": update.up for name, update in lora.updates.items()}
         save_lora(part, state, edit.record | {"lora": {"rank": args.rank, "left_out": lora.left_out}})

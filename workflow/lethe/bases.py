@@ -214,22 +214,23 @@ def base_folder(model: str, revision: str | None, *, variant: str | None = None)
     return Path(found)
 
 
-def weight_files(component: Path, *, variant: str | None = None) -> list[Path]:
+def weight_files(component: Path, *, variant: str | None = None) -> dict[str, Path]:
     """The safetensors files that a component (a folder such as `unet`) loads: one, its shards, or none.
 
-    Other variants (such as `model.fp16.safetensors`) are not among them, nor are pickles.
+    By the names that they have where there is no variant. A component without the variant loads its other files, as in
+    diffusers.
     """
-    part = f".{variant}" if variant else ""
-    for stem in WEIGHT_STEMS:
-        index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if any(Path(name).name != name for name in names):
-                raise ValueError(f"{index}: its shards must be files beside it")
-            return [component / name for name in names]
-        if whole.is_file():
-            return [whole]
-    return []
+    for part in (f".{variant}", "") if variant else ("",):
+        for stem in WEIGHT_STEMS:
+            index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
+            if index.is_file():
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                if any(Path(name).name != name for name in names):
+                    raise ValueError(f"{index}: its shards must be files beside it")
+                return {name.replace(part, "", 1) if part else name: component / name for name in names}
+            if whole.is_file():
+                return {f"{stem}.safetensors": whole}
+    return {}
 
 
 def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
@@ -243,7 +244,7 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
     found = {}
     for component in ("unet", *sorted(name for name in parts_of(folder) if name.startswith("text_encoder"))):
         where = {}
-        for path in weight_files(folder / component, variant=variant):
+        for path in weight_files(folder / component, variant=variant).values():
             with safe_open(path, "pt") as file:
                 # transformers 5 writes the names of text encoders without the prefix that hub files have
                 where |= {name.removeprefix("text_model."): (path, name) for name in file.keys()}  # noqa: SIM118

@@ -7,6 +7,7 @@ the transform that they share and a low-rank update of each, which is much small
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,8 @@ def _parsed(record: object, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
     named = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("name", "model", "fingerprint"))
     if not named:
         raise ValueError("the header does not say which base the edit was made for")
+    if not re.fullmatch(r"\w*", str(base.get("variant") or "")):  # it names files
+        raise ValueError(f"the header's variant of the base, {base['variant']!r}, is no name")
     if not isinstance(record.get("step"), str):
         raise ValueError("the header does not say which method made the edit")
     if not isinstance(concepts, list) or not all(isinstance(concept, str) for concept in concepts):
@@ -203,7 +206,7 @@ def _parsed_factors(rows: object, tensors: dict[str, Tensor], record: dict) -> F
                 f"they are {list(down.shape)} and {list(up.shape)}"
             )
     updates = {name: LowRank(tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
-    return FactoredEdit(transform, updates, {name: (first, end) for name, (first, end) in rows.items()}, record)
+    return FactoredEdit(transform, updates, {name: tuple(rows[name]) for name in record["concepts"]}, record)
 
 
 def _rows_in_all(rows: object, concepts: list[str]) -> int:

@@ -23,6 +23,7 @@ RECORD = "lethe.json"
 CARD = "README.md"
 # Weights in other formats and variants, which would be those of the unedited base.
 OTHER_WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx|onnx_data|pb)(\.index(\.\w+)?\.json)?")
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 LEGAL = re.compile(r"(licen[sc]e|notice).*", re.IGNORECASE)
 
 
@@ -42,8 +43,9 @@ class LoraOfEdit:
 def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
     """Write a base with the edit in its weights as a folder that `DiffusionPipeline.from_pretrained` loads.
 
-    Everything but the changed weights is copied as it is, those keep the base's dtype; weights of other formats and
-    variants are left out. The folder appears whole or not at all, with the edit's record and a card.
+    Everything but the changed weights is copied as it is, those keep the base's dtype. Weights of other formats are
+    left out, as are those of variants but the one that the edit was made for, which loads without being named. The
+    folder appears whole or not at all, with the edit's record and a card.
 
     Raises ValueError when the edit was made for other weights or does not fit, when `folder` holds anything already,
     and when a component of the base has its weights in no safetensors file.
@@ -53,8 +55,8 @@ def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
         shutil.copyfile(base / "model_index.json", part / "model_index.json")
         for name in parts_of(base):
             if (base / name).is_dir():
-                _copy_component(base / name, part / name)
-        for path in weight_files(part / "unet"):
+                _copy_component(base / name, part / name, edit.record["base"].get("variant"))
+        for path in weight_files(part / "unet").values():
             _overwrite(path, edit)
         for path in base.iterdir():
             if path.is_file() and LEGAL.fullmatch(path.name):
@@ -82,7 +84,7 @@ def lora_of(base: Path, edit: Edit | FactoredEdit, *, rank: int) -> LoraOfEdit:
             raise ValueError(f"the edit changes {name}, which is no projection; a LoRA cannot express it")
     check_base(edit, base)
     updates, shares, total, rest = {}, {}, 0.0, 0.0
-    for path in weight_files(base / "unet"):
+    for path in weight_files(base / "unet", variant=edit.record["base"].get("variant")).values():
         for name, old in _changing(path, edit).items():
             old = old.to(torch.float64)
             change = edit.edited({name: old})[name] - old
@@ -113,7 +115,8 @@ def nearest_low_rank(matrix: Tensor, rank: int) -> tuple[LowRank, Tensor]:
 
 def check_base(edit: Edit | FactoredEdit, base: Path) -> None:
     """Raise ValueError when a base's folder does not hold the weights that an edit was made for, or it does not fit."""
-    made_for, found = edit.record["base"].get("weights_sha256"), weights_hash(base)
+    variant = edit.record["base"].get("variant")
+    made_for, found = edit.record["base"].get("weights_sha256"), weights_hash(base, variant=variant)
     if not isinstance(made_for, dict):
         raise ValueError("the edit's header has no hash of the weights it was made for; make the edit again")
     if differing := sorted(name for name in {*made_for, *found} if made_for.get(name) != found.get(name)):
@@ -122,7 +125,7 @@ def check_base(edit: Edit | FactoredEdit, base: Path) -> None:
             f"differs from it in {' and '.join(differing)}; make the edit again for this base"
         )
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(base / "unet"):
+    for path in weight_files(base / "unet", variant=variant).values():
         with safe_open(path, "pt") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     check_fit(edit, shapes)
@@ -151,16 +154,27 @@ def card(record: Mapping, own: str) -> str:
     return (front or "") + "\n".join(lines) + "\n"
 
 
-def _copy_component(source: Path, target: Path) -> None:
-    """Copy a component's files, of its weights only those that load by default."""
-    weights = {path.name for path in [*weight_files(source), *source.glob("*.safetensors.index.json")]}
-    for path in sorted(source.rglob("*")):
-        if path.name in weights or (path.is_file() and not OTHER_WEIGHTS.fullmatch(path.name)):
+def _copy_component(source: Path, target: Path, variant: str | None) -> None:
+    """Copy a component's files, of its weights only those that it loads, under the names that load by default."""
+    weights = weight_files(source, variant=variant)
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        if not OTHER_WEIGHTS.fullmatch(path.name):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        elif path.is_file() and not weights:
+        elif not weights:
             raise ValueError(f"{path}: these weights are not in safetensors; save the base with safetensors first")
+    for name, path in weights.items():
+        shutil.copyfile(path, target / name)
+    if weights and (shard := SHARD.fullmatch(next(iter(weights)))):
+        weight_map, size = {}, 0
+        for name in weights:
+            start, header = _header(target / name)
+            weight_map |= dict.fromkeys(sorted(header.keys() - {"__metadata__"}), name)
+            size += (target / name).stat().st_size - start
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        path = target / f"{shard[1]}.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _changing(path: Path, edit: Edit | FactoredEdit) -> dict[str, Tensor]:
@@ -169,12 +183,18 @@ def _changing(path: Path, edit: Edit | FactoredEdit) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys() if name in edit.shapes}  # noqa: SIM118
 
 
+def _header(path: Path) -> tuple[int, dict]:
+    """Where the tensors of a safetensors file begin, and its header."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return 8 + length, json.loads(file.read(length))
+
+
 def _overwrite(path: Path, edit: Edit | FactoredEdit) -> None:
     """Edit a safetensors file where it lies: shapes and dtypes stay, so each tensor's bytes keep their place."""
     edited = edit.edited(_changing(path, edit))
+    start, header = _header(path)
     with path.open("r+b") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
         for name, weight in edited.items():
-            file.seek(8 + length + header[name]["data_offsets"][0])
+            file.seek(start + header[name]["data_offsets"][0])
             file.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
