@@ -14,7 +14,7 @@ shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
-from lethe.provenance import fingerprint, sha256_of, code_digest, text_fingerprint
+from lethe.provenance import code_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
 from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
 
@@ -51,7 +51,7 @@ def code(step):
 
     As inputs they would do the same, at the cost of a dozen files to look up for every job of a large run.
     """
-    return code_digest(f"lethe.steps.{step}")
+    return code_hash(f"lethe.steps.{step}")
 
 
 @cache
