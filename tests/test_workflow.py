@@ -170,7 +170,11 @@ def test_preserving_the_anchor_samples_its_images_and_trains_again(finished: Pat
 
 
 def test_the_scale_of_the_fusion_plans_the_join_and_trains_nothing(finished: Path) -> None:
-    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--config", 'mace={"fuse_preserve_scale": 0.5}').stdout)
+    config = yaml.safe_load((finished / "config" / "config.yaml").read_text())
+    config["mace"]["fuse_preserve_scale"] = 0.5
+    changed = finished / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    jobs = planned(snakemake(finished, "-n", "--cores", "2", "--configfile", str(changed)).stdout)
     assert jobs["mace"] == 1
     assert not {"lora", "prior", "moments"} & set(jobs)
 
