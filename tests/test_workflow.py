@@ -137,6 +137,20 @@ def test_more_rows_sample_the_shards_that_grow(finished: Path) -> None:
     assert "mace" not in jobs
 
 
+def test_a_lost_shard_does_not_hide_a_changed_setting(finished: Path) -> None:
+    shard = finished / "results/sd/samples/original/synonyms/0000.zip"
+    config = yaml.safe_load((finished / "config" / "config.yaml").read_text())
+    config["sampling"]["guidance"] = 5.0
+    changed = finished / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    hidden = shard.rename(shard.with_suffix(".away"))  # as when a job fails: Snakemake takes its output away
+    try:
+        jobs = planned(snakemake(finished, "-n", "--cores", "2", "--configfile", str(changed)).stdout)
+    finally:
+        hidden.rename(shard)
+    assert jobs["sample"] == jobs["clip"] == 8
+
+
 def test_a_new_synonym_samples_only_the_suite_that_holds_it(finished: Path) -> None:
     table = finished / "config" / "concepts.tsv"
     before = table.read_text()

@@ -1,9 +1,11 @@
 # Loads and checks the configuration; small lookups that the rules share.
 
+import hashlib
 import os
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from snakemake.exceptions import WorkflowError

@@ -36,6 +36,7 @@ rule clip:
     params:
         code=code("clip"),
         settings=lambda wildcards: judge_settings(wildcards.evaluation),
+        sampled=lambda wildcards: sampled_by(wildcards.base, wildcards.suite, wildcards.shard),
     shell:
         """
         python -m lethe.steps.clip --settings {params.settings:q} --threads {threads} \
@@ -52,6 +53,8 @@ use rule clip as clip_reference with:
         "logs/clip_reference/{evaluation}.log",
     benchmark:
         "logs/clip_reference/{evaluation}.tsv"
+    params:
+        sampled=None,  # these images are given
 
 
 rule clip_classes:

@@ -16,6 +16,19 @@ def shard_definition(wildcards):
     return dict(suite=suite, shard=shard, digest=rows_digest(rows))
 
 
+def sample_settings(base, suite, shard):
+    """A shard's settings, whatever edit it is sampled from."""
+    wildcards = SimpleNamespace(base=base, suite=suite, shard=shard)
+    return settings(wildcards, sampling=config["sampling"], **shard_definition(wildcards))
+
+
+@cache
+def sampled_by(base, suite, shard):
+    """Digest of how a shard is sampled. What is made from shards has it as a parameter, too: Snakemake looks at the
+    parameters of a job only while its output is there, and a job that fails leaves none beside measures of the last."""
+    return hashlib.sha256((sample_settings(base, suite, shard) + code("sample")).encode()).hexdigest()
+
+
 rule sample:
     input:
         source=suite_source,
@@ -36,7 +49,7 @@ rule sample:
         gpu=GPUS,
     params:
         code=code("sample"),
-        settings=lambda wildcards: settings(wildcards, sampling=config["sampling"], **shard_definition(wildcards)),
+        settings=lambda wildcards: sample_settings(wildcards.base, wildcards.suite, wildcards.shard),
     shell:
         """
         python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \

@@ -44,6 +44,13 @@ def shard_counts(task, roles):
     return {role: len(shards(suite)) for role, suite in role_suites(task, roles).items()}
 
 
+def task_sampled_by(task, roles):
+    """Digests of how all shards of a task are sampled."""
+    base = config["tasks"][task]["base"]
+    suites = role_suites(task, roles).values()
+    return [sampled_by(base, suite, shard) for suite in suites for shard in shards(suite)]
+
+
 def evaluation_file(name):
     return lambda wildcards: f"results/evaluations/{config['tasks'][wildcards.task]['evaluation']}/{name}"
 
@@ -68,6 +75,7 @@ rule objects_table:
         runtime=growing(15),
     params:
         code=code("objects_table"),
+        sampled=lambda wildcards: task_sampled_by(wildcards.task, ROLES),
         settings=lambda wildcards: encode_argument(
             dict(
                 concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
@@ -101,6 +109,7 @@ rule examples:
         runtime=growing(15),
     params:
         code=code("examples"),
+        sampled=lambda wildcards: task_sampled_by(wildcards.task, ROLES[:3]),
         settings=lambda wildcards: encode_argument(
             dict(
                 concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
