@@ -44,6 +44,7 @@ def test_every_step_has_a_rule_that_runs_it_and_knows_its_code(step: str) -> Non
     assert f"-m lethe.steps.{step} " in RULES or re.search(rf"rule [a-z_]+ as {step} with:", RULES)
     assert f'code("{step}")' in RULES
     assert importlib.util.find_spec(f"lethe.steps.{step}")
+    assert re.search(rf'with step\(\s*"{step}",', (ROOT / f"workflow/lethe/steps/{step}.py").read_text())
 
 
 def test_every_rule_that_runs_a_step_logs_and_names_its_environment() -> None:

@@ -1,28 +1,34 @@
-"""What steps share: arguments by name, settings as JSON, a record of what went in and nothing of when or where."""
+"""What steps share: arguments by name, settings as JSON, records, and how they fail."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from conftest import ROOT
 from lethe.provenance import code_hash, environment
-from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.arguments import record_of, step, use_threads
 
 SETTINGS = {"concept": "$(rm -rf ~) 'Ü' \n", "mace": {"lamb": 1.0}, "prior": None}
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str, **names: list[str]):
+    """The arguments that a step gets whose inputs are not there: they are looked for when it begins, not here."""
     monkeypatch.setattr(sys, "argv", ["step", *arguments])
-    return read_arguments("A step.", **names)
+    monkeypatch.setattr("lethe.steps.arguments.checked_inputs", lambda paths: {})
+    with step("mace", "A step.", **names) as args:
+        return args
 
 
 def test_arguments_are_paths_lists_settings_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +103,105 @@ def test_a_record_outlives_a_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with (tmp_path / "lethe" / "closed_form.py").open("a") as file:
         file.write("# changed\n")
     assert record() != before
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """`run(work)`: what a step that reads in.txt and makes results/a.txt in this block says when it fails."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["step", "--one", "in.txt", "--out-a", "results/a.txt", "--settings", "{}"])
+    Path("in.txt").write_text("in")
+    Path("results").mkdir()
+    said: list[str] = []
+    monkeypatch.setattr(logging, "error", lambda form, *values: said.append(form % values))
+
+    def running(work: Callable[[Path], object]) -> str:
+        said.clear()
+        code = 0
+        try:
+            with step("mace", "A step.", inputs=["one"], outputs=["a"]) as args:
+                work(args.out_a)
+        except SystemExit as end:
+            code = end.code
+        assert code == len(said) <= 1
+        return "".join(said)
+
+    return running
+
+
+def raised(error: Exception) -> Callable[[Path], None]:
+    """A block of a step that writes its output and then fails."""
+
+    def work(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no\nship"), "mace: no ship"),
+        (OSError(28, "No space left on device", "results/a"), "mace: results/a: No space left on device"),
+        (SafetensorError("I/O error: \x1b"), r"mace: I/O error: \x1b"),
+    ],
+)
+def test_a_step_fails_with_a_sentence_and_leaves_no_record(run: Callable, error: Exception, told: str) -> None:
+    run(lambda path: path.write_text("of the last run"))
+    assert Path("results/provenance/a.txt.json").exists()
+    assert run(raised(error)) == told
+    assert not Path("results/provenance/a.txt.json").exists()
+
+
+def test_what_is_a_fault_of_the_code_keeps_its_traceback(run: Callable) -> None:
+    with pytest.raises(KeyError):
+        run(raised(KeyError("x")))
+    assert not Path("results/provenance/a.txt.json").exists()
+
+
+def test_a_step_without_its_input_says_so(run: Callable) -> None:
+    Path("in.txt").unlink()
+    assert run(lambda path: pytest.fail("it ran")).startswith("mace: in.txt: there is no such file; ")
+
+
+def test_a_step_that_cannot_write_its_record_fails(run: Callable) -> None:
+    Path("results/provenance").write_text("in the way")
+    told = run(lambda path: path.write_text("x"))
+    assert told.startswith("mace: ")
+    assert "results/provenance" in told
+
+
+def test_a_step_that_made_nothing_fails(run: Callable) -> None:
+    assert run(lambda path: None).endswith("results/a.txt: No such file or directory")
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-1], lambda x: b"I" + x[1:], lambda x: x + b"\n", lambda x: b""])
+def test_a_damaged_input_is_set_aside_and_made_anew(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    path = Path("results/a.txt")
+    run(lambda path: path.write_text("made"))
+    path.write_bytes(damage(path.read_bytes()))
+    damaged = path.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["step", "--one", "results/a.txt", "--out-a", "b.txt", "--settings", "{}"])
+    told = run(lambda path: pytest.fail("it ran"))
+    for part in ("results/a.txt: ", "it is now results/a.txt.damaged", "run snakemake again", "move it back"):
+        assert part in told
+    assert "delete its record results/provenance/a.txt.json" in told
+    assert not path.exists()
+    assert Path("results/a.txt.damaged").read_bytes() == damaged
+    told = run(lambda path: pytest.fail("it ran"))
+    assert told == (
+        "mace: results/a.txt: this file is missing (it was damaged and is now results/a.txt.damaged); run snakemake "
+        "again to make it anew"
+    )
+    path.write_text("my own")  # a second time, and this name is taken
+    assert "it is now results/a.txt.damaged2" in run(lambda path: pytest.fail("it ran"))
+    Path("results/a.txt.damaged2").rename(path)
+    Path("results/provenance/a.txt.json").unlink()
+    assert run(lambda path: path.write_text("x")) == ""
+    assert Path("b.txt").read_text() == "x"
 
 
 def test_use_threads() -> None:

@@ -1,4 +1,4 @@
-"""The `lethe` command: say what made an edit, write the edited model, approximate the edit by a LoRA."""
+"""The `lethe` command: use edits, and say what made the files of a run and what that cost."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import __version__
-from lethe.settings import has_control
+from lethe.messages import plain, sentence
 
 if TYPE_CHECKING:
     from lethe.edits import Edit, FactoredEdit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it did what was asked, 2 with one sentence on standard error when it could not."""
+    """Run the command; 0 when it did what was asked, 2 with one sentence on standard error when it could not.
+
+    `verify` returns 1 when it found damage.
+    """
     args = _parser().parse_args(arguments)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError) as error:
-        print(f"lethe: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lethe: {sentence(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lethe", description="Use edits: files that erase concepts from a base.")
+    parser = argparse.ArgumentParser(
+        prog="lethe", description="Use edits: files that erase concepts from a base. Say what made the files of a run."
+    )
     parser.add_argument("--version", action="version", version=f"lethe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -61,6 +65,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     lora.add_argument("--rank", type=int, required=True, help="rank of the LoRA in every layer")
     lora.set_defaults(run=_lora)
+
+    trace = commands.add_parser(
+        "trace",
+        help="say what made a file or a number in a table",
+        description="Print the chain of jobs behind a file of a run, or behind a table's cells, with their settings.",
+    )
+    trace.add_argument("file", type=Path, metavar="FILE", help="a file in results/")
+    trace.add_argument("--row", help="only what the cells of this row come from")
+    trace.add_argument("--column", help="only what the cells of this column come from")
+    trace.add_argument("--json", action="store_true", help="print the whole records as JSON")
+    trace.set_defaults(run=_trace)
+
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("results", type=Path, nargs="?", default=Path("results"), metavar="RESULTS")
+    costs = commands.add_parser(
+        "costs",
+        parents=[folder],
+        help="say what the jobs of a run cost",
+        description="Sum time, memory and GPU-hours of the jobs behind a results folder, by step and per concept.",
+    )
+    costs.set_defaults(run=_costs)
+
+    verify = commands.add_parser(
+        "verify",
+        parents=[folder],
+        help="find damaged files",
+        description="Compare the files of a results folder with their records and name those that differ. Changes "
+        "nothing; exit code 1 when a file is damaged.",
+    )
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -88,7 +122,7 @@ def _show(args: argparse.Namespace) -> None:
         "code": str(record.get("code", ""))[:12],
     }
     for name, text in lines.items():
-        print(f"{name:9} {_plain(text)}")
+        print(f"{name:9} {plain(text)}")
 
 
 def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
@@ -128,17 +162,40 @@ def _lora(args: argparse.Namespace) -> None:
     )
 
 
+def _trace(args: argparse.Namespace) -> None:
+    from lethe.traces import lines, trace
+
+    told = trace(args.file, args.row, args.column)
+    if args.json:
+        print(json.dumps(told.as_json(), indent=1))
+        return
+    for line in lines(told):
+        print(plain(line))
+
+
+def _costs(args: argparse.Namespace) -> None:
+    from lethe.costs import costs, lines
+
+    for line in lines(costs(args.results)):
+        print(plain(line))
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from lethe.records import verify
+
+    good, damaged, missing = verify(args.results)
+    for told in damaged:
+        print(plain(told))
+    print(f"{good} files as recorded, {len(damaged)} damaged, {len(missing)} missing")
+    return 1 if damaged else 0
+
+
 def _flat(settings: dict, prefix: str = "") -> str:
     """Nested settings as `a.b 1, a.c 2`."""
     parts = []
     for key, value in settings.items():
         parts.append(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} {value}")
     return ", ".join(parts)
-
-
-def _plain(text: str) -> str:
-    """Text without characters that a terminal would act on: an edit may come from anybody."""
-    return "".join(char.encode("unicode_escape").decode() if has_control(char) else char for char in text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe.settings import ConfigError, has_control, nearest, shown
+from lethe.messages import has_control
+from lethe.settings import ConfigError, nearest, shown
 
 KINDS = ("object", "style", "person", "explicit")
 COLUMNS = ("concept", "kind", "anchor", "synonyms")

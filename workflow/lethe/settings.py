@@ -7,10 +7,11 @@ import difflib
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from lethe.messages import has_control
 
 # Where the configuration holds what, `*` standing for any name a user chose.
 LINKS = {  # names of entries of a section
@@ -119,11 +120,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[close[0]] if close else None
-
-
-def has_control(text: str) -> bool:
-    """Whether `text` holds a control character, a line break of any kind or half a surrogate pair."""
-    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def shown(value: Any) -> str:

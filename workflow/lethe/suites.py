@@ -38,8 +38,13 @@ def suite_rows(suite: dict) -> pd.DataFrame:
             columns=COLUMNS,
         )
     if rows.empty:
-        raise ValueError(f"suite_rows: the suite has no rows; look at {suite.get('file', suite.get('table'))}")
+        raise ValueError(f"suite_rows: the suite has no rows; look at {suite_file(suite)}")
     return rows.rename_axis("row")
+
+
+def suite_file(suite: dict) -> Path:
+    """The file that a suite's rows come from."""
+    return Path(suite["file"] if "file" in suite else suite["table"])
 
 
 def phrases(table: str | Path, column: str, type_column: str | None = None) -> list[tuple[str, str]]:

@@ -9,6 +9,21 @@ import pandas as pd
 from lethe import protocols
 from lethe.measures.table import as_array
 
+OBJECT_SOURCES = {  # what each column of the objects table comes from: arguments of `object_scores`
+    "acc_e": ("erased", "classes"),
+    "acc_g": ("generality", "classes"),
+    "acc_s": ("kept", "classes"),
+    "h_o": ("erased", "generality", "kept", "classes"),
+    "clip_score": ("quality",),
+    "fid": ("quality", "reference"),
+    "n_acc_e": ("erased", "classes"),
+    "n_acc_g": ("generality", "classes"),
+    "n_acc_s": ("kept", "classes"),
+    "n_clip_score": ("quality",),
+    "n_fid": ("quality",),
+    "n_fid_reference": ("reference",),
+}
+
 
 def object_scores(
     erased: pd.DataFrame,

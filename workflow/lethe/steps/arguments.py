@@ -1,35 +1,62 @@
-"""What every step does the same way: its arguments, its log, its record of what made the output."""
+"""What every step does the same way: its arguments, its log, the check of its inputs, its records, how it fails."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from safetensors import SafetensorError
+
+from lethe.messages import sentence
 from lethe.provenance import code_hash, environment, sha256_of
+from lethe.records import checked_inputs, forget, write_records
+
+_OWN = ("settings", "threads", "input_hashes", "also_recorded")  # what a step's arguments hold besides its files
 
 
-def read_arguments(
-    description: str, *, inputs: Sequence[str] = (), lists: Sequence[str] = (), outputs: Sequence[str]
-) -> argparse.Namespace:
-    """Parse `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON` and `--threads N`.
+@contextmanager
+def step(
+    name: str,
+    description: str,
+    *,
+    inputs: Sequence[str] = (),
+    lists: Sequence[str] = (),
+    outputs: Sequence[str],
+    reads: Callable[[SimpleNamespace], Iterable[Path]] = lambda settings: (),
+) -> Iterator[argparse.Namespace]:
+    """Run the block as the step `name` with its arguments, then write a record of each output.
 
-    Settings become a namespace, nested objects stay dictionaries. Also starts the log on standard error.
+    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON` and
+    `--threads N`. Settings become a namespace, nested objects stay dictionaries. `reads` names input files that stand
+    in the settings. What the block puts into the arguments' `also_recorded` goes into the record.
+
+    Inputs that differ from their records, ValueError, OSError and SafetensorError end the process with exit code 1 and
+    one sentence as the last line of the log, which goes to standard error.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    for name in inputs:
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in lists:
-        parser.add_argument(f"--{name}", type=Path, nargs="*", required=True)
-    for name in outputs:
-        parser.add_argument(f"--out-{name}", type=Path, required=True)
-    parser.add_argument("--settings", type=lambda text: SimpleNamespace(**json.loads(text)), required=True)
-    parser.add_argument("--threads", type=int, default=1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    return parser.parse_args()
+    args = _arguments(description, inputs, lists, outputs)
+    made = [value for key, value in vars(args).items() if key.startswith("out_")]
+    try:
+        read = [path for paths in _inputs(args).values() for path in paths]
+        args.input_hashes = checked_inputs([*read, *map(Path, reads(args.settings))])
+        forget(made)
+        yield args
+        write_records(
+            name,
+            vars(args.settings),
+            inputs=args.input_hashes,
+            outputs=made,
+            threads=args.threads,
+            more=args.also_recorded,
+        )
+    except (ValueError, OSError, SafetensorError) as error:
+        logging.error("%s: %s", name, sentence(error))
+        raise SystemExit(1) from None
 
 
 def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:
@@ -38,11 +65,8 @@ def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:
     No clock, no host, no commit: the same settings, inputs and code give the same record. What `more` holds is left
     out of the settings.
     """
-    files = {
-        name: [sha256_of(path) for path in (value if isinstance(value, list) else [value])]
-        for name, value in vars(args).items()
-        if name not in ("settings", "threads") and not name.startswith("out_")
-    }
+    known = vars(args).get("input_hashes", {})
+    files = {name: [known.get(p) or sha256_of(p) for p in paths] for name, paths in _inputs(args).items()}
     settings = {name: value for name, value in vars(args.settings).items() if name not in more}
     code = code_hash(f"lethe.steps.{step}")
     return {"step": step, "settings": settings, "inputs": files, "code": code, "environment": environment(), **more}
@@ -53,3 +77,28 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _arguments(
+    description: str, inputs: Sequence[str], lists: Sequence[str], outputs: Sequence[str]
+) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for name in inputs:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in lists:
+        parser.add_argument(f"--{name}", type=Path, nargs="*", required=True)
+    for name in outputs:
+        parser.add_argument(f"--out-{name}", type=Path, required=True)
+    parser.add_argument("--settings", type=lambda text: SimpleNamespace(**json.loads(text)), required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.set_defaults(input_hashes={}, also_recorded={})
+    return parser.parse_args()
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """Paths of the inputs by the name of their argument."""
+    return {
+        name: value if isinstance(value, list) else [value]
+        for name, value in vars(args).items()
+        if name not in _OWN and not name.startswith("out_")
+    }

@@ -4,12 +4,12 @@ from lethe.bases import pick_device
 from lethe.files import image_name, read_rows
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.measures.table import write_measure
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["shard"], outputs=["measure"])
-    use_threads(args.threads)
-    judge = load_judge(args.settings.clip, device=pick_device(args.settings.device))
-    rows = read_rows(args.shard)
-    images = image_embeddings(judge, args.shard, [image_name(row) for row in rows.index])
-    write_measure(args.out_measure, rows, image=images, text=text_embeddings(judge, list(rows["prompt"])))
+    with step("clip", __doc__, inputs=["shard"], outputs=["measure"]) as args:
+        use_threads(args.threads)
+        judge = load_judge(args.settings.clip, device=pick_device(args.settings.device))
+        rows = read_rows(args.shard)
+        images = image_embeddings(judge, args.shard, [image_name(row) for row in rows.index])
+        write_measure(args.out_measure, rows, image=images, text=text_embeddings(judge, list(rows["prompt"])))

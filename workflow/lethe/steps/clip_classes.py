@@ -6,14 +6,14 @@ from lethe.bases import pick_device
 from lethe.measures.clip import load_judge, text_embeddings
 from lethe.measures.table import write_measure
 from lethe.prompts import fill
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 from lethe.suites import phrases
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["table"], outputs=["classes"])
-    use_threads(args.threads)
-    settings = args.settings
-    names = [phrase for _, phrase in phrases(args.table, settings.column)]
-    judge = load_judge(settings.clip, device=pick_device(settings.device))
-    texts = text_embeddings(judge, [fill(settings.class_prompt, name) for name in names])
-    write_measure(args.out_classes, pd.DataFrame({"class": names}), text=texts)
+    with step("clip_classes", __doc__, inputs=["table"], outputs=["classes"]) as args:
+        use_threads(args.threads)
+        settings = args.settings
+        names = [phrase for _, phrase in phrases(args.table, settings.column)]
+        judge = load_judge(settings.clip, device=pick_device(settings.device))
+        texts = text_embeddings(judge, [fill(settings.class_prompt, name) for name in names])
+        write_measure(args.out_classes, pd.DataFrame({"class": names}), text=texts)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from lethe.downloads import download, extract
 from lethe.files import written_whole
-from lethe.steps.arguments import read_arguments
+from lethe.steps.arguments import step
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, outputs=["train", "val", "record"])
-    source = vars(args.settings)
-    args.out_train.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out_train.parent) as scratch:
-        archive = Path(scratch) / "annotations.zip"
-        found = download(source["url"], archive, source["sha256"])
-        extract(archive, {f"annotations/{path.name}": path for path in (args.out_train, args.out_val)})
-    with written_whole(args.out_record) as part:
-        part.write_text(json.dumps({"url": source["url"], "sha256": found}, indent=2) + "\n", encoding="utf-8")
+    with step("coco_annotations", __doc__, outputs=["train", "val", "record"]) as args:
+        source = vars(args.settings)
+        args.out_train.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.out_train.parent) as scratch:
+            archive = Path(scratch) / "annotations.zip"
+            found = download(source["url"], archive, source["sha256"])
+            extract(archive, {f"annotations/{path.name}": path for path in (args.out_train, args.out_val)})
+        with written_whole(args.out_record) as part:
+            part.write_text(json.dumps({"url": source["url"], "sha256": found}, indent=2) + "\n", encoding="utf-8")

@@ -12,20 +12,20 @@ from lethe.embedded.recipes import Budget, train_clipseg
 from lethe.embedded.renders import SIZE
 from lethe.embedded.world import read_world
 from lethe.files import written_whole
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["icons", "world", "clip"], outputs=["model", "curve"])
-    use_threads(args.threads)
-    settings, budget = args.settings, Budget(**args.settings.budget)
-    world = read_world(args.world)
-    tokenizer = CLIPTokenizer.from_pretrained(args.clip)
-    torch.manual_seed(budget.seed)
-    clipseg = build_clipseg(CLIPModel.from_pretrained(args.clip, dtype=torch.float32))
-    icons = load_file(args.icons)["icons"]
-    curve = train_clipseg(clipseg, tokenizer, icons, world, budget, Path(settings.checkpoint))
-    clipseg.save_pretrained(args.out_model)
-    tokenizer.save_pretrained(args.out_model)
-    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(args.out_model)
-    with written_whole(args.out_curve) as part:
-        part.write_text(json.dumps(curve))
+    with step("emoji_clipseg", __doc__, inputs=["icons", "world", "clip"], outputs=["model", "curve"]) as args:
+        use_threads(args.threads)
+        settings, budget = args.settings, Budget(**args.settings.budget)
+        world = read_world(args.world)
+        tokenizer = CLIPTokenizer.from_pretrained(args.clip)
+        torch.manual_seed(budget.seed)
+        clipseg = build_clipseg(CLIPModel.from_pretrained(args.clip, dtype=torch.float32))
+        icons = load_file(args.icons)["icons"]
+        curve = train_clipseg(clipseg, tokenizer, icons, world, budget, Path(settings.checkpoint))
+        clipseg.save_pretrained(args.out_model)
+        tokenizer.save_pretrained(args.out_model)
+        CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(args.out_model)
+        with written_whole(args.out_curve) as part:
+            part.write_text(json.dumps(curve))

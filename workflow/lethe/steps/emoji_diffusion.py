@@ -13,37 +13,37 @@ from lethe.embedded.recipes import Budget, encode, train_diffusion
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import caption_corpus, read_world
 from lethe.files import written_whole
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["icons", "world", "vae"], outputs=["model", "curve"])
-    use_threads(args.threads)
-    settings, budget = args.settings, Budget(**args.settings.budget)
-    world = read_world(args.world)
-    pictures = make_pictures(
-        load_file(args.icons)["icons"],
-        settings.pictures,
-        seed=settings.picture_seed,
-        variation=Variation(**settings.variation),
-    )
-    vae = AutoencoderKL.from_pretrained(args.vae)
-    latents = encode(vae, pictures.images) * vae.config.scaling_factor
-    logging.info("encoded %d pictures", len(latents))
-    tokenizer = train_tokenizer(caption_corpus(world), args.out_model / "tokenizer")
-    torch.manual_seed(budget.seed)
-    unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
-    curve = train_diffusion(
-        unet, text_encoder, tokenizer, scheduler, latents, pictures, world, budget, Path(settings.checkpoint)
-    )
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(args.out_model)
-    with written_whole(args.out_curve) as part:
-        part.write_text(json.dumps(curve))
+    with step("emoji_diffusion", __doc__, inputs=["icons", "world", "vae"], outputs=["model", "curve"]) as args:
+        use_threads(args.threads)
+        settings, budget = args.settings, Budget(**args.settings.budget)
+        world = read_world(args.world)
+        pictures = make_pictures(
+            load_file(args.icons)["icons"],
+            settings.pictures,
+            seed=settings.picture_seed,
+            variation=Variation(**settings.variation),
+        )
+        vae = AutoencoderKL.from_pretrained(args.vae)
+        latents = encode(vae, pictures.images) * vae.config.scaling_factor
+        logging.info("encoded %d pictures", len(latents))
+        tokenizer = train_tokenizer(caption_corpus(world), args.out_model / "tokenizer")
+        torch.manual_seed(budget.seed)
+        unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
+        curve = train_diffusion(
+            unet, text_encoder, tokenizer, scheduler, latents, pictures, world, budget, Path(settings.checkpoint)
+        )
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(args.out_model)
+        with written_whole(args.out_curve) as part:
+            part.write_text(json.dumps(curve))

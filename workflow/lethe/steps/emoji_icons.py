@@ -6,10 +6,10 @@ from lethe.embedded.renders import render_icons
 from lethe.embedded.sources import fetch_collections
 from lethe.embedded.world import read_world
 from lethe.files import written_whole
-from lethe.steps.arguments import read_arguments
+from lethe.steps.arguments import step
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["world"], outputs=["collections", "icons"])
-    fetch_collections(args.settings.collections, args.out_collections)
-    with written_whole(args.out_icons) as part:
-        save_file({"icons": render_icons(read_world(args.world), args.out_collections)}, part)
+    with step("emoji_icons", __doc__, inputs=["world"], outputs=["collections", "icons"]) as args:
+        fetch_collections(args.settings.collections, args.out_collections)
+        with written_whole(args.out_icons) as part:
+            save_file({"icons": render_icons(read_world(args.world), args.out_collections)}, part)

@@ -13,25 +13,27 @@ from lethe.embedded.renders import make_pictures
 from lethe.embedded.world import read_world
 from lethe.files import written_whole
 from lethe.measures.clip import load_judge
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["world", "icons", "pipeline", "clip", "clipseg"], outputs=["quality"])
-    use_threads(args.threads)
-    settings, world, icons = args.settings, read_world(args.world), load_file(args.icons)["icons"]
-    device = torch.device("cpu")
-    judge = load_judge(str(args.clip), device=device)
-    pictures = make_pictures(icons, settings.pictures, seed=settings.seed)
-    pipeline = load_pipeline(
-        str(args.pipeline), None, device=device, precision="float32", scheduler=settings.sampling["scheduler"]
-    )
-    clipseg = CLIPSegForImageSegmentation.from_pretrained(args.clipseg, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(args.clipseg)
-    quality = {
-        **judge_quality(judge, world, pictures),
-        **vae_quality(AutoencoderKL.from_pretrained(args.pipeline / "vae").eval(), judge, world, pictures),
-        **segmenter_quality(clipseg, tokenizer, icons, world, settings.scenes, seed=settings.seed),
-        **pipeline_quality(pipeline, judge, world, seeds=settings.seeds, sampling=settings.sampling),
-    }
-    with written_whole(args.out_quality) as part:
-        part.write_text(json.dumps(quality, indent=2) + "\n")
+    with step(
+        "emoji_quality", __doc__, inputs=["world", "icons", "pipeline", "clip", "clipseg"], outputs=["quality"]
+    ) as args:
+        use_threads(args.threads)
+        settings, world, icons = args.settings, read_world(args.world), load_file(args.icons)["icons"]
+        device = torch.device("cpu")
+        judge = load_judge(str(args.clip), device=device)
+        pictures = make_pictures(icons, settings.pictures, seed=settings.seed)
+        pipeline = load_pipeline(
+            str(args.pipeline), None, device=device, precision="float32", scheduler=settings.sampling["scheduler"]
+        )
+        clipseg = CLIPSegForImageSegmentation.from_pretrained(args.clipseg, dtype=torch.float32).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(args.clipseg)
+        quality = {
+            **judge_quality(judge, world, pictures),
+            **vae_quality(AutoencoderKL.from_pretrained(args.pipeline / "vae").eval(), judge, world, pictures),
+            **segmenter_quality(clipseg, tokenizer, icons, world, settings.scenes, seed=settings.seed),
+            **pipeline_quality(pipeline, judge, world, seeds=settings.seeds, sampling=settings.sampling),
+        }
+        with written_whole(args.out_quality) as part:
+            part.write_text(json.dumps(quality, indent=2) + "\n")

@@ -5,16 +5,16 @@ from safetensors.numpy import load_file
 from lethe.embedded.reference import write_reference
 from lethe.embedded.renders import Variation
 from lethe.embedded.world import read_world
-from lethe.steps.arguments import read_arguments
+from lethe.steps.arguments import step
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["world", "icons"], outputs=["folder"])
-    icons, budget = load_file(args.icons)["icons"], args.settings
-    write_reference(
-        icons,
-        read_world(args.world),
-        budget.images,
-        seed=budget.seed,
-        variation=Variation(**budget.variation),
-        folder=args.out_folder,
-    )
+    with step("emoji_reference", __doc__, inputs=["world", "icons"], outputs=["folder"]) as args:
+        icons, budget = load_file(args.icons)["icons"], args.settings
+        write_reference(
+            icons,
+            read_world(args.world),
+            budget.images,
+            seed=budget.seed,
+            variation=Variation(**budget.variation),
+            folder=args.out_folder,
+        )

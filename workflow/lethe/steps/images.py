@@ -5,16 +5,16 @@ import pandas as pd
 from lethe.files import write_shard
 from lethe.prompts import fill
 from lethe.sampling import sample_rows
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 from lethe.steps.loading import pipeline_of
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, outputs=["images"])
-    use_threads(args.threads)
-    settings, images = args.settings, args.settings.images
-    name, kind = settings.concept["name"], settings.concept["kind"]
-    seeds = range(settings.seed, settings.seed + images["count"])
-    rows = pd.DataFrame({"type": name, "prompt": fill(images["prompts"][kind], name), "evaluation_seed": seeds})
-    pipeline = pipeline_of(settings, scheduler=images["scheduler"])
-    sampled = sample_rows(pipeline, rows, steps=images["steps"], guidance=images["guidance"], batch=images["batch"])
-    write_shard(args.out_images, rows, sampled)
+    with step("images", __doc__, outputs=["images"]) as args:
+        use_threads(args.threads)
+        settings, images = args.settings, args.settings.images
+        name, kind = settings.concept["name"], settings.concept["kind"]
+        seeds = range(settings.seed, settings.seed + images["count"])
+        rows = pd.DataFrame({"type": name, "prompt": fill(images["prompts"][kind], name), "evaluation_seed": seeds})
+        pipeline = pipeline_of(settings, scheduler=images["scheduler"])
+        sampled = sample_rows(pipeline, rows, steps=images["steps"], guidance=images["guidance"], batch=images["batch"])
+        write_shard(args.out_images, rows, sampled)

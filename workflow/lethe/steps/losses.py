@@ -3,13 +3,13 @@
 import pandas as pd
 
 from lethe.figures import loss_curves
-from lethe.steps.arguments import read_arguments
+from lethe.steps.arguments import step
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, lists=["curves"], outputs=["figure"])
-    settings = args.settings
-    curves = {
-        name: pd.read_csv(path, index_col="step")["loss"]
-        for name, path in zip(settings.concepts, args.curves, strict=True)
-    }
-    loss_curves(args.out_figure, curves, title=f"LoRA training, {len(curves)} concepts, running mean of 10 steps")
+    with step("losses", __doc__, lists=["curves"], outputs=["figure"]) as args:
+        settings = args.settings
+        curves = {
+            name: pd.read_csv(path, index_col="step")["loss"]
+            for name, path in zip(settings.concepts, args.curves, strict=True)
+        }
+        loss_curves(args.out_figure, curves, title=f"LoRA training, {len(curves)} concepts, running mean of 10 steps")

@@ -6,31 +6,31 @@ from lethe.edits import Edit, FactoredEdit, save_edit
 from lethe.files import Loaded
 from lethe.methods.mace import MaceSettings, erase, join, preserved
 from lethe.moments import load_concept_moments, load_moment
-from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.arguments import record_of, step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, lists=["moments", "loras", "prior", "domain-prior"], outputs=["edit"])
-    use_threads(args.threads)
-    settings, base = args.settings, args.settings.base
-    target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
-    projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
-    priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
-    joined = (
-        Loaded(load_concept_moments, args.moments),
-        Loaded(load_lora, args.loras),
-        preserved(*priors, weight=settings.preserve_weight),
-        MaceSettings(**settings.mace),
-    )
-    hashes = weights_hash(
-        base_folder(base["model"], base["revision"], variant=base["variant"]), variant=base["variant"]
-    )
-    record = record_of(
-        "mace", args, base=base | {"weights_sha256": hashes}, task=settings.task, concepts=settings.concepts
-    )
-    if settings.edit_form == "factors":
-        transform, updates = join(projections, *joined)
-        edit = FactoredEdit.stacked(transform, zip(settings.concepts, updates, strict=True), record)
-    else:
-        weights = erase({name: weight.to(**target) for name, weight in projections.items()}, *joined)
-        edit = Edit({f"{name}.weight": weight for name, weight in weights.items()}, record)
-    save_edit(args.out_edit, edit)
+    with step("mace", __doc__, lists=["moments", "loras", "prior", "domain-prior"], outputs=["edit"]) as args:
+        use_threads(args.threads)
+        settings, base = args.settings, args.settings.base
+        target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
+        projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
+        priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
+        joined = (
+            Loaded(load_concept_moments, args.moments),
+            Loaded(load_lora, args.loras),
+            preserved(*priors, weight=settings.preserve_weight),
+            MaceSettings(**settings.mace),
+        )
+        hashes = weights_hash(
+            base_folder(base["model"], base["revision"], variant=base["variant"]), variant=base["variant"]
+        )
+        record = record_of(
+            "mace", args, base=base | {"weights_sha256": hashes}, task=settings.task, concepts=settings.concepts
+        )
+        if settings.edit_form == "factors":
+            transform, updates = join(projections, *joined)
+            edit = FactoredEdit.stacked(transform, zip(settings.concepts, updates, strict=True), record)
+        else:
+            weights = erase({name: weight.to(**target) for name, weight in projections.items()}, *joined)
+            edit = Edit({f"{name}.weight": weight for name, weight in weights.items()}, record)
+        save_edit(args.out_edit, edit)

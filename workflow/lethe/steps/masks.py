@@ -5,17 +5,17 @@ import numpy as np
 from lethe.bases import pick_device
 from lethe.files import read_images, read_rows, write_shard
 from lethe.masks import concept_masks
-from lethe.steps.arguments import read_arguments, use_threads
+from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["images"], outputs=["masks"])
-    use_threads(args.threads)
-    settings, rows = args.settings, read_rows(args.images)
-    masks, found = concept_masks(
-        read_images(args.images),
-        settings.concept["name"],
-        settings.masks,
-        device=pick_device(settings.device),
-        numbers=rows.index,
-    )
-    write_shard(args.out_masks, rows.assign(found=found), [mask.astype(np.uint8) * 255 for mask in masks])
+    with step("masks", __doc__, inputs=["images"], outputs=["masks"]) as args:
+        use_threads(args.threads)
+        settings, rows = args.settings, read_rows(args.images)
+        masks, found = concept_masks(
+            read_images(args.images),
+            settings.concept["name"],
+            settings.masks,
+            device=pick_device(settings.device),
+            numbers=rows.index,
+        )
+        write_shard(args.out_masks, rows.assign(found=found), [mask.astype(np.uint8) * 255 for mask in masks])

@@ -2,13 +2,13 @@
 
 from lethe.moments import concept_moments, save_concept_moments
 from lethe.prompts import read_templates
-from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.arguments import record_of, step, use_threads
 from lethe.steps.loading import text_of
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["templates"], outputs=["moments"])
-    use_threads(args.threads)
-    settings = args.settings
-    templates = read_templates(args.templates)[: settings.templates_used]
-    moments = concept_moments(text_of(settings), settings.concept["name"], settings.concept["anchor"], templates)
-    save_concept_moments(args.out_moments, moments, record_of("moments", args))
+    with step("moments", __doc__, inputs=["templates"], outputs=["moments"]) as args:
+        use_threads(args.threads)
+        settings = args.settings
+        templates = read_templates(args.templates)[: settings.templates_used]
+        moments = concept_moments(text_of(settings), settings.concept["name"], settings.concept["anchor"], templates)
+        save_concept_moments(args.out_moments, moments, record_of("moments", args))

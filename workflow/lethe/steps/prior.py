@@ -8,27 +8,28 @@ from lethe.bases import pick_device
 from lethe.moments import moment_in_parts, save_moment
 from lethe.priors import prior_texts
 from lethe.provenance import code_hash, environment
-from lethe.steps.arguments import read_arguments, record_of, use_threads
+from lethe.steps.arguments import record_of, step, use_threads
 from lethe.steps.loading import text_of
 from lethe.text import encode_prompts
 
 if __name__ == "__main__":
-    args = read_arguments(__doc__, inputs=["text-encoder"], lists=["sources"], outputs=["prior"])
-    use_threads(args.threads)
-    settings = args.settings
-    settings.base = json.loads(args.text_encoder.read_text(encoding="utf-8"))
-    texts = prior_texts(settings.prior)
-    # What a part's bytes depend on besides its texts: parts of another text encoder, machine or code are not taken up.
-    made_by = {
-        "text": settings.text,
-        "precision": settings.precision,
-        "device": str(pick_device(settings.device)),
-        "threads": args.threads,
-        "code": code_hash("lethe.steps.prior"),
-        "environment": environment(),
-    }
-    parts = args.out_prior.with_name(f"{args.out_prior.name}.parts")
-    moment = moment_in_parts(partial(encode_prompts, text_of(settings)), texts, parts, made_by=made_by)
-    record = record_of("prior", args, texts=len(texts), distinct_texts=len(set(texts)))
-    save_moment(args.out_prior, moment, record)
-    shutil.rmtree(parts)
+    with step("prior", __doc__, inputs=["text-encoder"], lists=["sources"], outputs=["prior"]) as args:
+        use_threads(args.threads)
+        settings = args.settings
+        settings.base = json.loads(args.text_encoder.read_text(encoding="utf-8"))
+        texts = prior_texts(settings.prior)
+        # What a part's bytes depend on besides its texts: parts of another text encoder, machine or code are not
+        # taken up.
+        made_by = {
+            "text": settings.text,
+            "precision": settings.precision,
+            "device": str(pick_device(settings.device)),
+            "threads": args.threads,
+            "code": code_hash("lethe.steps.prior"),
+            "environment": environment(),
+        }
+        parts = args.out_prior.with_name(f"{args.out_prior.name}.parts")
+        moment = moment_in_parts(partial(encode_prompts, text_of(settings)), texts, parts, made_by=made_by)
+        record = record_of("prior", args, texts=len(texts), distinct_texts=len(set(texts)))
+        save_moment(args.out_prior, moment, record)
+        shutil.rmtree(parts)
