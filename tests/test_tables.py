@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lethe import protocols
-from lethe.tables import object_scores, objects_table
+from lethe.tables import OBJECT_SOURCES, object_scores, objects_table
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -94,3 +94,23 @@ def test_the_table_has_a_row_per_method_rounded(parts: dict[str, pd.DataFrame]) 
     assert "details" not in table
     assert list(table["h_o"]) == [0.33, round(scores["h_o"], 2)]
     assert list(table["n_acc_e"]) == [4, 4]
+
+
+def test_columns_come_from_what_they_say_and_nothing_else(parts: dict[str, pd.DataFrame]) -> None:
+    others = dict(
+        erased=measure(("ship", "ship", 4), ("ship", "cat", 1)),
+        generality=measure(("ship", "ship", 4)),
+        kept=measure(("bird", "cat", 2), ("cat", "cat", 1)),
+        quality=measure(("bird", "cat", 12)),
+        classes=parts["classes"].assign(text=list(np.roll(np.eye(3), 1, axis=1))),
+        reference=measure(("bird", "bird", 8), ("cat", "cat", 1)),
+    )
+    before = object_scores(**parts, concepts=["ship"])
+    assert set(OBJECT_SOURCES) == set(objects_table({"mace": before}).columns) - {"method"}
+    for part, other in others.items():
+        after = object_scores(**(parts | {part: other}), concepts=["ship"])
+        for column, sources in OBJECT_SOURCES.items():
+            if part not in sources:
+                assert after[column] == before[column], (part, column)
+            elif (part, column[:2]) != ("classes", "n_"):  # the same names, so the same rows count
+                assert after[column] != before[column], (part, column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from lethe.__main__ import main
 from lethe.bases import projection_weights, weights_hash
+from lethe.costs import costs
 from lethe.edits import Edit, FactoredEdit, load_edit
 from lethe.provenance import code_hash, fingerprint
+from lethe.traces import lines, trace
 from running import ROOT, planned, snakemake
 
 HOSTILE = "$(touch pwned)'s `cat`"
@@ -213,6 +217,78 @@ def test_an_edit_can_be_stored_as_factors(finished: Path, sd_folder: Path, tmp_p
     base = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
     for name, weight in factors.edited(base).items():
         assert (weight - whole.weights[name]).abs().max() <= 1e-6 * weight.abs().max()
+
+
+def test_every_output_of_a_step_has_a_record(finished: Path, capsys: pytest.CaptureFixture) -> None:
+    results = finished / "results"
+    files = {str(path.relative_to(results)) for path in results.glob("**/*") if path.is_file()}
+    records = {name.removeprefix("provenance/") for name in files if name.startswith("provenance/")}
+    made = {f"{name}.json" for name in files if not name.startswith("provenance/")}
+    (without,) = made - records
+    assert without.endswith("/text_encoder.json.json")  # which no step writes
+    assert records < made
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("**/*")}
+    assert main(["verify", str(results)]) == 0
+    assert capsys.readouterr().out == f"{len(records)} files as recorded, 0 damaged, 0 missing\n"
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("**/*")} == before
+
+
+def test_a_number_can_be_traced_to_its_sources(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    told = trace(Path("results/tables/objects.csv"), "mace", "acc_g")
+    assert told.warnings == []
+    (cell,) = told.cells
+    table = pd.read_csv("results/tables/objects.csv").set_index("method")
+    assert float(cell["value"]) == table.loc["mace", "acc_g"]
+    assert cell["n"] == "4"
+    assert cell["interval_95"][0] <= float(cell["value"]) <= cell["interval_95"][1]
+    assert "clip-top1@1" in cell["protocol"]
+    steps = Counter(job.record["step"] for job in told.jobs)
+    ones = ("objects_table", "clip", "clip_classes", "base", "sample", "mace", "prior")
+    assert steps == {**dict.fromkeys(ones, 1), "moments": 2, "lora": 2, "masks": 2, "images": 2}
+    read = {path for job in told.jobs for path in job.record["inputs"]}
+    assert not any("/original/" in path or "/reference/" in path or "/objects/0000" in path for path in read)
+    assert {"captions.csv", "config/concepts.tsv"} <= read  # the prior's texts, and the suite's synonyms
+    text = list(lines(told))
+    assert any(line.startswith("lora: 2 jobs, ") for line in text)
+    assert sum("diffusers" in line for line in text) == 1
+    whole = trace(Path("results/tables/objects.csv"))
+    assert sum(job.record["step"] == "clip" for job in whole.jobs) == 9  # of all shards, and the reference
+    assert {job.record["step"] for job in trace(Path("results/figures/objects.png")).jobs} >= {"examples", "sample"}
+
+
+def test_costs_count_every_job_once(finished: Path) -> None:
+    found = costs(finished / "results")
+    assert {step: cost.jobs for step, cost in found.steps.items()} == {
+        **dict.fromkeys(("base", "prior", "mace", "losses", "examples", "clip_classes", "objects_table"), 1),
+        **dict.fromkeys(("images", "masks", "mask_sheet", "moments", "lora"), 2),
+        "sample": 8,
+        "clip": 9,
+    }
+    assert len(found.concepts["lora"]) == 2
+    assert all(cost.cpu_seconds > 0 and cost.seconds > 0 for cost in found.steps.values())
+
+
+def test_a_damaged_file_is_found_set_aside_and_made_anew(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    masks = folder / "results/sd/concepts/ship/masks.zip"
+    whole = masks.read_bytes()
+    masks.write_bytes(whole[: len(whole) // 2])
+    (folder / SHEET).unlink()
+    run = snakemake(folder, "--cores", "1", SHEET)
+    assert run.returncode != 0
+    log = (folder / "logs/mask_sheet/sd/ship.log").read_text()
+    (told,) = log.splitlines()
+    assert told in run.stdout + run.stderr
+    assert "mask_sheet: results/sd/concepts/ship/masks.zip: its content is not what was recorded" in told
+    assert masks.with_name("masks.zip.damaged").read_bytes() == whole[: len(whole) // 2]
+    assert not masks.exists()
+    again = snakemake(folder, "--cores", "1", SHEET)
+    assert again.returncode == 0, again.stderr
+    assert planned(again.stdout + again.stderr) == {"masks": 1, "mask_sheet": 1}
+    assert masks.read_bytes() == whole
+    assert (folder / SHEET).read_bytes() == (finished / SHEET).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lethe.records import Place, hash_of, place, read_record
 
 # What differs between the jobs of one rule for many concepts or shards; jobs that differ in more are told apart.
 _OF_ONE_JOB = ("concept", "shard", "digest", "suite.rows")
+_MOST = 6  # things in a line, lines of a kind
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,11 @@ def _group_lines(group: Sequence[Job], jobs: Sequence[Job]) -> Iterator[str]:
             read.setdefault(jobs[source].record["step"], set()).add(path)
     for step, paths in read.items():
         yield f"  from      {step}: {_few(sorted(paths), most=2)}"
-    for path, digest in sorted({(path, digest) for job in group for path, digest in job.given.items()}):
+    given = sorted({(path, digest) for job in group for path, digest in job.given.items()})
+    for path, digest in given[:_MOST]:
         yield f"  given     {path}, SHA-256 {digest[:12]}"
+    if len(given) > _MOST:
+        yield f"  given     {len(given) - _MOST} more; --json has them all"
 
 
 def _common_lines(records: Sequence[dict]) -> Iterator[str]:
@@ -260,7 +264,7 @@ def _text(value: object) -> str:
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 
 
-def _few(values: Iterable[object], most: int = 6) -> str:
+def _few(values: Iterable[object], most: int = _MOST) -> str:
     """Values with commas between them; the first, the last and their number if there are too many."""
     texts = [str(value) for value in values]
     if len(texts) <= most:

@@ -24,8 +24,6 @@ rule images:
         images="results/{base}/concepts/{concept}/images.zip",
     log:
         "logs/images/{base}/{concept}.log",
-    benchmark:
-        "logs/images/{base}/{concept}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
@@ -47,8 +45,6 @@ use rule images as anchor_images with:
         images="results/{base}/concepts/{concept}/anchor_images.zip",
     log:
         "logs/anchor_images/{base}/{concept}.log",
-    benchmark:
-        "logs/anchor_images/{base}/{concept}.tsv"
     params:
         settings=lambda wildcards: settings(
             wildcards,
@@ -65,8 +61,6 @@ rule masks:
         masks="results/{base}/concepts/{concept}/masks.zip",
     log:
         "logs/masks/{base}/{concept}.log",
-    benchmark:
-        "logs/masks/{base}/{concept}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
@@ -115,8 +109,6 @@ rule moments:
         moments="results/{base}/concepts/{concept}/moments.safetensors",
     log:
         "logs/moments/{base}/{concept}.log",
-    benchmark:
-        "logs/moments/{base}/{concept}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:

@@ -59,8 +59,6 @@ rule emoji_vae:
         curve="results/emoji_world/vae.json",
     log:
         "logs/emoji_vae.log",
-    benchmark:
-        "logs/emoji_vae.tsv"
     conda:
         "../../envs/lethe.yaml"
     threads: 2
@@ -86,8 +84,6 @@ rule emoji_diffusion:
         curve="results/emoji_world/pipeline.json",
     log:
         "logs/emoji_diffusion.log",
-    benchmark:
-        "logs/emoji_diffusion.tsv"
     conda:
         "../../envs/lethe.yaml"
     threads: 2
@@ -113,8 +109,6 @@ rule emoji_clip:
         curve="results/emoji_world/clip.json",
     log:
         "logs/emoji_clip.log",
-    benchmark:
-        "logs/emoji_clip.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
@@ -140,8 +134,6 @@ rule emoji_clipseg:
         curve="results/emoji_world/clipseg.json",
     log:
         "logs/emoji_clipseg.log",
-    benchmark:
-        "logs/emoji_clipseg.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:

@@ -48,8 +48,6 @@ rule lora:
         curve="results/{base}/concepts/{concept}/lora/loss.csv",
     log:
         "logs/lora/{base}/{concept}.log",
-    benchmark:
-        "logs/lora/{base}/{concept}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
@@ -83,8 +81,6 @@ use rule lora as task_lora with:
         curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",
     log:
         "logs/task_lora/{base}/{task}/{concept}.log",
-    benchmark:
-        "logs/task_lora/{base}/{task}/{concept}.tsv"
 
 
 rule mace:
@@ -97,8 +93,6 @@ rule mace:
         edit="results/{base}/edits/{task}/mace.safetensors",
     log:
         "logs/mace/{base}/{task}.log",
-    benchmark:
-        "logs/mace/{base}/{task}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:

@@ -25,8 +25,6 @@ rule clip:
         measure="results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet",
     log:
         "logs/clip/{base}/{edit}/{suite}/{shard}.{evaluation}.log",
-    benchmark:
-        "logs/clip/{base}/{edit}/{suite}/{shard}.{evaluation}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
@@ -51,8 +49,6 @@ use rule clip as clip_reference with:
         measure="results/evaluations/{evaluation}/reference-clip.parquet",
     log:
         "logs/clip_reference/{evaluation}.log",
-    benchmark:
-        "logs/clip_reference/{evaluation}.tsv"
     params:
         sampled=None,  # these images are given
 

@@ -63,8 +63,6 @@ rule prior:
         prior="results/priors/{text}/{prior}.safetensors",
     log:
         "logs/prior/{text}/{prior}.log",
-    benchmark:
-        "logs/prior/{text}/{prior}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:

@@ -39,8 +39,6 @@ rule sample:
         shard="results/{base}/samples/{edit}/{suite}/{shard}.zip",
     log:
         "logs/sample/{base}/{edit}/{suite}/{shard}.log",
-    benchmark:
-        "logs/sample/{base}/{edit}/{suite}/{shard}.tsv"
     conda:
         "../../envs/lethe.yaml"
     resources:
