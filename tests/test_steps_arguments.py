@@ -144,6 +144,8 @@ def raised(error: Exception) -> Callable[[Path], None]:
     [
         (ValueError("no\nship"), "mace: no ship"),
         (OSError(28, "No space left on device", "results/a"), "mace: results/a: No space left on device"),
+        (OSError(28, "No space left on device"), "mace: No space left on device (while making results/a.txt)"),
+        (OSError("404"), "mace: 404"),
         (SafetensorError("I/O error: \x1b"), r"mace: I/O error: \x1b"),
     ],
 )

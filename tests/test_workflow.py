@@ -250,7 +250,7 @@ def test_a_number_can_be_traced_to_its_sources(finished: Path, monkeypatch: pyte
     assert not any("/original/" in path or "/reference/" in path or "/objects/0000" in path for path in read)
     assert {"captions.csv", "config/concepts.tsv"} <= read  # the prior's texts, and the suite's synonyms
     text = list(lines(told))
-    assert any(line.startswith("lora: 2 jobs, ") for line in text)
+    assert any(line.startswith("moments: 2 jobs, ") for line in text)
     assert sum("diffusers" in line for line in text) == 1
     whole = trace(Path("results/tables/objects.csv"))
     assert sum(job.record["step"] == "clip" for job in whole.jobs) == 9  # of all shards, and the reference

@@ -235,9 +235,11 @@ def _group_lines(group: Sequence[Job], jobs: Sequence[Job]) -> Iterator[str]:
 
 def _common_lines(records: Sequence[dict]) -> Iterator[str]:
     """What all jobs share: bases, versions, commits."""
-    bases = {json.dumps(base, sort_keys=True) for r in records if isinstance(base := r["settings"].get("base"), dict)}
-    for base in map(json.loads, sorted(bases)):
-        yield f"base      {_settings([_flat(base)])}"
+    named = [_flat(base) for record in records if isinstance(base := record["settings"].get("base"), dict)]
+    bases = list({json.dumps(base, sort_keys=True): base for base in named}.values())
+    for base in bases:
+        if not any(base.items() < other.items() for other in bases):  # a prior knows but some of it
+            yield f"base      {_settings([base])}"
     yield f"versions  {_settings([_flat(record['environment']) for record in records])}"
     yield f"commit    {_few({record['run'].get('commit') for record in records})}"
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from safetensors import SafetensorError
 
-from lethe.messages import sentence
+from lethe.messages import plain, sentence
 from lethe.provenance import code_hash, environment, sha256_of
 from lethe.records import checked_inputs, forget, write_records
 
@@ -55,7 +55,9 @@ def step(
             more=args.also_recorded,
         )
     except (ValueError, OSError, SafetensorError) as error:
-        logging.error("%s: %s", name, sentence(error))
+        nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
+        where = f" (while making {', '.join(map(str, made))})" if nameless else ""
+        logging.error("%s: %s%s", name, sentence(error), plain(where))
         raise SystemExit(1) from None
 
 
