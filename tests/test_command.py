@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -64,8 +65,6 @@ def test_show_prints_no_control_characters(tmp_path: Path, sd_folder: Path, caps
 
 
 def test_show_can_print_the_whole_record(edit: Path, capsys: pytest.CaptureFixture) -> None:
-    import json
-
     assert main(["show", "--json", str(edit)]) == 0
     assert json.loads(capsys.readouterr().out) == load_edit(edit).record
 
@@ -145,6 +144,20 @@ def test_readmes_commands_do_what_it_says(
 def test_the_command_runs_from_a_clone(tmp_path: Path) -> None:
     assert lethe(tmp_path, "--version").stdout == "lethe 0.1.0\n"
     assert "usage: lethe" in lethe(tmp_path).stderr
+
+
+def test_a_reader_may_stop_early(tmp_path: Path) -> None:
+    rest = dict(step="x", settings={}, environment={}, run={"host": "h", "gpu": None, "started": "s"})
+    inputs = {f"given/{k}": "0" * 64 for k in range(30000)}  # more than a pipe holds
+    record = rest | {"format": 1, "inputs": inputs, "outputs": {"results/a": "0" * 64}}
+    (tmp_path / "results" / "provenance").mkdir(parents=True)
+    (tmp_path / "results" / "provenance" / "a.json").write_text(json.dumps(record))
+    command = f"{shlex.quote(sys.executable)} -m lethe trace results/a --json | head -n 1"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    run = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "{\n", "")
 
 
 def test_pip_installs_the_command(tmp_path: Path) -> None:

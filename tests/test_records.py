@@ -148,6 +148,14 @@ def test_time_and_memory_are_those_of_the_whole_process() -> None:
     assert run["peak_mb"] > 300
 
 
+def test_memory_of_the_process_that_started_it_does_not_count() -> None:
+    write = "from pathlib import Path; from lethe.records import *; Path('results/a').write_text('a'); "
+    write += "write_records('mace', {}, inputs={}, outputs=[Path('results/a')], threads=1, more={})"
+    parent = "import subprocess, sys; held = bytearray(600 << 20); subprocess.run(sys.argv[1:], check=True)"
+    subprocess.run([*python(parent), *python(write)], check=True, env=LIBRARY, timeout=120)
+    assert read_record(Path("results/provenance/a.json"))["run"]["peak_mb"] < 300
+
+
 @pytest.mark.parametrize(("used", "told"), [(True, "NVIDIA H200"), (False, None)])
 def test_a_gpu_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch, used: bool, told: str | None) -> None:
     cuda = SimpleNamespace(is_initialized=lambda: used, get_device_name=lambda: "NVIDIA H200")

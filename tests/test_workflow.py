@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -255,6 +257,30 @@ def test_a_number_can_be_traced_to_its_sources(finished: Path, monkeypatch: pyte
     whole = trace(Path("results/tables/objects.csv"))
     assert sum(job.record["step"] == "clip" for job in whole.jobs) == 9  # of all shards, and the reference
     assert {job.record["step"] for job in trace(Path("results/figures/objects.png")).jobs} >= {"examples", "sample"}
+
+
+def test_readmes_trace_prints_what_it_says(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    command, shown = re.findall(r"<!-- trace command -->\n```bash\n(.+?)\n```\n.+?```\n(.+?)\n```", readme, re.DOTALL)[
+        0
+    ]
+    program, *arguments = shlex.split(command)
+    monkeypatch.chdir(finished)
+    assert program == "lethe"
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    number = r"[\d.]+"
+    first = (
+        rf"results/tables/objects\.csv, row mace, column acc_e: {number}, n = \d+, 95 % interval {number} to {number}"
+    )
+    head = rf"(?m)^(\w+): \d+ jobs?, {number} s, .+, from \d{{4}}-\d\d-\d\dT"
+    for text in (shown, out):
+        assert re.match(first, text)
+    steps = re.findall(head, shown)
+    assert steps
+    assert steps == [step for step in dict.fromkeys(re.findall(head, out)) if step in steps]
 
 
 def test_costs_count_every_job_once(finished: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -249,14 +250,13 @@ def _damaged(aside: Mapping[Path, str]) -> str:
 def _this_run() -> dict:
     """What differs from run to run of the same job."""
     seconds, times = _age(), os.times()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "host": platform.node(),
         "gpu": _gpu(),
         "started": datetime.fromtimestamp(time.time() - seconds, UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "cpu_seconds": round(times.user + times.system + times.children_user + times.children_system, 2),
-        "peak_mb": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
+        "peak_mb": round(_peak() / (1 << 20)),
         "commit": commit(),
     }
 
@@ -265,6 +265,17 @@ def _gpu() -> str | None:
     """The GPU that this process has used, if any; without importing torch for it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     return cuda.get_device_name() if cuda is not None and cuda.is_initialized() else None
+
+
+def _peak() -> int:
+    """The most memory that this process has held at once, in bytes."""
+    try:
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(kilobytes) << 10
+    except (OSError, ValueError):
+        # Next best: on Linux it starts from what the process held that started this one.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10
 
 
 def _age() -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lethe.messages import plain
 from lethe.records import Place, hash_of, place, read_record
 
 # What differs between the jobs of one rule for many concepts or shards; jobs that differ in more are told apart.
@@ -168,7 +170,7 @@ def _sorted(records: Sequence[dict], position: Mapping[str, int]) -> list[int]:
 
 
 def lines(told: Trace) -> Iterator[str]:
-    """A trace as text; equal jobs of many concepts or shards are one paragraph."""
+    """A trace as lines of text; equal jobs of many concepts or shards are one paragraph."""
     for cell in told.cells:
         n = f", n = {cell['n']}" if cell["n"] else ""
         interval = cell["interval_95"]
@@ -210,27 +212,27 @@ def _group_lines(group: Sequence[Job], jobs: Sequence[Job]) -> Iterator[str]:
     records = [job.record for job in group]
     runs = [record["run"] for record in records]
     seconds = sum(run.get("seconds", 0) for run in runs)
-    where = _few({run.get("host") for run in runs})
-    gpus = {run.get("gpu") or "no GPU" for run in runs}
+    hosts = sorted({str(run.get("host")) for run in runs})
+    gpus = sorted({run.get("gpu") or "no GPU" for run in runs})
     started = min(str(run.get("started")) for run in runs)
     count = f"{len(group)} jobs" if len(group) > 1 else "1 job"
-    yield f"{records[0]['step']}: {count}, {seconds:.1f} s, {where}, {_few(gpus)}, from {started}"
+    yield f"{records[0]['step']}: {count}, {seconds:.1f} s, {_few(hosts)}, {_few(gpus)}, from {started}"
     made = sorted({path for record in records for path in record["outputs"]})
-    yield f"  made      {_few(made, most=2)}"
+    yield from _wrapped("  made", _few(made, most=2))
     settings = [_flat({k: v for k, v in record["settings"].items() if k != "base"}) for record in records]
     if told := _settings(settings):
-        yield f"  settings  {told}"
+        yield from _wrapped("  settings", told)
     read: dict[str, set[str]] = {}
     for job in group:
         for path, source in job.made_by.items():
             read.setdefault(jobs[source].record["step"], set()).add(path)
     for step, paths in read.items():
-        yield f"  from      {step}: {_few(sorted(paths), most=2)}"
+        yield from _wrapped("  from", f"{step}: {_few(sorted(paths), most=2)}")
     given = sorted({(path, digest) for job in group for path, digest in job.given.items()})
     for path, digest in given[:_MOST]:
-        yield f"  given     {path}, SHA-256 {digest[:12]}"
+        yield from _wrapped("  given", f"{path}, SHA-256 {digest[:12]}")
     if len(given) > _MOST:
-        yield f"  given     {len(given) - _MOST} more; --json has them all"
+        yield from _wrapped("  given", f"{len(given) - _MOST} more; --json has them all")
 
 
 def _common_lines(records: Sequence[dict]) -> Iterator[str]:
@@ -239,9 +241,16 @@ def _common_lines(records: Sequence[dict]) -> Iterator[str]:
     bases = list({json.dumps(base, sort_keys=True): base for base in named}.values())
     for base in bases:
         if not any(base.items() < other.items() for other in bases):  # a prior knows but some of it
-            yield f"base      {_settings([base])}"
-    yield f"versions  {_settings([_flat(record['environment']) for record in records])}"
-    yield f"commit    {_few({record['run'].get('commit') for record in records})}"
+            yield from _wrapped("base", _settings([base]))
+    yield from _wrapped("versions", _settings([_flat(record["environment"]) for record in records]))
+    yield from _wrapped("commit", _few(sorted({str(record["run"].get("commit")) for record in records})))
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """A label and its text on lines of 100 characters; a long path has a line to itself."""
+    start, indent = f"{label:10}  ", " " * 12
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(plain(text), 100, initial_indent=start, subsequent_indent=indent, **options)
 
 
 def _settings(flat: Sequence[Mapping[str, object]]) -> str:
