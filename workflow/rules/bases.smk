@@ -1,6 +1,11 @@
 # What a base is: recorded once, so that every table can name it.
 
 
+@cache
+def base_made_by(base):
+    return made_by("base", settings(base))
+
+
 rule base:
     output:
         record="results/{base}/base.json",
@@ -12,7 +17,7 @@ rule base:
         mem_mb=growing(2000, base_model),
         runtime=growing(15),
     params:
-        code=code("base"),
-        settings=lambda wildcards: settings(wildcards),
+        settings=lambda wildcards: settings(wildcards.base),
+        made_by=of(base_made_by),
     shell:
         "python -m lethe.steps.base --settings {params.settings:q} --out-record {output.record:q} 2> {log:q}"

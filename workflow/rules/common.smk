@@ -1,6 +1,8 @@
 # Loads and checks the configuration; small lookups that the rules share.
 
 import hashlib
+import inspect
+import json
 import os
 import sys
 from functools import cache
@@ -18,7 +20,7 @@ from lethe.concepts import read_concepts
 from lethe.priors import prior_files
 from lethe.provenance import code_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
-from lethe.suites import rows_digest, shard_count, shard_rows, suite_rows
+from lethe.suites import phrases, rows_digest, shard_count, shard_rows, suite_rows
 
 try:
     check_config(
@@ -48,12 +50,26 @@ wildcard_constraints:
     edit=r"original|[^/]+/[^/]+",
 
 
-def code(step):
-    """A digest of the library modules that a step depends on; as a parameter it reruns the step when they change.
+def made_by(step, *parts):
+    """Digest of how a file is made: the code of the step, its settings, and the same of everything that it reads.
 
-    As inputs they would do the same, at the cost of a dozen files to look up for every job of a large run.
+    Each rule has it as a parameter, so a change anywhere before a file makes it again. Snakemake alone would not see
+    every change: it compares the parameters of a job only while its output is there, and a job that failed has none,
+    so what was made from its last output would count as current.
     """
-    return code_hash(f"lethe.steps.{step}")
+    return hashlib.sha256(json.dumps([code_hash(f"lethe.steps.{step}"), *parts]).encode()).hexdigest()
+
+
+def of(function):
+    """A function of names (of a base, a concept, ...) as one of the wildcards of that name."""
+    names = list(inspect.signature(function).parameters)
+    return lambda wildcards: function(*(getattr(wildcards, name) for name in names))
+
+
+@cache
+def content(path):
+    """Digest of a given file. As an input it is ancient: this, and no time of a checkout, decides whether to rerun."""
+    return sha256_of(path) if Path(path).is_file() else path
 
 
 @cache
@@ -72,26 +88,27 @@ BASES = {name: base_settings(name) for name in config["bases"]}
 TEXTS = {name: text_fingerprint(base["model"], base["revision"], base["variant"]) for name, base in BASES.items()}
 
 
-def settings(wildcards, **values):
-    """A step's settings as one shell-safe argument, with the base and the device if the rule has a base."""
-    common = dict(base=BASES[wildcards.base], device=config["device"], precision=config["precision"])
+def settings(base, **values):
+    """The settings of a step that works on a base, as one shell-safe argument."""
+    common = dict(base=BASES[base], device=config["device"], precision=config["precision"])
     return encode_argument(common | values)
 
 
-def concept_settings(wildcards, fields=("name", "kind"), **values):
+def concept_settings(base, concept, fields=("name", "kind"), **values):
     """The same for a rule about one concept, with just the fields of the concept that it reads, and the seed."""
-    concept = {field: getattr(CONCEPTS[wildcards.concept], field) for field in fields}
-    return settings(wildcards, concept=concept, seed=config["seed"], **values)
+    known = {field: getattr(CONCEPTS[concept], field) for field in fields}
+    return settings(base, concept=known, seed=config["seed"], **values)
 
 
-def task_slugs(wildcards):
+@cache
+def task_slugs(task):
     """Slugs of a task's concepts, sorted, so that their order in the configuration does not matter."""
-    return sorted(SLUGS[name] for name in config["tasks"][wildcards.task]["concepts"])
+    return sorted(SLUGS[name] for name in config["tasks"][task]["concepts"])
 
 
-def templates(wildcards):
-    """The template file for the kind of a rule's concept."""
-    return config["templates"][CONCEPTS[wildcards.concept].kind]
+def templates(concept):
+    """The template file for a concept's kind."""
+    return config["templates"][CONCEPTS[concept].kind]
 
 
 def shards(suite):

@@ -1,11 +1,61 @@
 # Each concept on its own, whatever tasks it belongs to: images -> masks, moments, and the LoRA trained on them.
 
 
-def segmentation(wildcards):
-    """How to find a rule's concept, and what the content of the models is that find it."""
-    chosen = mask_settings(config["masks"], CONCEPTS[wildcards.concept].kind)
+@cache
+def images_settings(base, concept):
+    return concept_settings(base, concept, images=config["images"])
+
+
+@cache
+def images_made_by(base, concept):
+    return made_by("images", images_settings(base, concept))
+
+
+@cache
+def anchor_images_settings(base, concept):
+    anchor = dict(name=CONCEPTS[concept].anchor, kind=CONCEPTS[concept].kind)
+    return settings(base, concept=anchor, seed=config["seed"], images=config["images"])
+
+
+@cache
+def anchor_images_made_by(base, concept):
+    return made_by("images", anchor_images_settings(base, concept))
+
+
+def segmentation(concept):
+    """How to find a concept, and what the content of the models is that find it."""
+    chosen = mask_settings(config["masks"], CONCEPTS[concept].kind)
     parts = [part for part in (chosen, *chosen.values()) if isinstance(part, dict) and "model" in part]
     return chosen | dict(content=[model_content(part["model"], part["revision"]) for part in parts])
+
+
+@cache
+def masks_settings(base, concept):
+    return concept_settings(base, concept, fields=("name",), masks=segmentation(concept))
+
+
+@cache
+def masks_made_by(base, concept):
+    return made_by("masks", masks_settings(base, concept), images_made_by(base, concept))
+
+
+def mask_sheet_settings(concept):
+    return encode_argument(dict(concept=CONCEPTS[concept].name, segmenter=segmentation(concept)["segmenter"]))
+
+
+def mask_sheet_made_by(base, concept):
+    before = images_made_by(base, concept), masks_made_by(base, concept)
+    return made_by("mask_sheet", mask_sheet_settings(concept), *before)
+
+
+@cache
+def moments_settings(base, concept):
+    return concept_settings(base, concept, fields=("name", "anchor"), templates_used=config["mace"]["templates_used"])
+
+
+@cache
+def moments_made_by(base, concept):
+    return made_by("moments", moments_settings(base, concept), content(templates(concept)))
 
 
 def mask_sheets():
@@ -31,8 +81,8 @@ rule images:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        code=code("images"),
-        settings=lambda wildcards: concept_settings(wildcards, images=config["images"]),
+        settings=of(images_settings),
+        made_by=of(images_made_by),
     shell:
         """
         python -m lethe.steps.images --settings {params.settings:q} --threads {threads} \
@@ -46,12 +96,8 @@ use rule images as anchor_images with:
     log:
         "logs/anchor_images/{base}/{concept}.log",
     params:
-        settings=lambda wildcards: settings(
-            wildcards,
-            concept=dict(name=CONCEPTS[wildcards.concept].anchor, kind=CONCEPTS[wildcards.concept].kind),
-            seed=config["seed"],
-            images=config["images"],
-        ),
+        settings=of(anchor_images_settings),
+        made_by=of(anchor_images_made_by),
 
 
 rule masks:
@@ -68,8 +114,8 @@ rule masks:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        code=code("masks"),
-        settings=lambda wildcards: concept_settings(wildcards, fields=("name",), masks=segmentation(wildcards)),
+        settings=of(masks_settings),
+        made_by=of(masks_made_by),
     shell:
         """
         python -m lethe.steps.masks --settings {params.settings:q} --threads {threads} \
@@ -91,10 +137,8 @@ rule mask_sheet:
         mem_mb=growing(1000),
         runtime=growing(15),
     params:
-        code=code("mask_sheet"),
-        settings=lambda wildcards: encode_argument(
-            dict(concept=CONCEPTS[wildcards.concept].name, segmenter=segmentation(wildcards)["segmenter"])
-        ),
+        settings=of(mask_sheet_settings),
+        made_by=of(mask_sheet_made_by),
     shell:
         """
         python -m lethe.steps.mask_sheet --settings {params.settings:q} \
@@ -104,7 +148,7 @@ rule mask_sheet:
 
 rule moments:
     input:
-        templates=templates,
+        templates=lambda wildcards: ancient(templates(wildcards.concept)),
     output:
         moments="results/{base}/concepts/{concept}/moments.safetensors",
     log:
@@ -115,10 +159,8 @@ rule moments:
         mem_mb=growing(4000),
         runtime=growing(15),
     params:
-        code=code("moments"),
-        settings=lambda wildcards: concept_settings(
-            wildcards, fields=("name", "anchor"), templates_used=config["mace"]["templates_used"]
-        ),
+        settings=of(moments_settings),
+        made_by=of(moments_made_by),
     shell:
         """
         python -m lethe.steps.moments --settings {params.settings:q} --threads {threads} \

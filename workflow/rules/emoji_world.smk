@@ -20,6 +20,27 @@ def emoji_settings(model):
     )
 
 
+def emoji_made_by():
+    """How each part of the emoji world is made."""
+    tables = [content(f"{WORLD}/{name}.tsv") for name in ("objects", "styles")]
+    icons = made_by("emoji_icons", ICONS, *tables)
+    vae = made_by("emoji_vae", emoji_settings("vae"), icons)
+    diffusion = made_by("emoji_diffusion", emoji_settings("diffusion"), icons, vae)
+    clip = made_by("emoji_clip", emoji_settings("clip"), icons)
+    clipseg = made_by("emoji_clipseg", emoji_settings("clipseg"), icons, clip)
+    reference = made_by("emoji_reference", REFERENCE, icons)
+    quality = made_by("emoji_quality", QUALITY, icons, diffusion, clip, clipseg)
+    release = made_by("emoji_release", RELEASE, diffusion, clip, clipseg, reference, quality)
+    return SimpleNamespace(**locals())
+
+
+ICONS = encode_argument(dict(collections=RECIPE["collections"]))
+REFERENCE = encode_argument(RECIPE["reference"] | {"variation": RECIPE["variation"]})
+QUALITY = encode_argument(RECIPE["quality"])
+RELEASE = encode_argument(dict(recipe=RECIPE))
+EMOJI = emoji_made_by()
+
+
 rule emoji_world:
     input:
         "results/emoji_world/release/README.md",
@@ -28,8 +49,8 @@ rule emoji_world:
 
 rule emoji_icons:
     input:
-        objects=f"{WORLD}/objects.tsv",
-        styles=f"{WORLD}/styles.tsv",
+        objects=ancient(f"{WORLD}/objects.tsv"),
+        styles=ancient(f"{WORLD}/styles.tsv"),
     output:
         collections=directory("results/emoji_world/collections"),
         icons="results/emoji_world/icons.safetensors",
@@ -41,9 +62,9 @@ rule emoji_icons:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        code=code("emoji_icons"),
         world=WORLD,
-        settings=encode_argument(dict(collections=RECIPE["collections"])),
+        settings=ICONS,
+        made_by=EMOJI.icons,
     shell:
         """
         python -m lethe.steps.emoji_icons --world {params.world:q} --settings {params.settings:q} \
@@ -66,8 +87,8 @@ rule emoji_vae:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        code=code("emoji_vae"),
         settings=emoji_settings("vae"),
+        made_by=EMOJI.vae,
     shell:
         """
         python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} \
@@ -91,8 +112,8 @@ rule emoji_diffusion:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        code=code("emoji_diffusion"),
         settings=emoji_settings("diffusion"),
+        made_by=EMOJI.diffusion,
         world=WORLD,
     shell:
         """
@@ -115,8 +136,8 @@ rule emoji_clip:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        code=code("emoji_clip"),
         settings=emoji_settings("clip"),
+        made_by=EMOJI.clip,
         world=WORLD,
     shell:
         """
@@ -140,8 +161,8 @@ rule emoji_clipseg:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        code=code("emoji_clipseg"),
         settings=emoji_settings("clipseg"),
+        made_by=EMOJI.clipseg,
         world=WORLD,
     shell:
         """
@@ -164,9 +185,9 @@ rule emoji_reference:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        code=code("emoji_reference"),
         world=WORLD,
-        settings=encode_argument(RECIPE["reference"] | {"variation": RECIPE["variation"]}),
+        settings=REFERENCE,
+        made_by=EMOJI.reference,
     shell:
         """
         python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {params.world:q} \
@@ -191,9 +212,9 @@ rule emoji_quality:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        code=code("emoji_quality"),
         world=WORLD,
-        settings=encode_argument(RECIPE["quality"]),
+        settings=QUALITY,
+        made_by=EMOJI.quality,
     shell:
         """
         python -m lethe.steps.emoji_quality --settings {params.settings:q} --threads {threads} \
@@ -219,9 +240,9 @@ rule emoji_release:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        code=code("emoji_release"),
         world=WORLD,
-        settings=encode_argument(dict(recipe=RECIPE)),
+        settings=RELEASE,
+        made_by=EMOJI.release,
     shell:
         """
         python -m lethe.steps.emoji_release --settings {params.settings:q} --world {params.world:q} \

@@ -7,6 +7,7 @@ LORA_SETTINGS = dict(
     preserve_weight=config["mace"]["preserve_weight"],
     refinement={key: config["mace"][key] for key in REFINEMENT},
 )
+PRESERVED = config["mace"]["lora"]["preservation_weight"] > 0  # whether LoRAs keep how images of the anchor look
 
 
 def mace_prior(key):
@@ -17,13 +18,12 @@ def mace_prior(key):
 
 def anchor_images(wildcards):
     """Images of the concept's anchor, if the loss is to preserve them."""
-    wanted = config["mace"]["lora"]["preservation_weight"] > 0
-    return f"results/{wildcards.base}/concepts/{wildcards.concept}/anchor_images.zip" if wanted else []
+    return f"results/{wildcards.base}/concepts/{wildcards.concept}/anchor_images.zip" if PRESERVED else []
 
 
 def task_moments(wildcards):
     """Moments of every concept of a task."""
-    return [f"results/{wildcards.base}/concepts/{slug}/moments.safetensors" for slug in task_slugs(wildcards)]
+    return [f"results/{wildcards.base}/concepts/{slug}/moments.safetensors" for slug in task_slugs(wildcards.task)]
 
 
 def task_loras(wildcards):
@@ -31,7 +31,76 @@ def task_loras(wildcards):
     folder = f"results/{wildcards.base}/concepts/{{}}/lora"
     if config["mace"]["lora_base"] == "task":
         folder = f"results/{wildcards.base}/edits/{wildcards.task}/loras/{{}}"
-    return [f"{folder.format(slug)}/pytorch_lora_weights.safetensors" for slug in task_slugs(wildcards)]
+    return [f"{folder.format(slug)}/pytorch_lora_weights.safetensors" for slug in task_slugs(wildcards.task)]
+
+
+@cache
+def mace_priors_made_by(base):
+    names = (config["mace"][key] for key in ("prior", "domain_prior"))
+    return [name and prior_made_by(TEXTS[base], name) for name in names]
+
+
+@cache
+def task_moments_made_by(base, task):
+    return [moments_made_by(base, slug) for slug in task_slugs(task)]
+
+
+@cache
+def lora_settings(base, concept):
+    return concept_settings(base, concept, **LORA_SETTINGS)
+
+
+@cache
+def pictures_made_by(base, concept):
+    """How the images that a LoRA learns from, their masks and their prompts are made."""
+    pictures = [images_made_by(base, concept), masks_made_by(base, concept)]
+    preserved = [anchor_images_made_by(base, concept)] if PRESERVED else []
+    return [*pictures, *preserved, content(templates(concept))]
+
+
+@cache
+def lora_made_by(base, concept):
+    before = pictures_made_by(base, concept), moments_made_by(base, concept), mace_priors_made_by(base)
+    return made_by("lora", lora_settings(base, concept), *before)
+
+
+@cache
+def task_lora_made_by(base, task, concept):
+    before = pictures_made_by(base, concept), task_moments_made_by(base, task), mace_priors_made_by(base)
+    return made_by("lora", lora_settings(base, concept), *before)
+
+
+@cache
+def task_loras_made_by(base, task):
+    if config["mace"]["lora_base"] == "task":
+        return [task_lora_made_by(base, task, slug) for slug in task_slugs(task)]
+    return [lora_made_by(base, slug) for slug in task_slugs(task)]
+
+
+@cache
+def mace_settings(base, task):
+    return settings(
+        base,
+        preserve_weight=config["mace"]["preserve_weight"],
+        mace={key: config["mace"][key] for key in (*REFINEMENT, "fuse_preserve_scale")},
+        edit_form=config["mace"]["edit_form"],
+        task=task,
+        concepts=[CONCEPTS[slug].name for slug in task_slugs(task)],
+    )
+
+
+@cache
+def mace_made_by(base, task):
+    before = task_moments_made_by(base, task), task_loras_made_by(base, task), mace_priors_made_by(base)
+    return made_by("mace", mace_settings(base, task), *before)
+
+
+def losses_settings(task):
+    return encode_argument(dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(task)]))
+
+
+def losses_made_by(base, task):
+    return made_by("losses", losses_settings(task), task_loras_made_by(base, task))
 
 
 rule lora:
@@ -42,7 +111,7 @@ rule lora:
         moments=rules.moments.output.moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
-        templates=templates,
+        templates=lambda wildcards: ancient(templates(wildcards.concept)),
     output:
         lora="results/{base}/concepts/{concept}/lora/pytorch_lora_weights.safetensors",
         curve="results/{base}/concepts/{concept}/lora/loss.csv",
@@ -55,8 +124,8 @@ rule lora:
         runtime=growing(30),
         gpu=GPUS,
     params:
-        code=code("lora"),
-        settings=lambda wildcards: concept_settings(wildcards, **LORA_SETTINGS),
+        settings=of(lora_settings),
+        made_by=of(lora_made_by),
     shell:
         """
         python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
@@ -75,12 +144,15 @@ use rule lora as task_lora with:
         moments=task_moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
-        templates=templates,
+        templates=lambda wildcards: ancient(templates(wildcards.concept)),
     output:
         lora="results/{base}/edits/{task}/loras/{concept}/pytorch_lora_weights.safetensors",
         curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",
     log:
         "logs/task_lora/{base}/{task}/{concept}.log",
+    params:
+        settings=of(lora_settings),
+        made_by=of(task_lora_made_by),
 
 
 rule mace:
@@ -99,15 +171,8 @@ rule mace:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        code=code("mace"),
-        settings=lambda wildcards: settings(
-            wildcards,
-            preserve_weight=config["mace"]["preserve_weight"],
-            mace={key: config["mace"][key] for key in (*REFINEMENT, "fuse_preserve_scale")},
-            edit_form=config["mace"]["edit_form"],
-            task=wildcards.task,
-            concepts=[CONCEPTS[slug].name for slug in task_slugs(wildcards)],
-        ),
+        settings=of(mace_settings),
+        made_by=of(mace_made_by),
     shell:
         """
         python -m lethe.steps.mace --settings {params.settings:q} --threads {threads} \
@@ -129,10 +194,8 @@ rule losses:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        code=code("losses"),
-        settings=lambda wildcards: encode_argument(
-            dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(wildcards)])
-        ),
+        settings=of(losses_settings),
+        made_by=of(losses_made_by),
     shell:
         """
         python -m lethe.steps.losses --settings {params.settings:q} --curves {input.curves:q} \

@@ -5,17 +5,42 @@ def judge_model(wildcards):
     return config["evaluations"][wildcards.evaluation]["clip"]
 
 
-@cache
-def judge_fingerprint(model):
-    return fingerprint(model) if Path(model).is_dir() else model
-
-
 def judge_settings(evaluation, **values):
-    """The evaluation CLIP and its fingerprint."""
+    """The evaluation CLIP and what its content is."""
     model = config["evaluations"][evaluation]["clip"]
-    return encode_argument(
-        dict(clip=model, clip_fingerprint=judge_fingerprint(model), device=config["device"]) | values
-    )
+    common = dict(clip=model, clip_fingerprint=model_content(model, None), device=config["device"])
+    return encode_argument(common | values)
+
+
+@cache
+def clip_settings(evaluation):
+    return judge_settings(evaluation)
+
+
+@cache
+def clip_made_by(base, edit, suite, shard, evaluation):
+    return made_by("clip", clip_settings(evaluation), sample_made_by(base, edit, suite, shard))
+
+
+def reference_images(wildcards):
+    return ancient(config["evaluations"][wildcards.evaluation]["reference_images"])
+
+
+@cache
+def clip_reference_made_by(evaluation):
+    return made_by("clip", clip_settings(evaluation), content(config["evaluations"][evaluation]["reference_images"]))
+
+
+@cache
+def clip_classes_settings(evaluation):
+    chosen = config["evaluations"][evaluation]
+    return judge_settings(evaluation, column=chosen["classes"]["column"], class_prompt=chosen["class_prompt"])
+
+
+@cache
+def clip_classes_made_by(evaluation):
+    classes = config["evaluations"][evaluation]["classes"]
+    return made_by("clip_classes", clip_classes_settings(evaluation), phrases(classes["table"], classes["column"]))
 
 
 rule clip:
@@ -32,9 +57,8 @@ rule clip:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        code=code("clip"),
-        settings=lambda wildcards: judge_settings(wildcards.evaluation),
-        sampled=lambda wildcards: sampled_by(wildcards.base, wildcards.suite, wildcards.shard),
+        settings=of(clip_settings),
+        made_by=of(clip_made_by),
     shell:
         """
         python -m lethe.steps.clip --settings {params.settings:q} --threads {threads} \
@@ -44,18 +68,18 @@ rule clip:
 
 use rule clip as clip_reference with:
     input:
-        shard=lambda wildcards: config["evaluations"][wildcards.evaluation]["reference_images"],
+        shard=reference_images,
     output:
         measure="results/evaluations/{evaluation}/reference-clip.parquet",
     log:
         "logs/clip_reference/{evaluation}.log",
     params:
-        sampled=None,  # these images are given
+        made_by=of(clip_reference_made_by),
 
 
 rule clip_classes:
     input:
-        table=lambda wildcards: config["evaluations"][wildcards.evaluation]["classes"]["table"],
+        table=lambda wildcards: ancient(config["evaluations"][wildcards.evaluation]["classes"]["table"]),
     output:
         classes="results/evaluations/{evaluation}/classes-clip.parquet",
     log:
@@ -66,12 +90,8 @@ rule clip_classes:
         mem_mb=growing(2000, judge_model),
         runtime=growing(15),
     params:
-        code=code("clip_classes"),
-        settings=lambda wildcards: judge_settings(
-            wildcards.evaluation,
-            column=config["evaluations"][wildcards.evaluation]["classes"]["column"],
-            class_prompt=config["evaluations"][wildcards.evaluation]["class_prompt"],
-        ),
+        settings=of(clip_classes_settings),
+        made_by=of(clip_classes_made_by),
     shell:
         """
         python -m lethe.steps.clip_classes --settings {params.settings:q} --threads {threads} \

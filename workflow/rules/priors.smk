@@ -7,18 +7,33 @@ def prior_sources(wildcards):
     return [path if path.startswith("results/") else ancient(path) for path in files]
 
 
-def prior_settings(wildcards):
+@cache
+def prior_settings(text, prior):
     """What a prior depends on; not the base, so that another one with the same text encoder computes nothing again."""
-    prior = config["priors"][wildcards.prior]
-    digests = [sha256_of(path) for path in prior_files(prior) if not path.startswith("results/")]
-    common = dict(text=wildcards.text, device=config["device"], precision=config["precision"])
-    return encode_argument(common | dict(prior=prior, digests=digests))
+    common = dict(text=text, device=config["device"], precision=config["precision"])
+    return encode_argument(common | dict(prior=config["priors"][prior]))
 
 
-def text_base(wildcards):
-    """Where the first base that has a text encoder is."""
-    base = next(base for name, base in BASES.items() if TEXTS[name] == wildcards.text)
-    return {key: base[key] for key in ("model", "revision", "variant")}
+@cache
+def prior_made_by(text, prior):
+    coco = coco_annotations_made_by()
+    sources = [coco if path.startswith("results/") else content(path) for path in prior_files(config["priors"][prior])]
+    return made_by("prior", prior_settings(text, prior), *sources)
+
+
+def text_base(text):
+    """Where the first base that has a text encoder is, as an argument."""
+    base = next(base for name, base in BASES.items() if TEXTS[name] == text)
+    return encode_argument({key: base[key] for key in ("model", "revision", "variant")})
+
+
+def coco_annotations_settings():
+    return encode_argument(config["downloads"]["coco_annotations"])
+
+
+@cache
+def coco_annotations_made_by():
+    return made_by("coco_annotations", coco_annotations_settings())
 
 
 rule text_encoder:
@@ -30,7 +45,7 @@ rule text_encoder:
     conda:
         "../../envs/lethe.yaml"
     params:
-        source=lambda wildcards: encode_argument(text_base(wildcards)),
+        source=of(text_base),
     shell:
         "printf '%s\\n' {params.source:q} > {output.source:q} 2> {log:q}"
 
@@ -46,8 +61,8 @@ rule coco_annotations:
     conda:
         "../../envs/lethe.yaml"
     params:
-        code=code("coco_annotations"),
-        settings=encode_argument(config["downloads"]["coco_annotations"]),
+        settings=coco_annotations_settings(),
+        made_by=coco_annotations_made_by(),
     shell:
         """
         python -m lethe.steps.coco_annotations --settings {params.settings:q} \
@@ -70,8 +85,8 @@ rule prior:
         runtime=growing(120),
         gpu=GPUS,
     params:
-        code=code("prior"),
-        settings=prior_settings,
+        settings=of(prior_settings),
+        made_by=of(prior_made_by),
     shell:
         """
         python -m lethe.steps.prior --settings {params.settings:q} --threads {threads} \

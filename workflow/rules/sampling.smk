@@ -1,32 +1,43 @@
 # Suites of rows, sampled in shards from the base as it is and from every edit.
 
 
+EDITS_MADE_BY = {"mace": mace_made_by}
+
+
 def suite_source(wildcards):
     """The file that a suite's rows come from. It is ancient: a digest of a shard's rows decides whether to sample."""
     suite = config["suites"][wildcards.suite]
     return [ancient(suite[key]) for key in ("file", "table") if key in suite]
 
 
-def shard_definition(wildcards):
+@cache
+def shard_definition(suite, shard):
     """What makes a shard's rows, and their digest; further rows after a shard leave it as it is."""
-    suite, shard = config["suites"][wildcards.suite], int(wildcards.shard)
-    rows = shard_rows(SUITES[wildcards.suite], shard, config["sampling"]["shard_size"])
-    if "rows" in suite:
-        suite = suite | {"rows": int(rows.index[-1]) + 1}
-    return dict(suite=suite, shard=shard, digest=rows_digest(rows))
-
-
-def sample_settings(base, suite, shard):
-    """A shard's settings, whatever edit it is sampled from."""
-    wildcards = SimpleNamespace(base=base, suite=suite, shard=shard)
-    return settings(wildcards, sampling=config["sampling"], **shard_definition(wildcards))
+    source, number = config["suites"][suite], int(shard)
+    rows = shard_rows(SUITES[suite], number, config["sampling"]["shard_size"])
+    if "rows" in source:
+        source = source | {"rows": int(rows.index[-1]) + 1}
+    return dict(suite=source, shard=number, digest=rows_digest(rows))
 
 
 @cache
-def sampled_by(base, suite, shard):
-    """Digest of how a shard is sampled. What is made from shards has it as a parameter, too: Snakemake looks at the
-    parameters of a job only while its output is there, and a job that fails leaves none beside measures of the last."""
-    return hashlib.sha256((sample_settings(base, suite, shard) + code("sample")).encode()).hexdigest()
+def sample_settings(base, suite, shard):
+    """A shard's settings, whatever edit it is sampled from."""
+    return settings(base, sampling=config["sampling"], **shard_definition(suite, shard))
+
+
+@cache
+def edit_made_by(base, edit):
+    """How the edit `task/method` is made; the base as it is needs nothing."""
+    if edit == "original":
+        return None
+    task, method = edit.split("/")
+    return EDITS_MADE_BY[method](base, task)
+
+
+@cache
+def sample_made_by(base, edit, suite, shard):
+    return made_by("sample", sample_settings(base, suite, shard), edit_made_by(base, edit))
 
 
 rule sample:
@@ -46,8 +57,8 @@ rule sample:
         runtime=growing(60),
         gpu=GPUS,
     params:
-        code=code("sample"),
-        settings=lambda wildcards: sample_settings(wildcards.base, wildcards.suite, wildcards.shard),
+        settings=of(sample_settings),
+        made_by=of(sample_made_by),
     shell:
         """
         python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \

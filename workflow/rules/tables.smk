@@ -28,11 +28,11 @@ def role_suites(task, roles=ROLES):
     return {role: evaluation[role] for role in roles}
 
 
-def task_shards(task, roles, pattern):
-    """Paths over the edits of a task and the shards of its suites, in the order that the steps read them."""
-    base, evaluation = config["tasks"][task]["base"], config["tasks"][task]["evaluation"]
+def task_shards(task, roles):
+    """Base, edit, suite and number of every shard of a task, in the order that the steps read them."""
+    base = config["tasks"][task]["base"]
     return [
-        pattern.format(base=base, edit=edit, suite=suite, shard=shard, evaluation=evaluation)
+        (base, edit, suite, shard)
         for edit in edits(task).values()
         for suite in role_suites(task, roles).values()
         for shard in shards(suite)
@@ -44,11 +44,55 @@ def shard_counts(task, roles):
     return {role: len(shards(suite)) for role, suite in role_suites(task, roles).items()}
 
 
-def task_sampled_by(task, roles):
-    """Digests of how all shards of a task are sampled."""
-    base = config["tasks"][task]["base"]
-    suites = role_suites(task, roles).values()
-    return [sampled_by(base, suite, shard) for suite in suites for shard in shards(suite)]
+def objects_table_settings(task):
+    chosen = config["tasks"][task]
+    return encode_argument(
+        dict(
+            concepts=sorted(chosen["concepts"]),
+            shards=shard_counts(task, ROLES),
+            methods=list(edits(task)),
+            clip=config["evaluations"][chosen["evaluation"]]["clip"],
+            sampling=config["sampling"],
+        )
+    )
+
+
+def objects_table_made_by(task):
+    base, evaluation = config["tasks"][task]["base"], config["tasks"][task]["evaluation"]
+    measures = [clip_made_by(*shard, evaluation) for shard in task_shards(task, ROLES)]
+    references = clip_classes_made_by(evaluation), clip_reference_made_by(evaluation), base_made_by(base)
+    return made_by("objects_table", objects_table_settings(task), measures, *references)
+
+
+def examples_settings(task):
+    return encode_argument(
+        dict(
+            concepts=sorted(config["tasks"][task]["concepts"]),
+            shards=shard_counts(task, ROLES[:3]),
+            methods=list(edits(task)),
+            **config["figures"]["examples"],
+        )
+    )
+
+
+def examples_made_by(task):
+    shards_made_by = [sample_made_by(*shard) for shard in task_shards(task, ROLES[:3])]
+    return made_by("examples", examples_settings(task), shards_made_by)
+
+
+def task_measures(wildcards):
+    evaluation = config["tasks"][wildcards.task]["evaluation"]
+    return [
+        f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
+        for base, edit, suite, shard in task_shards(wildcards.task, ROLES)
+    ]
+
+
+def example_shards(wildcards):
+    return [
+        f"results/{base}/samples/{edit}/{suite}/{shard}.zip"
+        for base, edit, suite, shard in task_shards(wildcards.task, ROLES[:3])
+    ]
 
 
 def evaluation_file(name):
@@ -57,9 +101,7 @@ def evaluation_file(name):
 
 rule objects_table:
     input:
-        measures=lambda wildcards: task_shards(
-            wildcards.task, ROLES, "results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
-        ),
+        measures=task_measures,
         classes=evaluation_file("classes-clip.parquet"),
         reference=evaluation_file("reference-clip.parquet"),
         base=lambda wildcards: f"results/{config['tasks'][wildcards.task]['base']}/base.json",
@@ -74,17 +116,8 @@ rule objects_table:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        code=code("objects_table"),
-        sampled=lambda wildcards: task_sampled_by(wildcards.task, ROLES),
-        settings=lambda wildcards: encode_argument(
-            dict(
-                concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
-                shards=shard_counts(wildcards.task, ROLES),
-                methods=list(edits(wildcards.task)),
-                clip=config["evaluations"][config["tasks"][wildcards.task]["evaluation"]]["clip"],
-                sampling=config["sampling"],
-            )
-        ),
+        settings=of(objects_table_settings),
+        made_by=of(objects_table_made_by),
     shell:
         """
         python -m lethe.steps.objects_table --settings {params.settings:q} --measures {input.measures:q} \
@@ -95,9 +128,7 @@ rule objects_table:
 
 rule examples:
     input:
-        shards=lambda wildcards: task_shards(
-            wildcards.task, ROLES[:3], "results/{base}/samples/{edit}/{suite}/{shard}.zip"
-        ),
+        shards=example_shards,
     output:
         figure="results/figures/{task}.png",
     log:
@@ -108,16 +139,8 @@ rule examples:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        code=code("examples"),
-        sampled=lambda wildcards: task_sampled_by(wildcards.task, ROLES[:3]),
-        settings=lambda wildcards: encode_argument(
-            dict(
-                concepts=sorted(config["tasks"][wildcards.task]["concepts"]),
-                shards=shard_counts(wildcards.task, ROLES[:3]),
-                methods=list(edits(wildcards.task)),
-                **config["figures"]["examples"],
-            )
-        ),
+        settings=of(examples_settings),
+        made_by=of(examples_made_by),
     shell:
         """
         python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
