@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from forked_steps import forked_steps
 from lethe.bases import load_pipeline
 from lethe.embedded.models import build_scheduler, train_tokenizer
 from lethe.embedded.world import World, caption_corpus, read_world
@@ -289,9 +290,16 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(project: Path) -> Path:
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables with which snakemake runs steps as forks of a process that has imported what they need."""
+    with forked_steps(tmp_path_factory.mktemp("python")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def finished(project: Path, forked: dict[str, str]) -> Path:
     """The project after a whole run."""
-    run = snakemake(project, "--cores", "2")
+    run = snakemake(project, "--cores", "2", environment=forked)
     assert run.returncode == 0, run.stderr
     assert "results/tables/objects.csv" in run.stdout + run.stderr
     assert "results/figures/objects.png" in run.stdout + run.stderr

@@ -24,8 +24,8 @@ def snakemake(
 ) -> subprocess.CompletedProcess:
     """Run snakemake in the repository, with `folder` as working directory, and return what it printed."""
     command = [sys.executable, "-m", "snakemake", "-s", str(rules), "-d", str(folder), *arguments]
-    variables = os.environ | dict(environment or {})
-    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    variables = os.environ | path | dict(environment or {})
     return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=3600)
 
 

@@ -133,3 +133,9 @@ def test_a_shards_digest_follows_its_own_rows_and_their_numbers() -> None:
     changed = rows.assign(evaluation_seed=[2, 1, 3])
     assert rows_digest(shard_rows(changed, 0, 1)) != first
     assert rows_digest(shard_rows(changed, 1, 1)) == second
+
+
+def test_comments_in_a_table_are_no_words(tmp_path: Path) -> None:
+    table = tmp_path / "table.tsv"
+    table.write_text("# words\nobject\tsynonyms\n# none\nship\t#1 boat; C#\n")
+    assert phrases(table, "synonyms", "object") == [("ship", "#1 boat"), ("ship", "C#")]

@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from lethe.files import without_comments
 from lethe.messages import has_control
 from lethe.settings import ConfigError, nearest, shown
 
@@ -47,12 +48,12 @@ def slug_of(name: str) -> str:
 def read_concepts(path: str | Path) -> list[Concept]:
     """Read a concept table: UTF-8, tab-separated, with the columns `COLUMNS` in any order, synonyms split at ';'.
 
-    Cells are text, whatever they look like, without surrounding space. Lines without text are skipped. A cell that
-    begins with a double quote is quoted as in CSV.
+    Cells are text, whatever they look like, without surrounding space. Lines without text, or with '#' in front, are
+    skipped. A cell that begins with a double quote is quoted as in CSV.
 
     Raises: ConfigError with every problem found, each naming the file, the row (its line) and the column.
     """
-    rows, problems = _read_rows(_read_text(path))
+    rows, problems = _read_rows(without_comments(_read_text(path)))
     top, header = rows[0] if rows else (1, [])
     problems += [f"row {top}: {problem}" for problem in _header_problems(header)]
     line_of: dict[str, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,11 @@ def read_cells(path: Path, column: str) -> list[str]:
 def separator_of(path: str | Path) -> str:
     """What separates the columns of a table of texts: a tab if its name ends in .tsv or .tab, else a comma."""
     return "\t" if Path(path).suffix.lower() in (".tsv", ".tab") else ","
+
+
+def without_comments(table: str) -> str:
+    """The text of a table of ours with each line that begins with '#' left empty, so that the others keep their number."""
+    return re.sub(r"^#.*$", "", table, flags=re.MULTILINE)
 
 
 def read_texts(path: Path, column: str | None) -> list[str]:

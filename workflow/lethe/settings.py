@@ -327,7 +327,7 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
                 yield f"{_at(place)}: there is no file {str(Path.cwd() / path)!r}; correct the path."
             elif wanted:
                 separator = "\t" if place[-1] == "table" else separator_of(path) if place[0] == "priors" else ","
-                yield from _column_problems(path, separator, wanted)
+                yield from _column_problems(path, separator, wanted, comments=place[-1] == "table")
     for pattern, holds in MODELS.items():
         for place, model, _ in _find(config, pattern):
             unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
@@ -338,11 +338,17 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
             yield from _variant_problems(_at(place[:-1]), Path(model) / "unet", base.get("variant"))
 
 
-def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]]) -> Iterator[str]:
-    """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks."""
+def _column_problems(
+    path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool
+) -> Iterator[str]:
+    """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks.
+
+    With `comments`, lines with '#' in front do not count.
+    """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            columns = next(csv.reader(file, delimiter=separator), [])
+            lines = (line for line in file if not (comments and line.startswith("#")))
+            columns = next((row for row in csv.reader(lines, delimiter=separator) if row), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         yield f"{_at(wanted[0][0])}: {shown(path)} is no table in UTF-8 ({shown(str(error))}); save it as one."
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from lethe.files import read_row_table, rows_as_csv
+from lethe.files import read_row_table, rows_as_csv, without_comments
 from lethe.prompts import fill
 
 COLUMNS = ["type", "prompt", "evaluation_seed"]
@@ -50,11 +51,11 @@ def suite_file(suite: dict) -> Path:
 def phrases(table: str | Path, column: str, type_column: str | None = None) -> list[tuple[str, str]]:
     """(type, phrase) for every phrase in `column` of a TSV, cells split at ';'; the type is the phrase by default.
 
+    Lines with '#' in front are comments.
     Raises ValueError naming the file when a column is missing.
     """
-    cells = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig").rename(
-        columns=str.strip
-    )
+    text = io.StringIO(without_comments(Path(table).read_text(encoding="utf-8-sig")))
+    cells = pd.read_csv(text, sep="\t", dtype=str, keep_default_na=False).rename(columns=str.strip)
     for name in filter(None, (column, type_column)):
         if name not in cells:
             raise ValueError(f"{table}: column {name} is missing; it has {', '.join(cells)}")

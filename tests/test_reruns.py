@@ -1,0 +1,251 @@
+"""What reruns when something changes: the jobs that Snakemake plans, and the files that a run then writes anew."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from running import ROOT, planned, snakemake
+
+EVALUATED = {"sample": 4, "clip": 4, "objects_table": 1, "examples": 1, "all": 1}  # one edit, anew
+JOINED = {"mace": 1, **EVALUATED}
+EDIT, TABLE, FIGURE = "sd/edits/objects/mace.safetensors", "tables/*", "figures/*"
+OF_THE_EDIT = (EDIT, "sd/samples/objects/*", "sd/measures/objects/*", TABLE, FIGURE)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "project", symlinks=True)
+
+
+def configure(folder: Path, change: Callable[[dict], object]) -> None:
+    path = folder / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    change(config)
+    path.write_text(yaml.safe_dump(config))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def change_an_anchor(folder: Path) -> None:
+    replace(folder / "config/concepts.tsv", "ship\tobject\tground", "ship\tobject\tstreet")
+
+
+def add_a_concept(folder: Path) -> None:
+    replace(folder / "config/concepts.tsv", "ship\t", "dog\tobject\tsky\t\nship\t")
+    configure(folder, lambda config: config["tasks"]["objects"]["concepts"].append("dog"))
+
+
+def remove_a_concept(folder: Path) -> None:
+    configure(folder, lambda config: config["tasks"]["objects"]["concepts"].pop())
+
+
+def change_the_prompts_of_classes(folder: Path) -> None:
+    configure(folder, lambda config: config["evaluations"]["objects"].update(class_prompt="a picture of a {}"))
+
+
+def add_a_suite(folder: Path) -> None:
+    (folder / "more.csv").write_text("type,prompt,evaluation_seed\nship,one more ship,3\n")
+
+    def change(config: dict) -> None:
+        config["suites"]["more"] = {"file": "more.csv"}
+        config["evaluations"]["objects"]["generality"] = "more"
+
+    configure(folder, change)
+
+
+def change_the_fusion(folder: Path) -> None:
+    configure(folder, lambda config: config["mace"].update(fuse_preserve_scale=0.5))
+
+
+def change_the_captions(folder: Path) -> None:
+    replace(folder / "captions.csv", "ship 7", "bird 7")
+
+
+def comment_in_the_concept_table(folder: Path) -> None:
+    path = folder / "config/concepts.tsv"
+    path.write_text(f"# reviewed\n{path.read_text()}# more to come\n")
+
+
+def touch_everything(folder: Path) -> None:
+    paths = [path for path in folder.rglob("*") if path.is_file() and ".snakemake" not in path.parts]
+    random.Random(0).shuffle(paths)
+    for path in [*paths, *ROOT.glob("workflow/**/*.*"), *ROOT.glob("resources/**/*.*"), ROOT / "Snakefile"]:
+        path.touch()
+
+
+def delete_intermediates(folder: Path) -> None:
+    results = folder / "results/sd"
+    for path in (results / "concepts/ship/images.zip", results / "concepts/ship/masks.zip", *results.glob("samples")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+CHANGES = [
+    (
+        change_an_anchor,
+        {"moments": 1, "lora": 1, "losses": 1, **JOINED},
+        (
+            "sd/concepts/ship/moments.safetensors",
+            "sd/concepts/ship/lora/*",
+            "sd/edits/objects/losses.png",
+            *OF_THE_EDIT,
+        ),
+    ),
+    (
+        add_a_concept,
+        {"images": 1, "masks": 1, "mask_sheet": 1, "moments": 1, "lora": 1, "losses": 1, **JOINED},
+        ("sd/concepts/dog/*", "sd/edits/objects/losses.png", *OF_THE_EDIT),
+    ),
+    (remove_a_concept, {"losses": 1, **JOINED}, ("sd/edits/objects/losses.png", *OF_THE_EDIT)),
+    (
+        change_the_prompts_of_classes,
+        {"clip_classes": 1, "objects_table": 1, "all": 1},
+        ("evaluations/objects/classes-clip.parquet", TABLE),
+    ),
+    (
+        add_a_suite,
+        {"sample": 2, "clip": 2, "objects_table": 1, "examples": 1, "all": 1},
+        ("sd/samples/*/more/*", "sd/measures/*/more/*", TABLE, FIGURE),
+    ),
+    (change_the_fusion, JOINED, OF_THE_EDIT),
+    (
+        change_the_captions,
+        {"prior": 1, "lora": 2, "losses": 1, **JOINED},
+        ("priors/*/captions.safetensors", "sd/concepts/*/lora/*", "sd/edits/objects/losses.png", *OF_THE_EDIT),
+    ),
+    (comment_in_the_concept_table, {}, ()),
+    (touch_everything, {}, ()),
+    (delete_intermediates, {}, ()),
+]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in the results but for records of jobs, which hold their times."""
+    results = folder / "results"
+    return {
+        path.relative_to(results).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in results.rglob("*")
+        if path.is_file() and path.relative_to(results).parts[0] != "provenance"
+    }
+
+
+def run(folder: Path, *arguments: str, **more: object) -> str:
+    ran = snakemake(folder, "--cores", "2", *arguments, **more)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(("change", "jobs", "written"), CHANGES, ids=[change.__name__ for change, *_ in CHANGES])
+def test_a_change_reruns_what_it_touches(
+    folder: Path, forked: dict[str, str], change: Callable[[Path], None], jobs: dict[str, int], written: tuple[str, ...]
+) -> None:
+    change(folder)
+    before = contents(folder)
+    assert planned(run(folder, "-n")) == jobs
+    run(folder, environment=forked)
+    after = contents(folder)
+    assert before.keys() <= after.keys()  # nothing is lost
+    differing = {path for path, content in after.items() if before.get(path) != content}
+    assert not {path for path in differing if not any(Path(path).match(pattern) for pattern in deep(written))}
+    for pattern in written:
+        assert any(Path(path).match(deeper) for path in differing for deeper in deep([pattern])), pattern
+    assert "Nothing to be done" in run(folder)
+
+
+def deep(patterns: tuple[str, ...] | list[str]) -> Iterator[str]:
+    """Patterns, with a final `*` standing for files at any depth up to that of shards."""
+    for pattern in patterns:
+        yield pattern
+        if pattern.endswith("/*"):
+            yield from (f"{pattern}/*", f"{pattern}/*/*")
+
+
+def test_many_reruns_end_where_one_run_ends(folder: Path, forked: dict[str, str], tmp_path: Path) -> None:
+    for change in (change_an_anchor, add_a_suite, add_a_concept, change_the_fusion):
+        change(folder)
+        run(folder, environment=forked)
+    fresh = shutil.copytree(folder, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
+    run(fresh, environment=forked)
+    once, often = contents(fresh), contents(folder)
+    assert {path for path, content in once.items() if often[path] != content} == set()
+
+
+MODULES = {
+    "tables": {"objects_table": 1, "all": 1},
+    "figures": {"losses": 1, "examples": 1, "all": 1},
+    "measures/table": {"objects_table": 1, "all": 1},
+    "contact_sheets": {"mask_sheet": 2, "all": 1},
+    "attention": {"lora": 2, "losses": 1, **JOINED},
+    "methods/mace": {"lora": 2, "losses": 1, **JOINED},
+    "export": {},
+    "steps/clip_classes": {"clip_classes": 1, "objects_table": 1, "all": 1},
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_of_the_library_reruns_the_steps_that_import_it(folder: Path, tmp_path: Path, module: str) -> None:
+    for name in ("workflow", "profiles", "config", "envs"):
+        shutil.copytree(ROOT / name, tmp_path / "code" / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path / "code")
+    rules = tmp_path / "code" / "Snakefile"
+    assert "Nothing to be done" in run(folder, "-n", rules=rules)  # the same code elsewhere
+    with (tmp_path / "code" / "workflow" / "lethe" / f"{module}.py").open("a") as file:
+        file.write("# a change\n")
+    assert planned(run(folder, "-n", rules=rules)) == MODULES[module]
+
+
+def test_what_a_failed_job_left_out_hides_no_change(folder: Path) -> None:
+    change_the_captions(folder)
+    change_an_anchor(folder)
+    jobs = planned(run(folder, "-n"))
+    for path in ("priors/*/captions.safetensors", "sd/concepts/ship/moments.safetensors", "sd/concepts/*/lora/*.saf*"):
+        for made in (folder / "results").glob(path):
+            made.unlink()  # as Snakemake does for a job that failed
+    assert planned(run(folder, "-n")) == jobs
+
+
+STUB = """#!/bin/sh
+# In place of every step: make its outputs, empty.
+while [ $# -gt 0 ]; do
+    case $1 in --out-*) : > "$2" ;; esac
+    shift
+done
+"""
+
+
+def test_one_more_concept_than_a_hundred_plans_that_one_and_the_join(project: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(project, tmp_path / "many", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
+    names = [f"thing {k}" for k in range(101)]
+
+    def erase(n: int) -> None:
+        rows = "".join(f"{name}\tobject\tsky\t\n" for name in names[:n])
+        (folder / "config/concepts.tsv").write_text(f"concept\tkind\tanchor\tsynonyms\n{rows}")
+        configure(folder, lambda config: config["tasks"]["objects"].update(concepts=names[:n]))
+
+    configure(folder, lambda config: config["suites"]["synonyms"].update(table="classes.tsv", column="object"))
+    configure(folder, lambda config: config["suites"]["synonyms"].update(type_column="object"))
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(STUB)
+    python.chmod(0o755)
+    erase(100)
+    run(folder, environment={"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"})
+    assert len(list((folder / "results/sd/concepts").iterdir())) == 100
+    erase(101)
+    plan = run(folder, "-n")
+    chain = {"images": 1, "masks": 1, "mask_sheet": 1, "moments": 1, "lora": 1, "losses": 1}
+    assert planned(plan) == {**chain, **JOINED}
+    assert "concept=thing-100" in plan
+    assert "concept=thing-99" not in plan
