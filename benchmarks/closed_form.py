@@ -3,13 +3,15 @@
     python benchmarks/closed_form.py
 
 Both sides start from the embeddings of 30 prompts x 77 tokens a concept (random, seeded) and end with the weights of
-every cross-attention projection. The published side (benchmarks/published.py) takes one matrix product for each prompt
-(`by_prompt`); with --by-token 5 it is measured for 5 concepts with one outer product for each token as well.
+every cross-attention projection. The published side (benchmarks/published.py) forms one outer product for each token,
+as the sums stand in the equations. Its time is linear in the prompts, so a few (--timed-prompts) are timed, less the
+time without any, and counted as often as there are prompts. Kinder to it is one matrix product for each prompt
+(`by_prompt`), which runs for all prompts and whose weights are compared with ours.
 
 By default the published side runs for one projection of each shape and counts its time as often as that shape occurs,
 since projections of one shape cost the same; --all-layers runs them all.
-The last line is a JSON object: `ratio_5` and `ratio_50` (published by prompt / ours), `ratio_5_by_token` if asked for,
-the largest relative difference between the two sides' weights, and the seconds of both.
+The last line is a JSON object: `ratio_5` and `ratio_50` (published / ours), the same `_by_prompt`, the largest relative
+difference between the two sides' weights, and the seconds of all.
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class Case:
         """The words around the phrase in both prompts, `[prompts, tokens - phrase, d]`."""
         return _around(self.phrases[concept]), _around(self.anchors[concept])
 
+    def first_prompts(self, n: int) -> Case:
+        """The first concept alone, with its first n prompts."""
+        return Case(self.weights, [self.phrases[0][:n]], [self.anchors[0][:n]], self.loras[:1], self.prior)
+
 
 def main() -> None:
     """Measure."""
@@ -59,7 +65,7 @@ def main() -> None:
     made.add_argument("--concepts", type=int, nargs="+", default=[5, 50])
     made.add_argument("--prompts", type=int, default=PROMPTS, help="of each concept")
     made.add_argument("--all-layers", action="store_true", help="solve every projection on the published side too")
-    made.add_argument("--by-token", type=int, nargs="*", default=[], help="numbers of concepts to measure by token too")
+    made.add_argument("--timed-prompts", type=int, default=4, help="how many the published side is timed with")
     args = harness.start(made)
     shape = "tiny" if args.tiny else args.shape
     result: dict[str, object] = {}
@@ -67,37 +73,39 @@ def main() -> None:
     for concepts in args.concepts:
         case = make_case(shape, concepts, prompts=3 if args.tiny else args.prompts)
         groups = groups_of(case, every=args.all_layers)
-        times, difference = measure(case, groups, args.rounds, published.by_prompt)
-        seconds[f"ours_{concepts}"] = times["ours"]
-        seconds[f"by_prompt_{concepts}"] = times["published"]
-        result[f"ratio_{concepts}"] = times["published"]["cpu"] / times["ours"]["cpu"]
+        times, difference = measure(case, groups, args.rounds, timed_prompts=args.timed_prompts)
+        seconds |= {f"{side}_{concepts}": taken for side, taken in times.items()}
+        result[f"ratio_{concepts}"] = times["by_token"]["cpu"] / times["ours"]["cpu"]
+        result[f"ratio_{concepts}_by_prompt"] = times["by_prompt"]["cpu"] / times["ours"]["cpu"]
         result[f"difference_{concepts}"] = difference
-        if concepts in args.by_token:
-            times, _ = measure(case, groups, 1, published.by_token)
-            seconds[f"by_token_{concepts}"] = times["published"]
-            ours = seconds[f"ours_{concepts}"]
-            result[f"ratio_{concepts}_by_token"] = times["published"]["cpu"] / ours["cpu"]
         layers = sum(len(names) for names, _ in groups)
         result["published_projections_measured"] = f"{layers} of {len(case.weights)}"
     harness.finish(args, **result, seconds=seconds)
 
 
 def measure(
-    case: Case, groups: list[tuple[list[str], int]], rounds: int, add: published.Sum
+    case: Case, groups: list[tuple[list[str], int]], rounds: int, *, timed_prompts: int
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Seconds of `ours` and `published` (for all projections), and the largest relative difference of the weights."""
-    found: dict[str, dict[str, Tensor]] = {"ours": {}, "published": {}}
+    """Seconds of `ours`, `by_prompt` and `by_token` (the last two for all projections), and the largest relative
+    difference between the weights of the first two."""
+    found: dict[str, dict[str, Tensor]] = {"ours": {}, "by_prompt": {}}
     sides = {"ours": lambda: found["ours"].update(ours(case))}
+    few, none = case.first_prompts(timed_prompts), case.first_prompts(0)
     for index, (names, _) in enumerate(groups):
-        sides[str(index)] = lambda names=names: found["published"].update(
-            {name: theirs(case, name, add) for name in names}
+        sides[f"by_prompt {index}"] = lambda names=names: found["by_prompt"].update(
+            {name: theirs(case, name, published.by_prompt) for name in names}
         )
+        sides[f"few {index}"] = lambda names=names: [theirs(few, name, published.by_token) for name in names]
+        sides[f"none {index}"] = lambda names=names: [theirs(none, name, published.by_token) for name in names]
     times = harness.in_turns(rounds, sides)
     apart = [
         ((weight - found["ours"][name]).norm() / found["ours"][name].norm()).item()
-        for name, weight in found["published"].items()
+        for name, weight in found["by_prompt"].items()
     ]
-    return {"ours": times["ours"], "published": times_of_all(times, groups)}, max(apart)
+    by_prompt, timed, fixed = (times_of_all(times, groups, side) for side in ("by_prompt", "few", "none"))
+    as_often = sum(map(len, case.phrases)) / sum(map(len, few.phrases))
+    by_token = {clock: fixed[clock] + as_often * (timed[clock] - fixed[clock]) for clock in fixed}
+    return {"ours": times["ours"], "by_prompt": by_prompt, "by_token": by_token}, max(apart)
 
 
 def ours(case: Case) -> dict[str, Tensor]:
@@ -153,10 +161,12 @@ def groups_of(case: Case, *, every: bool) -> list[tuple[list[str], int]]:
     return [([first[shape]], count) for shape, count in counts.items()]
 
 
-def times_of_all(times: dict[str, dict[str, float]], groups: list[tuple[list[str], int]]) -> dict[str, float]:
-    """Seconds for all projections from those of the groups, which are timed under their index."""
+def times_of_all(
+    times: dict[str, dict[str, float]], groups: list[tuple[list[str], int]], side: str
+) -> dict[str, float]:
+    """Seconds of a side for all projections, from those of the groups, timed under its name and their index."""
     return {
-        clock: sum(times[str(index)][clock] * count for index, (_, count) in enumerate(groups))
+        clock: sum(times[f"{side} {index}"][clock] * count for index, (_, count) in enumerate(groups))
         for clock in ("cpu", "wall")
     }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {"processor", "cores", "torch", "python", "date"}
@@ -26,13 +30,22 @@ def run(name: str, *options: str) -> dict:
 
 @pytest.mark.parametrize(("layers", "measured"), [((), "2 of 6"), (("--all-layers",), "6 of 6")])
 def test_closed_form(layers: tuple[str, ...], measured: str) -> None:
-    result = run("closed_form", "--by-token", "5", *layers)
+    result = run("closed_form", "--timed-prompts", "2", *layers)
     assert result["published_projections_measured"] == measured
-    assert {"ratio_5", "ratio_50", "ratio_5_by_token"} <= result.keys()
     for concepts in (5, 50):
         assert 0 < result[f"difference_{concepts}"] < 1e-5  # float32 against float64
-        ours, theirs = (result["seconds"][f"{side}_{concepts}"] for side in ("ours", "by_prompt"))
-        assert result[f"ratio_{concepts}"] == pytest.approx(theirs["cpu"] / ours["cpu"], rel=1e-2)
+        ours, token, prompt = (result["seconds"][f"{side}_{concepts}"] for side in ("ours", "by_token", "by_prompt"))
+        assert result[f"ratio_{concepts}"] == pytest.approx(token["cpu"] / ours["cpu"], rel=1e-2)
+        assert result[f"ratio_{concepts}_by_prompt"] == pytest.approx(prompt["cpu"] / ours["cpu"], rel=1e-2)
+
+
+def test_both_sums_of_the_published_side_agree(monkeypatch: pytest.MonkeyPatch, drawn: Callable[..., Tensor]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    published = importlib.import_module("published")
+    values, keys = drawn(9, 5), drawn(9, 4, seed=1)
+    whole = sum(torch.outer(v, k) for v, k in zip(values, keys, strict=True))
+    assert torch.allclose(published.by_token(values, keys), whole, rtol=1e-12)
+    assert torch.allclose(published.by_prompt(values, keys), whole, rtol=1e-12)
 
 
 def test_scale() -> None:

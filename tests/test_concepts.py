@@ -193,8 +193,10 @@ def test_all_faults_come_together(tmp_path):
 def test_comments_are_skipped_and_keep_the_numbers_of_rows(tmp_path: Path) -> None:
     header, row = "concept\tkind\tanchor\tsynonyms\n", "ship\tobject\tground\t\n"
     table = tmp_path / "concepts.tsv"
-    table.write_text(f'# what we "erase\r\n{header}#\n{row}#bird\tobject\tsky\t\nC#\tobject\tsky\t\n')
-    assert [concept.name for concept in read_concepts(table)] == ["ship", "C#"]
+    table.write_text(
+        f'# what we "erase\r\n{header}#\n{row}# bird\tobject\tsky\t\n#1\tobject\tsky\t\nC#\tobject\tsky\t\n'
+    )
+    assert [concept.name for concept in read_concepts(table)] == ["ship", "#1", "C#"]
     table.write_text(f"#\n{header}# two\n{row}{row}")
     assert problems_of(table) == [
         f"{table}: row 5: concept 'ship' is already in row 4; remove one of the two.",

@@ -42,7 +42,7 @@ def test_formatting_and_lint(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_has_a_rule_that_runs_it_and_knows_its_code(step: str) -> None:
     assert f"-m lethe.steps.{step} " in RULES or re.search(rf"rule [a-z_]+ as {step} with:", RULES)
-    assert f'code("{step}")' in RULES
+    assert re.search(rf"made_by\(\s*\"{step}\"", RULES)
     assert importlib.util.find_spec(f"lethe.steps.{step}")
     assert re.search(rf'with step\(\s*"{step}",', (ROOT / f"workflow/lethe/steps/{step}.py").read_text())
 
@@ -54,7 +54,7 @@ def test_every_rule_that_runs_a_step_logs_and_names_its_environment() -> None:
             for directive in ("log:", "conda:", "output:", "shell:"):
                 assert f"    {directive}" in rule, f"{name} lacks {directive}"
             assert "    resources:" in rule or "    localrule: True" in rule, f"{name} lacks resources:"
-            assert "        code=code(" in rule.split("    params:\n")[1], f"{name} needs code=code(...) in its params"
+            assert "        made_by=" in rule.split("    params:\n")[1], f"{name} needs made_by in its params"
 
 
 def test_the_environment_is_pinned_where_it_says_so() -> None:

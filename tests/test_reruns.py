@@ -185,7 +185,7 @@ def test_many_reruns_end_where_one_run_ends(folder: Path, forked: dict[str, str]
 MODULES = {
     "tables": {"objects_table": 1, "all": 1},
     "figures": {"losses": 1, "examples": 1, "all": 1},
-    "measures/table": {"objects_table": 1, "all": 1},
+    "measures/table": {"clip": 8, "clip_classes": 1, "clip_reference": 1, "objects_table": 1, "all": 1},
     "contact_sheets": {"mask_sheet": 2, "all": 1},
     "attention": {"lora": 2, "losses": 1, **JOINED},
     "methods/mace": {"lora": 2, "losses": 1, **JOINED},

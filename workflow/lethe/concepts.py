@@ -48,8 +48,8 @@ def slug_of(name: str) -> str:
 def read_concepts(path: str | Path) -> list[Concept]:
     """Read a concept table: UTF-8, tab-separated, with the columns `COLUMNS` in any order, synonyms split at ';'.
 
-    Cells are text, whatever they look like, without surrounding space. Lines without text, or with '#' in front, are
-    skipped. A cell that begins with a double quote is quoted as in CSV.
+    Cells are text, whatever they look like, without surrounding space. Comments (`without_comments`) and lines without
+    text are skipped. A cell that begins with a double quote is quoted as in CSV.
 
     Raises: ConfigError with every problem found, each naming the file, the row (its line) and the column.
     """

@@ -121,8 +121,8 @@ def separator_of(path: str | Path) -> str:
 
 
 def without_comments(table: str) -> str:
-    """The text of a table of ours with each line that begins with '#' left empty, so that the others keep their number."""
-    return re.sub(r"^#.*$", "", table, flags=re.MULTILINE)
+    """A table's text with comments left empty, so that lines keep their numbers: a '#' alone or with space after it."""
+    return re.sub(r"^#( .*)?\r?$", "", table, flags=re.MULTILINE)
 
 
 def read_texts(path: Path, column: str | None) -> list[str]:

@@ -338,16 +338,14 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
             yield from _variant_problems(_at(place[:-1]), Path(model) / "unet", base.get("variant"))
 
 
-def _column_problems(
-    path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool
-) -> Iterator[str]:
+def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool) -> Iterator[str]:
     """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks.
 
-    With `comments`, lines with '#' in front do not count.
+    With `comments`, lines that are comments do not count.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            lines = (line for line in file if not (comments and line.startswith("#")))
+            lines = (without_comments(line) if comments else line for line in file)
             columns = next((row for row in csv.reader(lines, delimiter=separator) if row), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         yield f"{_at(wanted[0][0])}: {shown(path)} is no table in UTF-8 ({shown(str(error))}); save it as one."

@@ -51,7 +51,6 @@ def suite_file(suite: dict) -> Path:
 def phrases(table: str | Path, column: str, type_column: str | None = None) -> list[tuple[str, str]]:
     """(type, phrase) for every phrase in `column` of a TSV, cells split at ';'; the type is the phrase by default.
 
-    Lines with '#' in front are comments.
     Raises ValueError naming the file when a column is missing.
     """
     text = io.StringIO(without_comments(Path(table).read_text(encoding="utf-8-sig")))
