@@ -57,7 +57,7 @@ def change_the_prompts_of_classes(folder: Path) -> None:
 
 
 def add_a_suite(folder: Path) -> None:
-    (folder / "more.csv").write_text("type,prompt,evaluation_seed\nship,one more ship,3\n")
+    (folder / "more.csv").write_text("type,prompt,evaluation_seed\nship,one more ship,1\nship,one more ship,2\n")
 
     def change(config: dict) -> None:
         config["suites"]["more"] = {"file": "more.csv"}

@@ -314,7 +314,7 @@ def _concept_problems(config: Any) -> list[str]:
 
 def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
     """Files, columns and models that the configuration names and the disk does not hold."""
-    from lethe.files import separator_of  # here, because it takes numpy and Pillow along
+    from lethe.files import separator_of  # here and below, because it takes numpy and Pillow along
 
     for pattern, keys in FILES.items():
         for place, path, holder in _find(config, pattern):
@@ -343,6 +343,8 @@ def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]],
 
     With `comments`, lines that are comments do not count.
     """
+    from lethe.files import without_comments
+
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             lines = (without_comments(line) if comments else line for line in file)
