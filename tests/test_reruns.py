@@ -117,7 +117,7 @@ CHANGES = [
     (
         add_a_suite,
         {"sample": 2, "clip": 2, "objects_table": 1, "examples": 1, "all": 1},
-        ("sd/samples/*/more/*", "sd/measures/*/more/*", TABLE, FIGURE),
+        ("sd/samples/original/more/*", "sd/samples/*/mace/more/*", "sd/measures/*/mace/more/*", TABLE, FIGURE),
     ),
     (change_the_fusion, JOINED, OF_THE_EDIT),
     (

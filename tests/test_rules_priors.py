@@ -139,10 +139,10 @@ def prior_of(project: Path, name: str, base: str = "resources/emoji/pipeline") -
 
 
 @pytest.fixture(scope="module")
-def finished(project: Path) -> Path:
+def finished(project: Path, forked: dict[str, str]) -> Path:
     """The project with both priors of the first base."""
     targets = [str(prior_of(project, name).relative_to(project)) for name in ("coco", "names")]
-    run = snakemake(project, "--cores", "2", *targets)
+    run = snakemake(project, "--cores", "2", *targets, environment=forked)
     assert run.returncode == 0, run.stderr[-4000:]
     return project
 
