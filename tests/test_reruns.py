@@ -117,7 +117,8 @@ CHANGES = [
     (
         add_a_suite,
         {"sample": 2, "clip": 2, "objects_table": 1, "examples": 1, "all": 1},
-        ("sd/samples/original/more/*", "sd/samples/*/mace/more/*", "sd/measures/*/mace/more/*", TABLE, FIGURE),
+        tuple(f"sd/{made}/{edit}/more/*" for made in ("samples", "measures") for edit in ("original", "objects/mace"))
+        + (TABLE, FIGURE),
     ),
     (change_the_fusion, JOINED, OF_THE_EDIT),
     (
