@@ -20,7 +20,7 @@ from lethe.costs import costs
 from lethe.edits import Edit, FactoredEdit, load_edit
 from lethe.provenance import code_hash, fingerprint
 from lethe.traces import lines, trace
-from running import planned, snakemake
+from running import ROOT, planned, snakemake
 
 HOSTILE = "$(touch pwned)'s `cat`"
 
