@@ -56,7 +56,7 @@ def submitted(slurm: dict[str, str]) -> list[dict[str, str]]:
     shown = subprocess.run(
         ["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, env=os.environ | slurm, check=True
     ).stdout
-    jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown.splitlines()]
+    jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown.splitlines() if "JobId" in line]
     return sorted(jobs, key=lambda job: int(job["JobId"]))
 
 
