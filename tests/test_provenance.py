@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from lethe.provenance import (
     content_hash,
     environment,
     fingerprint,
+    python_problem,
     sha256_of,
     source_files,
     text_fingerprint,
@@ -259,3 +261,22 @@ def test_a_record_in_a_header_is_one_sorted_json_text(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "f.safetensors", header)
     with safe_open(tmp_path / "f.safetensors", "pt") as file:
         assert json.loads(file.metadata()["lethe"]) == record
+
+
+def test_the_python_on_path_must_be_able_to_run_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = sys.executable
+    monkeypatch.setenv("PATH", str(Path(own).parent))
+    assert python_problem(own) is None
+    bare = tmp_path / "bare"
+    venv.create(bare, symlinks=True)
+    monkeypatch.setenv("PATH", str(bare / "bin"))
+    assert python_problem(own) == (
+        f"the steps run `python` from PATH, and {bare}/bin/python has no torch and diffusers; "
+        f"activate the environment of {own}, then run again"
+    )
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {own} "$@"\n')  # another folder, the same packages
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert python_problem(own) is None
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert "there is none" in python_problem(own)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -136,6 +137,18 @@ def environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {"python": platform.python_version(), "machine": platform.machine(), **versions}
+
+
+def python_problem(own: str) -> str | None:
+    """Why the `python` on PATH, which runs the steps, cannot; None if it is that of the executable `own`, or can."""
+    found = shutil.which("python")
+    if found and Path(found).parent == Path(own).parent:
+        return None
+    lacking = "import sys, importlib.util as util; sys.exit(not all(map(util.find_spec, ('torch', 'diffusers'))))"
+    if found and subprocess.run([found, "-c", lacking], capture_output=True).returncode == 0:
+        return None
+    where = f"{found} has no torch and diffusers" if found else "there is none"
+    return f"the steps run `python` from PATH, and {where}; activate the environment of {own}, then run again"
 
 
 def commit() -> str:

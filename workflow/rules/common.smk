@@ -18,7 +18,7 @@ shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
-from lethe.provenance import code_hash, fingerprint, sha256_of, text_fingerprint
+from lethe.provenance import code_hash, fingerprint, python_problem, sha256_of, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
 from lethe.suites import phrases, rows_digest, shard_count, shard_rows, suite_rows
 
@@ -36,6 +36,9 @@ except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 SLUGS = {concept.name: slug for slug, concept in CONCEPTS.items()}
+
+if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
+    raise WorkflowError(problem)
 
 
 wildcard_constraints:
