@@ -27,5 +27,9 @@ rule all:
     localrule: True
 
 
+onstart:
+    check_writable("results")
+
+
 onsuccess:
     print_results()

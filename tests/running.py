@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,10 +26,63 @@ def snakemake(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
     """Run snakemake in the repository, with `folder` as working directory, and return what it printed."""
+    return ended(started(folder, *arguments, rules=rules, environment=environment))
+
+
+def started(
+    folder: Path,
+    *arguments: str,
+    rules: Path = ROOT / "Snakefile",
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
+    """The same, still running."""
     command = [sys.executable, "-m", "snakemake", "-s", str(rules), "-d", str(folder), *arguments]
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    variables = os.environ | path | dict(environment or {})
-    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=3600)
+    # A SLURM that is installed but does not run would hold up each start by seconds: its plugin asks `scontrol`.
+    own = {"SLURM_CONF": os.devnull, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    variables = os.environ | own | dict(environment or {})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
+
+
+def ended(run: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Wait for a run to end."""
+    with run:
+        try:
+            out, err = run.communicate(timeout=3600)
+        except BaseException:
+            run.kill()
+            raise
+    return subprocess.CompletedProcess(run.args, run.returncode, out, err)
+
+
+def process_of(folder: Path, step: str) -> psutil.Process:
+    """The process of a step in a working directory, as soon as there is one."""
+    for _ in range(1200):
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                # As an argument of its own: python's, not its shell's.
+                if f"lethe.steps.{step}" in process.cmdline() and process.cwd() == str(folder.resolve()):
+                    return process
+        time.sleep(0.1)
+    raise AssertionError(f"{step} did not start in {folder} within two minutes")
+
+
+@contextmanager
+def emptied_of_processes(folder: Path) -> Iterator[Path]:
+    """The folder; whatever still runs in it when the block ends, as after a failed test, is killed."""
+    try:
+        yield folder
+    finally:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.cwd() == str(folder.resolve()):
+                    process.kill()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a working directory's results, hidden ones too, but for the records, which tell the time."""
+    results = folder / "results"
+    names = {path.relative_to(results).as_posix(): path for path in results.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith("provenance/")}
 
 
 def planned(output: str) -> dict[str, int]:

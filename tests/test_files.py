@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import lethe.files
 from lethe.files import (
     Loaded,
     folder_written_whole,
@@ -27,6 +32,7 @@ from lethe.files import (
     write_shard,
     written_whole,
 )
+from lethe.messages import sentence
 
 ODD = [
     "NA",
@@ -93,6 +99,57 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
         pass
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lethe.files import folder_written_whole, written_whole
+with written_whole(Path(sys.argv[1])) as part, folder_written_whole(Path(sys.argv[2])) as folder:
+    part.write_text("half")
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    path, folder = tmp_path / "file.txt", tmp_path / "folder"
+    library = os.environ | {"PYTHONPATH": str(Path(lethe.files.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", KILLED, path, folder], env=library, check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    others = {
+        tmp_path / ".file.txt.old.12345678.part",
+        tmp_path / ".file.part",
+        tmp_path / ".my.file.txt.12345678.part",
+    }
+    for other in others:
+        other.touch()  # of other files
+    with written_whole(path) as part, folder_written_whole(folder) as new:
+        part.write_text("whole")
+        (new / "whole").touch()
+    assert set(tmp_path.iterdir()) == {path, folder, *others}
+    assert path.read_text() == "whole"
+    assert [left.name for left in folder.iterdir()] == ["whole"]
+
+
+def test_the_last_to_begin_writes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with (
+        pytest.raises(FileNotFoundError, match="file.txt: .*another process began to write it"),
+        written_whole(path) as a,
+    ):
+        a.write_text("old")
+        with written_whole(path) as b:
+            b.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_on_the_way_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, written_whole(tmp_path / "file.txt"):
+        raise OSError(28, "No space left on device")
+    assert sentence(caught.value) == f"No space left on device (while writing {tmp_path / 'file.txt'})"
+
+
 # Shards
 
 
@@ -117,6 +174,7 @@ def test_equal_shards_have_equal_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     write_shard(tmp_path / "a.zip", rows, images)
     monkeypatch.setattr("time.time", lambda: 2e9)
     monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr("secrets.token_hex", lambda size: "ab" * size)
     write_shard(tmp_path / "b.zip", rows.copy(), [image.copy() for image in images])
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     images[-1][0, 0, 0] ^= 1

@@ -41,5 +41,11 @@ def test_an_error_is_one_line(error: Exception, told: str) -> None:
     assert sentence(error) == told
 
 
+def test_notes_follow_in_brackets() -> None:
+    error = ValueError("too wide")
+    error.add_note("while writing a.zip")
+    assert sentence(error) == "too wide (while writing a.zip)"
+
+
 def test_a_file_comes_before_what_the_system_says() -> None:
     assert sentence(failed("nowhere/x")) == "nowhere/x: No such file or directory"

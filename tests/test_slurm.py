@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import pytest
 import yaml
 
 from lethe.records import FOLDER
-from running import ROOT, snakemake
+from running import ROOT, contents, emptied_of_processes, ended, process_of, snakemake, started
 
 SCRIPTS = ROOT / "tests" / "slurm"
+QUICKLY = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
+SHEET = "results/sd/concepts/ship/masks.png"
 PROFILES = ("profiles/slurm/config.yaml", "profiles/kubernetes/config.yaml")
 RULES = set(
     re.findall(
@@ -60,6 +64,11 @@ def submitted(slurm: dict[str, str]) -> list[dict[str, str]]:
     return sorted(jobs, key=lambda job: int(job["JobId"]))
 
 
+def control(slurm: dict[str, str], *settings: str, check: bool = True) -> None:
+    """Change a job or a node."""
+    subprocess.run(["scontrol", "update", *settings], env=os.environ | slurm, check=check)
+
+
 def test_memory_grows_and_gpu_numbers_are_set(slurm: dict[str, str], tmp_path: Path) -> None:
     run = snakemake(tmp_path, "--cores", "8", "--profile", "slurm", rules=SCRIPTS / "needs.smk", environment=slurm)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -91,3 +100,49 @@ def test_the_whole_workflow_gives_the_same_bytes_as_a_local_run(
     assert all(job["JobState"] == "COMPLETED" for job in jobs)
     (concepts,) = [job for job in jobs if "lora" in job["StdOut"]]
     assert concepts["TresPerJob"].endswith("gpu:1")  # two chains, one submission, one GPU
+
+
+@pytest.fixture
+def broken(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the finished project in which one file is to be made again."""
+    shutil.copytree(finished, tmp_path / "project")
+    (tmp_path / "project" / SHEET).unlink()
+    with emptied_of_processes(tmp_path / "project") as folder:
+        yield folder
+
+
+def test_a_node_goes_down_then_the_job_runs_over_its_time(slurm: dict[str, str], finished: Path, broken: Path) -> None:
+    before, node = len(submitted(slurm)), f"nodename={socket.gethostname().split('.')[0]}"
+    started_run = started(broken, *QUICKLY, SHEET, environment=slurm)
+    step = process_of(broken, "mask_sheet")
+    step.suspend()
+    control(slurm, node, "state=down", "reason=test")
+    step.wait(120)
+    control(slurm, node, "state=resume", check=False)  # refused where it has come back by itself
+    step = process_of(broken, "mask_sheet")  # of the same job, which SLURM starts again
+    step.suspend()
+    control(slurm, f"jobid={submitted(slurm)[before]['JobId']}", "timelimit=0")
+    step.wait(120)
+    run = ended(started_run)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "DUE TO TIME LIMIT" in run.stderr
+    jobs = submitted(slurm)[before:]
+    assert [(job["JobState"], job["Restarts"]) for job in jobs] == [("TIMEOUT", "1"), ("COMPLETED", "0")]
+    assert jobs[1]["TimeLimit"] == "00:30:00"  # twice that of the first
+    assert contents(broken) == contents(finished)
+
+
+def test_snakemake_is_killed_and_its_job_ends(slurm: dict[str, str], finished: Path, broken: Path) -> None:
+    before = len(submitted(slurm))
+    run = started(broken, *QUICKLY, SHEET, environment=slurm)
+    process_of(broken, "mask_sheet")
+    run.kill()
+    ended(run)
+    while (job := submitted(slurm)[before])["JobState"] in ("RUNNING", "COMPLETING"):
+        time.sleep(0.5)
+    assert job["JobState"] == "COMPLETED"
+    assert snakemake(broken, "--unlock").returncode == 0
+    again = snakemake(broken, "-n", "--cores", "1", SHEET)
+    assert "Nothing to be done" in again.stdout
+    assert "missing provenance/metadata" not in again.stdout  # what it knows is of the time before
+    assert contents(broken) == contents(finished)

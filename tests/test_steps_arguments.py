@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from conftest import ROOT
+from lethe.files import written_whole
 from lethe.provenance import code_hash, environment
 from lethe.steps.arguments import record_of, step, use_threads
 
@@ -103,6 +105,20 @@ def test_a_record_outlives_a_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with (tmp_path / "lethe" / "closed_form.py").open("a") as file:
         file.write("# changed\n")
     assert record() != before
+
+
+def test_sigterm_ends_a_step_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, before = tmp_path / "a.txt", signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["step", "--out-a", str(path), "--settings", "{}"])
+    with (
+        pytest.raises(SystemExit, match="mace: stopped by SIGTERM"),
+        step("mace", "A step.", outputs=["a"]) as args,
+        written_whole(args.out_a) as part,
+    ):
+        part.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture

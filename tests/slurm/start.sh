@@ -55,7 +55,8 @@ SlurmdPort=$(free_port 20000)
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+# A job whose node went down starts again when its credential has expired, after two minutes by default.
+AuthInfo=socket=$folder/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
@@ -105,15 +106,18 @@ done
 printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$folder/bin/srun"
 chmod 755 "$folder/bin/srun"
 
+# From the choice of ports until they are taken: another start.sh would choose the same ones.
+exec 9>"/tmp/lethe-slurm-$(id -u).lock"
+flock 9
 [ -s "$SLURM_CONF" ] || write_configuration
 
 if ! running "$folder/munged.pid"; then
     munged --force --socket="$folder/munge.socket" --key-file="$folder/munge/key" --pid-file="$folder/munged.pid" \
-        --log-file="$folder/munged.log" --seed-file="$folder/munge/seed" >&2
+        --log-file="$folder/munged.log" --seed-file="$folder/munge/seed" >&2 9>&-
     wait_for munge --socket="$folder/munge.socket" --no-input
 fi
-running "$folder/slurmctld.pid" || slurmctld -c >&2
-running "$folder/slurmd.pid" || slurmd -c >&2
+running "$folder/slurmctld.pid" || slurmctld -c >&2 9>&-
+running "$folder/slurmd.pid" || slurmd -c >&2 9>&-
 wait_for node_is_up
 
 echo "export SLURM_CONF='$SLURM_CONF' PATH='$folder/bin':\"\$PATH\""

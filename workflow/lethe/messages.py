@@ -16,9 +16,10 @@ def plain(text: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, as one plain line; the file comes before what the system says of it."""
+    """What an error says, as one plain line: the file before what the system says of it, notes in brackets behind."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = f"{', '.join(names)}: {error.strerror}" if names else error.strerror
-    return plain(" ".join(text.split())) or type(error).__name__
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return plain(" ".join(f"{text.strip() or type(error).__name__}{notes}".split()))

@@ -75,6 +75,14 @@ def content(path):
     return sha256_of(path) if Path(path).is_file() else path
 
 
+def check_writable(folder):
+    """Refuse to start where the first job would fail to write."""
+    if Path(folder).exists() and not os.access(folder, os.W_OK):
+        raise WorkflowError(
+            f"{Path(folder).absolute()} cannot be written: mount it writable, or change its owner or mode"
+        )
+
+
 @cache
 def model_content(model, revision):
     """What a model's content is: a fingerprint of its folder, or a hub id with its commit."""

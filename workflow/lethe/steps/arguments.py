@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +38,11 @@ def step(
     in the settings. What the block puts into the arguments' `also_recorded` goes into the record.
 
     Inputs that differ from their records, ValueError, OSError and SafetensorError end the process with exit code 1 and
-    one sentence as the last line of the log, which goes to standard error.
+    one sentence as the last line of the log, which goes to standard error; so does SIGTERM, by which SLURM announces
+    that it will kill the job: nothing half-written stays.
     """
+    stop = f"{name}: stopped by SIGTERM (a time limit, scancel or kill)"
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     args = _arguments(description, inputs, lists, outputs)
     made = [value for key, value in vars(args).items() if key.startswith("out_")]
@@ -59,6 +64,8 @@ def step(
         where = f" (while making {', '.join(map(str, made))})" if nameless else ""
         logging.error("%s: %s%s", name, sentence(error), plain(where))
         raise SystemExit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:

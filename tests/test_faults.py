@@ -1,0 +1,173 @@
+"""Faults injected for real: what one is told, what stays behind, and that the rerun gives the same bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from running import contents, emptied_of_processes, ended, planned, process_of, snakemake, started
+
+SHARD = "results/sd/samples/original/reference/0000.zip"
+SHEET = "results/sd/concepts/ship/masks.png"
+IN_MODIFY = 2  # of inotify: a file in the folder was written to
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the finished project, to break."""
+    shutil.copytree(finished, tmp_path / "project")
+    with emptied_of_processes(tmp_path / "project") as folder:
+        yield folder
+
+
+def kill_while_writing(process: psutil.Process, folder: Path) -> None:
+    """Kill a process when it has begun to write an unfinished file in a folder."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch, cores = libc.inotify_init(), os.sched_getaffinity(0)
+    assert libc.inotify_add_watch(watch, os.fsencode(folder), IN_MODIFY) >= 0
+    try:
+        for who in (0, process.pid):  # on one core, where this process takes over the moment it is told
+            os.sched_setaffinity(who, {min(cores)})
+        while select.select([watch], [], [], 300)[0]:
+            if b".part" in os.read(watch, 4096):
+                process.kill()
+                return
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.close(watch)
+    raise AssertionError(f"nothing was written in {folder}")
+
+
+def test_a_step_is_killed_while_it_writes(finished: Path, copy: Path) -> None:
+    shard = copy / SHARD
+    for _ in range(3):
+        shard.unlink()
+        run = started(copy, "--cores", "1", SHARD)
+        kill_while_writing(process_of(copy, "sample"), shard.parent)
+        told = ended(run)
+        if told.returncode:
+            break  # else it was done before it could be killed
+    assert told.returncode == 1
+    assert "Error in rule sample" in told.stdout + told.stderr
+    assert not shard.exists()
+    (part,) = shard.parent.glob(".*.part")
+    assert 0 < part.stat().st_size < (finished / SHARD).stat().st_size
+    again = snakemake(copy, "--cores", "1", SHARD)
+    assert again.returncode == 0, again.stderr
+    assert planned(again.stdout + again.stderr) == {"sample": 1}
+    assert contents(copy) == contents(finished)
+
+
+def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path) -> None:
+    (copy / SHEET).unlink()
+    run = started(copy, "--cores", "1", SHEET)
+    step = process_of(copy, "mask_sheet")
+    step.suspend()
+    run.kill()
+    run.wait()
+    step.resume()
+    ended(run)  # when nobody holds its output open any more
+    assert (copy / SHEET).exists()
+    refused = snakemake(copy, "--cores", "1", SHEET)
+    assert refused.returncode == 1
+    assert "Directory cannot be locked" in refused.stderr
+    assert "It can be removed with the --unlock argument" in refused.stderr
+    assert snakemake(copy, "--unlock").returncode == 0
+    again = snakemake(copy, "--cores", "1", SHEET)
+    assert again.returncode == 0, again.stderr
+    assert planned(again.stdout + again.stderr) == {"mask_sheet": 1}  # nobody has seen how it was made
+    assert contents(copy) == contents(finished)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(finished: Path, copy: Path) -> None:
+    (copy / SHEET).unlink()
+    first = started(copy, "--cores", "1", SHEET)
+    step = process_of(copy, "mask_sheet")
+    step.suspend()
+    second = snakemake(copy, "--cores", "1", SHEET)
+    assert second.returncode == 1
+    assert "Directory cannot be locked" in second.stderr
+    assert "no other Snakemake process" in second.stderr
+    assert not (copy / SHEET).exists()
+    step.resume()
+    run = ended(first)
+    assert run.returncode == 0, run.stderr
+    assert contents(copy) == contents(finished)
+
+
+@contextmanager
+def mounted(folder: Path, *arguments: str) -> Iterator[Callable[..., None]]:
+    """A file system over a folder while the block runs, by `mount` with these arguments; skip where that is refused."""
+
+    def mount(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+
+    if (done := mount(*arguments)).returncode:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk(finished: Path, copy: Path) -> None:
+    shutil.move(copy / "results", copy / "moved")
+    (copy / "results").mkdir()
+    with mounted(copy / "results", "-t", "tmpfs", "-o", "size=100m", "lethe-test"):
+        shutil.copytree(copy / "moved", copy / "results", dirs_exist_ok=True)
+        (copy / SHEET).unlink()
+        filler = copy / "results" / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        before = contents(copy)
+        run = snakemake(copy, "--cores", "1", SHEET)
+        assert run.returncode == 1
+        assert f"mask_sheet: No space left on device (while writing {SHEET})" in run.stdout + run.stderr
+        assert "Traceback" not in run.stdout + run.stderr
+        assert contents(copy) == before
+        filler.unlink()
+        again = snakemake(copy, "--cores", "1", SHEET)
+        assert again.returncode == 0, again.stderr
+        assert contents(copy) == contents(finished)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing below a folder can be written while the block runs, not even by root, to whom modes mean nothing."""
+    if os.geteuid() == 0:
+        with mounted(folder, "--bind", str(folder)) as mount:
+            assert mount("-o", "remount,bind,ro").returncode == 0
+            yield
+        return
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    try:
+        yield
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+
+
+def test_results_that_cannot_be_written(finished: Path, copy: Path) -> None:
+    (copy / SHEET).unlink()
+    before = contents(copy)
+    with read_only(copy / "results"):
+        run = snakemake(copy, "--cores", "1", SHEET)
+        assert run.returncode == 1
+        assert f"{copy / 'results'} cannot be written: mount it writable, or change its owner or mode" in run.stderr
+        assert "Traceback" not in run.stdout + run.stderr
+        assert contents(copy) == before
+    again = snakemake(copy, "--cores", "1", SHEET)
+    assert again.returncode == 0, again.stderr
+    assert contents(copy) == contents(finished)
