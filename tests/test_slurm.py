@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,13 +45,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=path)]:
         pytest.skip(f"no {', '.join(missing)}: on Debian, as root, apt-get install munge slurmctld slurmd slurm-client")
     own = {"LETHE_SLURM": f"/tmp/lethe-slurm-test-{os.getpid()}"}  # short: it holds a socket
-    started = subprocess.run(
+    start = subprocess.run(
         ["bash", str(SCRIPTS / "start.sh")], capture_output=True, text=True, env=os.environ | own, timeout=120
     )
-    assert started.returncode == 0, started.stderr
+    assert start.returncode == 0, start.stderr
     folder = Path(own["LETHE_SLURM"])
     try:
-        yield {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        yield {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
     finally:
         subprocess.run(["bash", str(SCRIPTS / "stop.sh")], env=os.environ | own, timeout=120, check=True)
 
