@@ -3,8 +3,9 @@
     python benchmarks/lora_base.py --threads 2
 
 `concept` trains it on the base refined for that concept alone, `task` on the base refined for the whole set, `original`
-on the base as it is. The join is the same for all. Every object of the world is erased once: six sets of five, dealt
-out in the order of the table. Seeds are outside those of the default suites. The last line is a JSON object.
+on the base as it is; `none` is refinement alone, joined with LoRAs that change nothing. The join is the same for all.
+Every object of the world is erased once: six sets of five, dealt out in the order of the table. Seeds are outside those
+of the default suites. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from emoji_erasure import EmojiErasure
 from lethe.concepts import Concept
+from lethe.low_rank import LowRank
 from lethe.methods.mace import MaceSettings, erase, refinement
 
 ANCHORS = ("ground", "sky", "street")
-CHOICES = ("concept", "task", "original")
+CHOICES = ("concept", "task", "original", "none")
 
 
 def world_concepts(table: str) -> list[Concept]:
@@ -34,6 +37,14 @@ def world_concepts(table: str) -> list[Concept]:
     ]
 
 
+def nothing(projections: dict[str, Tensor]) -> dict[str, LowRank]:
+    """A LoRA of rank 1 that changes no projection W `[out, d]`."""
+    return {
+        name: LowRank(torch.zeros(1, weight.shape[1]), torch.zeros(weight.shape[0], 1))
+        for name, weight in projections.items()
+    }
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,6 +52,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=6, help="how many sets to deal the objects into")
     parser.add_argument("--seeds", type=int, nargs=2, default=[201, 203], help="of erased objects and synonyms")
     parser.add_argument("--kept-seeds", type=int, nargs=2, default=[201, 202], help="of all other objects")
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, default=CHOICES)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     bench = EmojiErasure()
@@ -58,8 +70,11 @@ def main() -> None:
             "original": [None] * len(moments),
         }
         found = {"before": bench.scores(bench.original, chosen, seeds=seeds, kept_seeds=kept)}
-        for choice in CHOICES:
-            loras = [bench.train(one, transform) for one, transform in zip(inputs, transforms[choice], strict=True)]
+        for choice in args.choices:
+            if choice == "none":
+                loras = [nothing(bench.original)] * len(inputs)
+            else:
+                loras = [bench.train(one, transform) for one, transform in zip(inputs, transforms[choice], strict=True)]
             weights = erase(bench.original, moments, loras, bench.prior, settings)
             found[choice] = bench.scores(weights, chosen, seeds=seeds, kept_seeds=kept)
         for choice, score in found.items():
@@ -68,7 +83,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     summary = table.drop(columns="set").groupby("lora_base", sort=False).mean().round(2)
     by_set = table.pivot(index="set", columns="lora_base", values="h_o")
-    for choice in CHOICES:
+    for choice in args.choices if "task" in by_set else ():
         difference = by_set[choice] - by_set["task"]
         summary.loc[choice, "h_o_minus_task"] = round(float(difference.mean()), 2)
         summary.loc[choice, "standard_error"] = round(float(difference.std(ddof=1) / np.sqrt(len(difference))), 2)
