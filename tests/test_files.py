@@ -358,3 +358,16 @@ def test_a_folder_with_anything_in_it_is_refused_and_kept(tmp_path: Path) -> Non
             pass
     assert (tmp_path / "full" / ".hidden").read_text() == (tmp_path / "file").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with written_whole(tmp_path / "file") as part:
+            part.touch(mode=0o600)
+        after = os.umask(umask)
+    finally:
+        os.umask(before)
+    assert after == umask  # left as it was
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import os
 import re
 import secrets
 import shutil
@@ -68,6 +69,13 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _umask() -> int:
+    """The permissions that new files of this process lack; the system tells it only while setting another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _part_beside(path: Path) -> Path:
     """A new name for the unfinished file or folder, in the same folder; those that others left there are removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +89,8 @@ def _part_beside(path: Path) -> Path:
 def _move(part: Path, path: Path) -> None:
     if not part.exists():
         raise FileNotFoundError(f"{path}: nothing was written, or another process began to write it in the meantime")
+    if part.is_file():
+        part.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
     part.replace(path)
 
 
