@@ -283,7 +283,7 @@ def test_read_texts_separates_by_tabs_where_the_name_says_so(tmp_path: Path, nam
         (b"id,caption\n1,a ship\n2, \n", "bad.csv, line 3: caption is empty; fill it in, or remove the row"),
         (b"id,caption\n1\n", "bad.csv, line 2: caption is empty"),
         (b"id,caption\n1,a ship, at sea\n", "bad.csv, line 2: there are more cells than columns; put cells that"),
-        (b"id,caption\n1,caf\xe9\n", "bad.csv: it is no text in UTF-8"),
+        (b"id,caption\n1,caf\xe9\n", "bad.csv, line 2: it is no text in UTF-8; save it as such"),
         (b"id,caption\n", "bad.csv: there is no text in it"),
     ],
 )

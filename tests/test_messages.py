@@ -7,7 +7,9 @@ import pytest
 from lethe.messages import has_control, plain, sentence
 
 
-@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u2029", "\ud800", "\0"])
+@pytest.mark.parametrize(
+    "text", ["a\nb", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u2029", "\ud800", "\0", "\u200b", "\u202e"]
+)
 def test_control_characters_are_found_and_written_as_escapes(text: str) -> None:
     assert has_control(text)
     assert not has_control(plain(text))
@@ -15,7 +17,7 @@ def test_control_characters_are_found_and_written_as_escapes(text: str) -> None:
     assert plain(text).encode().decode("unicode_escape") == text
 
 
-@pytest.mark.parametrize("text", ["", "Charles-François Daubigny", "a b\u00a0c", r"AC\DC", "日本"])
+@pytest.mark.parametrize("text", ["", "Charles-François Daubigny", "a b\u00a0c", r"AC\DC", "日本", "👩\u200d🚀"])
 def test_other_text_stays(text: str) -> None:
     assert not has_control(text)
     assert plain(text) == text

@@ -131,7 +131,11 @@ def test_what_is_allowed(config, place, value):
         ("tasks", {}, ["tasks must be at least one task", "got {}"]),
         ("tasks", None, ["tasks must hold keys and values", "got null", "config/README.md"]),
         ("tasks.original", {}, ["tasks.original needs another name", "not 'original'"]),
-        ("bases.provenance", {}, ["bases.provenance needs another name", "not 'provenance'"]),
+        (
+            "bases.provenance",
+            {},
+            ["bases.provenance needs another name", "not that of another folder of results", "provenance"],
+        ),
         ("tasks.-x", {}, ["tasks.-x needs another name", "beginning with a letter or digit"]),
         ("suites.a/b", {"file": "x"}, ["suites.'a/b' needs another name", "it names a folder"]),
         ("bases." + "b" * 61, {}, ["needs another name", "at most 60 characters"]),

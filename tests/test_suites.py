@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.suites import COLUMNS, phrases, rows_digest, shard_count, shard_rows, suite_rows
+from lethe.files import COLUMNS
+from lethe.suites import phrases, rows_digest, shard_count, shard_rows, suite_rows
 
 TABLE = "concept\tanchor\tsynonyms\nship\tground\tvessel; boat;watercraft\nAC/DC\tart\t\nNA\tsky\tnull; {}\n"
 
@@ -95,7 +96,7 @@ def test_the_first_rows_of_a_file(file: str, limit: int, n: int) -> None:
 @pytest.mark.parametrize("missing", COLUMNS)
 def test_a_missing_column_of_a_file_is_named(file: str, missing: str) -> None:
     pd.read_csv(file).drop(columns=missing).to_csv(file, index=False)
-    text = rf"rows\.csv: column {missing} is missing; a suite needs type, prompt, evaluation_seed"
+    text = rf"rows\.csv: the column {missing} is missing; rows need type, prompt, evaluation_seed"
     with pytest.raises(ValueError, match=text):
         suite_rows({"file": file})
 

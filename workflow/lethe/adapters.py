@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lethe.files import written_whole
 from lethe.low_rank import LowRank
 from lethe.provenance import as_header
+from lethe.tensor_files import read_tensors
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
@@ -25,13 +26,27 @@ def save_lora(folder: Path, state: dict[str, Tensor], record: dict) -> None:
 
 
 def load_lora(path: Path) -> dict[str, LowRank]:
-    """Read an adapter written by `save_lora`: a LowRank for each projection, by module name."""
-    tensors = {key.removeprefix("unet."): value for key, value in load_file(path).items()}
-    names = sorted({key.split(".lora")[0] for key in tensors})
-    return {
-        name: LowRank(_part(tensors, name, ("lora_A", "lora.down")), _part(tensors, name, ("lora_B", "lora.up")))
-        for name in names
-    }
+    """Read an adapter written by `save_lora`: a LowRank for each projection, by module name.
+
+    Raises ValueError, naming the file, when it is no such adapter.
+    """
+    tensors = {key.removeprefix("unet."): value for key, value in read_tensors(path)[0].items()}
+    if not tensors:
+        raise ValueError(f"{path}: this is no adapter; it holds no tensors")
+    updates = {}
+    for name in sorted({key.split(".lora")[0] for key in tensors}):
+        try:
+            down, up = (
+                _part(tensors, name, spellings) for spellings in (("lora_A", "lora.down"), ("lora_B", "lora.up"))
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1]:
+            raise ValueError(
+                f"{path}: {name} must have down [n, d] and up [out, n]; got {[*down.shape]}, {[*up.shape]}"
+            )
+        updates[name] = LowRank(down, up)
+    return updates
 
 
 def _part(tensors: dict[str, Tensor], name: str, spellings: tuple[str, ...]) -> Tensor:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from lethe.hub import hub_problem
+from lethe.tensor_files import check_finite, open_tensors
 from lethe.text import TextEncoders
+from lethe.text_files import read_json
 
 if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the functions that load models import them
     from diffusers import DiffusionPipeline, UNet2DConditionModel
@@ -25,6 +29,7 @@ TEXT_CLASSES = {  # of the text encoders, and the families that have them
     ("CLIPTextModel",): "Stable Diffusion 1.x and 2.x",
     ("CLIPTextModel", "CLIPTextModelWithProjection"): "Stable Diffusion XL",
 }
+LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of
 SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
@@ -48,23 +53,71 @@ def load_pipeline(
 
     `variant` (fp16) picks the weight files of that name; `scheduler` (a key of SCHEDULERS) replaces the base's own,
     keeping its noise schedule and what the U-Net predicts.
+
+    Raises ValueError for an index that names code of other packages (`check_index`), and for a base that has no weights
+    as safetensors or does not load for another reason.
     """
     import diffusers
 
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=PRECISIONS[precision],
-        use_safetensors=True,
-        **({"safety_checker": None} if "safety_checker" in _json(model, revision, "model_index.json") else {}),
-    ).to(device)
+    index = _json(model, revision, "model_index.json")
+    check_index(model, index)
+    with _loading(model):
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            model,
+            revision=revision,
+            variant=variant,
+            dtype=PRECISIONS[precision],
+            use_safetensors=True,
+            **({"safety_checker": None} if "safety_checker" in index else {}),
+        ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if getattr(pipeline, "watermark", None) is not None:  # SDXL's pipeline draws one where a certain package is found
         pipeline.watermark = None
     if scheduler is not None:
         use_scheduler(pipeline, scheduler)
     return pipeline
+
+
+@contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """Turn what the libraries raise while they load a model into a sentence that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        mend = "name a model in diffusers format whose weights are safetensors"
+        raise ValueError(f"{model}: it does not load ({reason}); {mend}") from None
+
+
+def check_index(model: str, index: Mapping) -> None:
+    """Raise ValueError when a pipeline's index names a class that is none of diffusers or transformers.
+
+    Loading it would import whatever module it names, or run code that lies in the model's folder.
+    """
+    import diffusers
+
+    if not isinstance(own := index.get("_class_name"), str) or not hasattr(diffusers, own):
+        raise ValueError(f"{model}: model_index.json names the pipeline {own!r}; it must be one of diffusers' own")
+    for name, (library, kind) in _parts(model, index).items():
+        known = library in (None, *LIBRARIES) or (isinstance(library, str) and hasattr(diffusers.pipelines, library))
+        plain = isinstance(kind, str) and re.fullmatch(r"[A-Za-z]\w*", kind)
+        if not known or not (plain or (library is None and kind is None)):
+            raise ValueError(
+                f"{model}: model_index.json names {kind!r} of {library!r} for {name}; a base must be made of classes "
+                f"of {' and '.join(LIBRARIES)} alone, whose code is installed"
+            )
+
+
+def _parts(model: str | Path, index: Mapping) -> dict[str, list]:
+    """Library and class of each part that a pipeline's index lists. A part's name is that of its folder."""
+    parts = {name: kind for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_")}
+    for name, kind in parts.items():
+        if len(kind) != 2 or not name.isidentifier():
+            told = f"each part by a plain name with its library and class; got {name!r}: {kind!r}"
+            raise ValueError(f"{model}: model_index.json must list {told}")
+    return parts
 
 
 def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
@@ -77,31 +130,36 @@ def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
 def load_text(
     model: str, revision: str | None, *, device: torch.device, precision: str, variant: str | None = None
 ) -> TextEncoders:
-    """Load only the text side of a base. Raises ValueError for a base of another family than TEXT_CLASSES tells."""
+    """Load only the text side of a base.
+
+    Raises ValueError as `load_pipeline` does, and for a base of another family than TEXT_CLASSES tells.
+    """
     import transformers
 
     index = _json(model, revision, "model_index.json")
+    check_index(model, index)
     parts = [pair for pair in TEXT_PARTS if (index.get(pair[1]) or [None])[0]]
     classes = tuple(index[encoder][1] for _, encoder in parts)
     _check_text_classes(model, classes)
-    tokenizers = [
-        transformers.CLIPTokenizer.from_pretrained(model, subfolder=tokenizer, revision=revision)
-        for tokenizer, _ in parts
-    ]
-    encoders = [
-        getattr(transformers, name)
-        .from_pretrained(
-            model,
-            subfolder=encoder,
-            revision=revision,
-            variant=variant,
-            dtype=PRECISIONS[precision],
-            use_safetensors=True,
-        )
-        .to(device)
-        .eval()
-        for name, (_, encoder) in zip(classes, parts, strict=True)
-    ]
+    with _loading(model):
+        tokenizers = [
+            transformers.CLIPTokenizer.from_pretrained(model, subfolder=tokenizer, revision=revision)
+            for tokenizer, _ in parts
+        ]
+        encoders = [
+            getattr(transformers, name)
+            .from_pretrained(
+                model,
+                subfolder=encoder,
+                revision=revision,
+                variant=variant,
+                dtype=PRECISIONS[precision],
+                use_safetensors=True,
+            )
+            .to(device)
+            .eval()
+            for name, (_, encoder) in zip(classes, parts, strict=True)
+        ]
     return TextEncoders(tuple(tokenizers), tuple(encoders))
 
 
@@ -118,15 +176,16 @@ def text_encoders(pipeline: DiffusionPipeline) -> TextEncoders:
 def projection_weights(model: str, revision: str | None, *, variant: str | None = None) -> dict[str, torch.Tensor]:
     """The weights of the cross-attention projections `[out, d]` by module name, on the CPU, as they are stored.
 
-    Read from the U-Net's file, or those of its shards that hold them, without building the U-Net.
+    Read from the U-Net's file, or those of its shards that hold them, without building the U-Net. Raises ValueError,
+    naming the file, when it is no safetensors file or a projection is not finite.
     """
-    from safetensors import safe_open
-
     weights = {}
     for path in _projection_files(model, revision, variant):
-        with safe_open(path, "pt") as file:
-            names = filter(_is_projection, file.keys())
-            weights |= {name.removesuffix(".weight"): file.get_tensor(name) for name in names}
+        with open_tensors(path) as file:
+            for name in filter(_is_projection, file.keys()):
+                weight = file.get_tensor(name)
+                check_finite(path, name, weight)
+                weights[name.removesuffix(".weight")] = weight
     return weights
 
 
@@ -151,12 +210,19 @@ def set_projections(unet: UNet2DConditionModel, weights: Mapping[str, torch.Tens
 
 def describe(model: str, revision: str | None) -> dict:
     """Facts of a base read from its JSON files alone: pipeline class, text width, window, what the U-Net predicts."""
-    return {
-        "pipeline": _json(model, revision, "model_index.json")["_class_name"],
-        "cross_attention_dim": _json(model, revision, "unet/config.json")["cross_attention_dim"],
-        "window": _json(model, revision, "text_encoder/config.json")["max_position_embeddings"],
-        "prediction_type": _json(model, revision, "scheduler/scheduler_config.json").get("prediction_type", "epsilon"),
+    facts = {
+        "pipeline": ("model_index.json", "_class_name"),
+        "cross_attention_dim": ("unet/config.json", "cross_attention_dim"),
+        "window": ("text_encoder/config.json", "max_position_embeddings"),
     }
+    found = {}
+    for fact, (name, key) in facts.items():
+        content = _json(model, revision, name)
+        if key not in content:
+            raise ValueError(f"{model}: {name} has no {key!r}; a base must be a pipeline as diffusers saves it")
+        found[fact] = content[key]
+    scheduler = _json(model, revision, "scheduler/scheduler_config.json")
+    return found | {"prediction_type": scheduler.get("prediction_type", "epsilon")}
 
 
 def _is_projection(weight: str) -> bool:
@@ -169,21 +235,37 @@ def _projection_files(model: str, revision: str | None, variant: str | None) -> 
 
     part = f".{variant}" if variant else ""
     try:
-        shards = _json(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")["weight_map"]
-        files = sorted({file for name, file in shards.items() if _is_projection(name)})
+        path = _base_file(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")
+        files = sorted({file for name, file in _weight_map(path).items() if _is_projection(name)})
     except (FileNotFoundError, EntryNotFoundError):
         files = [f"{UNET_WEIGHTS}{part}.safetensors"]
     return [_base_file(model, revision, f"unet/{file}") for file in files]
 
 
+def _weight_map(path: Path) -> dict[str, str]:
+    """Which shard holds which tensor, from an index. Raises ValueError when a shard is no file beside it."""
+    shards = _object(path).get("weight_map")
+    if not isinstance(shards, dict) or any(not isinstance(n, str) or Path(n).name != n for n in shards.values()):
+        raise ValueError(f"{path}: its shards must be files beside it")
+    return shards
+
+
 def _json(model: str, revision: str | None, name: str) -> dict:
-    return json.loads(_base_file(model, revision, name).read_text(encoding="utf-8"))
+    return _object(_base_file(model, revision, name))
+
+
+def _object(path: Path) -> dict:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: it must hold a JSON object")
+    return content
 
 
 def _base_file(model: str, revision: str | None, name: str) -> Path:
-    """A file of a base: in its folder, or downloaded from the hub."""
+    """A file of a base: in its folder, or downloaded from the hub. Raises ValueError for what is no hub id."""
     if Path(model).is_dir():
         return Path(model) / name
+    _check_hub(model, revision)
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(model, name, revision=revision))
@@ -197,6 +279,11 @@ def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
         )
 
 
+def _check_hub(model: str, revision: str | None) -> None:
+    if problem := hub_problem(model, revision):
+        raise ValueError(f"{model}: there is no such folder, and {problem}")
+
+
 def base_folder(model: str, revision: str | None, *, variant: str | None = None) -> Path:
     """The folder of a base: itself, or what the pipeline needs of a hub id, downloaded if it is not there yet.
 
@@ -204,6 +291,7 @@ def base_folder(model: str, revision: str | None, *, variant: str | None = None)
     """
     if Path(model).is_dir():
         return Path(model)
+    _check_hub(model, revision)
     import diffusers
 
     try:
@@ -224,9 +312,7 @@ def weight_files(component: Path, *, variant: str | None = None) -> dict[str, Pa
         for stem in WEIGHT_STEMS:
             index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
             if index.is_file():
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-                if any(Path(name).name != name for name in names):
-                    raise ValueError(f"{index}: its shards must be files beside it")
+                names = sorted(set(_weight_map(index).values()))
                 return {name.replace(part, "", 1) if part else name: component / name for name in names}
             if whole.is_file():
                 return {f"{stem}.safetensors": whole}
@@ -237,22 +323,20 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
     """SHA-256 of the weights that an edit is made from, for the U-Net and each text encoder of a base's folder.
 
     Taken over names and values as float32, so sharding a file or widening its dtype keeps it. Raises ValueError when
-    there are no such weights.
+    there are no such weights, or their file is no safetensors file.
     """
-    from safetensors import safe_open
-
     found = {}
     for component in ("unet", *sorted(name for name in parts_of(folder) if name.startswith("text_encoder"))):
         where = {}
         for path in weight_files(folder / component, variant=variant).values():
-            with safe_open(path, "pt") as file:
+            with open_tensors(path) as file:
                 # transformers 5 writes the names of text encoders without the prefix that hub files have
                 where |= {name.removeprefix("text_model."): (path, name) for name in file.keys()}  # noqa: SIM118
         if not where:
             raise ValueError(f"{folder / component}: there are no weights as safetensors")
         digest = hashlib.sha256()
         for short, (path, name) in sorted(where.items()):
-            with safe_open(path, "pt") as file:
+            with open_tensors(path) as file:
                 tensor = file.get_tensor(name)
             if tensor.is_floating_point():  # position ids come and go between versions
                 digest.update(f"{short}\0{list(tensor.shape)}\0".encode())
@@ -266,5 +350,4 @@ def parts_of(folder: Path) -> list[str]:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{folder}: this is no pipeline in diffusers format (it has no model_index.json)")
-    parts = json.loads(index.read_text(encoding="utf-8"))
-    return [name for name, kind in parts.items() if isinstance(kind, list) and kind and kind[0]]
+    return [name for name, kind in _parts(folder, _object(index)).items() if kind[0]]

@@ -10,9 +10,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe.files import without_comments
 from lethe.messages import has_control
 from lethe.settings import ConfigError, nearest, shown
+from lethe.text_files import without_comments
 
 KINDS = ("object", "style", "person", "explicit")
 COLUMNS = ("concept", "kind", "anchor", "synonyms")
@@ -38,11 +38,13 @@ def slug_of(name: str) -> str:
     """Return a file name for `name`: ASCII lower case, digits and single '-', beginning with neither '-' nor '.'.
 
     Accents are dropped and every run of other characters becomes one '-'; at most 60 characters are kept. A name that
-    leaves nothing gets 'c-' and ten digits of its SHA-256. Different names can share a slug: `read_concepts` refuses.
+    leaves nothing, or ends in 20 repetitions, which Snakemake takes for an endless recursion, gets 'c-' and ten digits
+    of its SHA-256. Different names can share a slug: `read_concepts` refuses.
     """
     letters = (char for char in unicodedata.normalize("NFKD", name) if unicodedata.category(char) != "Mn")
     slug = re.sub(r"[^a-z0-9]+", "-", "".join(letters).lower()).strip("-")[:SLUG_LENGTH].rstrip("-")
-    return slug or "c-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    plain = slug and not re.search(r"(.+)\1{19}$", slug)
+    return slug if plain else "c-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 def read_concepts(path: str | Path) -> list[Concept]:
@@ -137,7 +139,7 @@ def _row_problems(row: dict[str, str]) -> list[str]:
     """What is wrong with a row by itself; columns that the table lacks are passed over."""
     whose = f" of {shown(row['concept'])}" if row.get("concept") else ""
     problems = [
-        f"column {column} holds a line break or control character: {shown(cell)}; remove it."
+        f"column {column} holds a line break, invisible or control character: {shown(cell)}; remove it."
         for column, cell in row.items()
         if has_control(cell)
     ]

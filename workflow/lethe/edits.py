@@ -6,20 +6,19 @@ the transform that they share and a low-rank update of each, which is much small
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lethe.files import written_whole
 from lethe.low_rank import LowRank, apply
 from lethe.provenance import as_header
+from lethe.tensor_files import read_tensors
 
 FORMAT = 1  # of the file; a reader refuses a number it does not know
 
@@ -115,16 +114,11 @@ def load_edit(path: Path) -> Edit | FactoredEdit:
 
     Raises ValueError, naming the file, when it is no edit, of a format of another version, or not what its header says.
     """
+    tensors, record = read_tensors(path)
+    if not record:
+        raise ValueError(f"{path}: this is no edit (its header has no 'lethe' record)")
     try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get("lethe")
-            if header is None:
-                raise ValueError(f"{path}: this is no edit (its header has no 'lethe' record)")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: this is no safetensors file, or only a part of one ({error})") from None
-    try:
-        return _parsed(json.loads(header), tensors)
+        return _parsed(record, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -158,9 +152,9 @@ def check_fit(edit: Edit | FactoredEdit, shapes: Mapping[str, tuple[int, ...]]) 
             )
 
 
-def _parsed(record: object, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
+def _parsed(record: dict, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
     """The edit that a header describes. Raises ValueError when the header or the tensors are not as it says."""
-    about = record.pop("edit", None) if isinstance(record, dict) else None
+    about = record.pop("edit", None)
     if not isinstance(about, dict) or "format" not in about:
         raise ValueError("this is no edit (its header names no format)")
     if about["format"] != FORMAT:
@@ -177,11 +171,11 @@ def _parsed(record: object, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
         raise ValueError("the header does not say which method made the edit")
     if not isinstance(concepts, list) or not all(isinstance(concept, str) for concept in concepts):
         raise ValueError("the header does not say which concepts the edit erases")
+    for key in ("settings", "environment"):
+        if not isinstance(record.get(key, {}), dict):
+            raise ValueError(f"the header's {key} are no JSON object")
     if not tensors:
         raise ValueError("the edit changes nothing: it holds no tensors")
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{name} holds something other than finite floating-point numbers")
     if about.get("form") == "weights":
         return Edit(tensors, record)
     if about.get("form") == "factors":

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from lethe.bases import parts_of, weight_files, weights_hash
 from lethe.edits import Edit, FactoredEdit, check_fit
 from lethe.files import folder_written_whole
 from lethe.low_rank import LowRank
+from lethe.tensor_files import open_tensors
+from lethe.text_files import read_json
 
 RECORD = "lethe.json"
 CARD = "README.md"
@@ -61,7 +62,9 @@ def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
         for path in base.iterdir():
             if path.is_file() and LEGAL.fullmatch(path.name):
                 shutil.copyfile(path, part / path.name)
-        earlier = json.loads((base / RECORD).read_text(encoding="utf-8")) if (base / RECORD).is_file() else []
+        earlier = read_json(base / RECORD) if (base / RECORD).is_file() else []
+        if not isinstance(earlier, list):
+            raise ValueError(f"{base / RECORD}: it must be the list of the edits that were applied; remove the file")
         records = json.dumps([*earlier, edit.record], indent=2, sort_keys=True, ensure_ascii=False)
         (part / RECORD).write_text(records + "\n", encoding="utf-8")
         own = (base / CARD).read_text(encoding="utf-8") if (base / CARD).is_file() else ""
@@ -126,7 +129,7 @@ def check_base(edit: Edit | FactoredEdit, base: Path) -> None:
         )
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(base / "unet", variant=variant).values():
-        with safe_open(path, "pt") as file:
+        with open_tensors(path) as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     check_fit(edit, shapes)
 
@@ -179,7 +182,7 @@ def _copy_component(source: Path, target: Path, variant: str | None) -> None:
 
 def _changing(path: Path, edit: Edit | FactoredEdit) -> dict[str, Tensor]:
     """The tensors of a safetensors file that an edit changes."""
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys() if name in edit.shapes}  # noqa: SIM118
 
 

@@ -6,10 +6,12 @@ import csv
 import glob
 import io
 import os
-import re
+import secrets
 import secrets
 import shutil
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,18 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
+from lethe.text_files import decoded, parse_table
+
 if TYPE_CHECKING:
     import pandas as pd  # imported where used: a step that reads no table starts half a second sooner
 
 T = TypeVar("T")
 
 ROWS_NAME = "rows.csv"
+ROWS_LIMIT = 1 << 28  # bytes: more than a million rows of long prompts, while a small zip can promise any number
+SEED_LIMIT = 1 << 63  # generators take more, but tables of numbers hold signed 64-bit integers
+COLUMNS = ["type", "prompt", "evaluation_seed"]  # of rows; the field's own
+MODES = ("L", "RGB")  # of the images that `write_shard` writes
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -55,6 +63,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     was killed is removed, as in `written_whole`.
     """
     path = Path(path).absolute()
+    if path.is_symlink():
+        raise ValueError(f"{path}: it is a link; name the folder to write itself")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: it is there already; name a folder that does not exist or is empty")
     part = _part_beside(path)
@@ -132,24 +142,76 @@ def rows_as_csv(rows: pd.DataFrame) -> str:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """The rows of a shard: index `row`, columns type, prompt, evaluation_seed and any further ones, in order."""
-    with zipfile.ZipFile(path) as archive, archive.open(ROWS_NAME) as file:
-        return read_row_table(file)
+    """The rows of a shard: index `row`, columns type, prompt, evaluation_seed and any further ones, in order.
+
+    Raises ValueError, naming the file, when it is no shard, and the line for what `read_row_table` refuses.
+    """
+    with _archive(path) as archive:
+        return _row_table(_rows_of(archive), f"{path}: {ROWS_NAME}")
 
 
-def read_row_table(source: Path | io.IOBase) -> pd.DataFrame:
-    """Read a CSV of rows (type, prompt, evaluation_seed); texts stay texts, so a prompt may be 'NA'."""
+def read_row_table(path: Path) -> pd.DataFrame:
+    """Read a CSV of rows (type, prompt, evaluation_seed); texts stay texts, so a prompt may be 'NA'.
+
+    Raises ValueError, naming file and line, for what `parse_table` refuses, a missing column, a seed that is no whole
+    number from 0 to 2^63 - 1, and a column `row` whose numbers are none or not all different.
+    """
+    return _row_table(Path(path).read_bytes(), path)
+
+
+def _row_table(content: bytes, source: object) -> pd.DataFrame:
     import pandas as pd
 
+    header, rows = parse_table(content, source, separator=",")
+    if missing := [column for column in COLUMNS if column not in header]:
+        raise ValueError(f"{source}: the column {missing[0]} is missing; rows need {', '.join(COLUMNS)}")
+    lines: dict[int, int] = {}
+    for column in [name for name in ("row", "evaluation_seed") if name in header]:
+        place = header.index(column)
+        for line, cells in rows:
+            digits = cells[place].strip()
+            if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) < SEED_LIMIT):
+                wanted = f"a whole number from 0 to {SEED_LIMIT - 1}"
+                raise ValueError(f"{source}, line {line}: {column} must be {wanted}; got {cells[place][:40]!r}")
+            if column == "row" and lines.setdefault(int(digits), line) != line:
+                raise ValueError(f"{source}, line {line}: row {digits} is already in line {lines[int(digits)]}")
     texts = {"type": str, "prompt": str}
-    table = pd.read_csv(source, dtype=texts, keep_default_na=False, encoding="utf-8-sig")
+    table = pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, encoding="utf-8-sig")
     return table.set_index("row") if "row" in table else table.rename_axis("row")
 
 
 def read_cells(path: Path, column: str) -> list[str]:
     """The texts in one column of a shard's rows, in order; raises KeyError when there is no such column."""
-    with zipfile.ZipFile(path) as archive, archive.open(ROWS_NAME) as file:
-        return [row[column] for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))]
+    with _archive(path) as archive:
+        header, rows = parse_table(_rows_of(archive), f"{path}: {ROWS_NAME}", separator=",")
+    place = {name: index for index, name in enumerate(header)}[column]
+    return [cells[place] for _, cells in rows]
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive to read members by name; nothing is ever extracted to where a member says.
+
+    Raises ValueError, naming the file, for what is none, damaged or encrypted, and for a member that is not there or
+    there twice.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = Counter(archive.namelist())
+            if twice := next((name for name, count in names.items() if count > 1), None):
+                raise ValueError(f"{path}: it holds {twice!r} twice; make it again")
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path}: this is no zip archive, or a damaged one ({error}); make it again") from None
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}; make it again") from None
+
+
+def _rows_of(archive: zipfile.ZipFile) -> bytes:
+    size = archive.getinfo(ROWS_NAME).file_size
+    if size > ROWS_LIMIT:
+        raise ValueError(f"{archive.filename}: {ROWS_NAME} takes {size} bytes, more than {ROWS_LIMIT}; split it")
+    return archive.read(ROWS_NAME)
 
 
 def separator_of(path: str | Path) -> str:
@@ -157,48 +219,75 @@ def separator_of(path: str | Path) -> str:
     return "\t" if Path(path).suffix.lower() in (".tsv", ".tab") else ","
 
 
-def without_comments(table: str) -> str:
-    """A table's text with comments left empty, so that lines keep their numbers: a '#' alone or with space after it."""
-    return re.sub(r"^#( .*)?\r?$", "", table, flags=re.MULTILINE)
-
-
 def read_texts(path: Path, column: str | None) -> list[str]:
     """The texts in a column of a table (`separator_of` its name), or, without `column`, one text per line.
 
     Without surrounding space; blank lines do not count. Raises ValueError, naming the file, when there is no such
-    column, no text, a row without one or with more cells than the header, and for text that is not UTF-8.
+    column, no text or a row without one, and for what `parse_table` refuses.
     """
     path = Path(path)
-    try:
-        if column is None:
-            texts = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                texts = list(_column(path, csv.DictReader(file, delimiter=separator_of(path)), column))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: it is no text in UTF-8 ({error}); save it as such") from None
+    if column is None:
+        texts = [line.strip() for line in decoded(path.read_bytes(), path).splitlines() if line.strip()]
+    else:
+        texts = _column(path, column)
     if not texts:
         raise ValueError(f"{path}: there is no text in it")
     return texts
 
 
-def _column(path: Path, table: csv.DictReader, column: str) -> Iterator[str]:
-    if column not in (table.fieldnames or ()):
-        raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(table.fieldnames or ())}")
-    for row in table:
-        if None in row:
-            mend = "put cells that hold the separator in quotes"
-            raise ValueError(f"{path}, line {table.line_num}: there are more cells than columns; {mend}")
-        if not (row[column] or "").strip():
-            raise ValueError(f"{path}, line {table.line_num}: {column} is empty; fill it in, or remove the row")
-        yield row[column].strip()
+def _column(path: Path, column: str) -> list[str]:
+    header, rows = parse_table(path.read_bytes(), path, separator=separator_of(path), fill=True)
+    if column not in header:
+        raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(header)}")
+    place, texts = header.index(column), []
+    for line, cells in rows:
+        if not cells[place].strip():
+            raise ValueError(f"{path}, line {line}: {column} is empty; fill it in, or remove the row")
+        texts.append(cells[place].strip())
+    return texts
 
 
 def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarray]:
-    """The images of a shard as uint8 arrays, in the order of `rows` (all of them by default)."""
+    """The images of a shard as uint8 arrays, in the order of `rows` (all of them by default).
+
+    Raises ValueError, naming file and image, for one that is missing or no PNG of `MODES`.
+    """
     wanted = read_rows(path).index if rows is None else rows
-    with zipfile.ZipFile(path) as archive:
-        return [np.asarray(Image.open(io.BytesIO(archive.read(image_name(row))))) for row in wanted]
+    with _archive(path) as archive:
+        images = []
+        for row in wanted:
+            with _image(archive, image_name(row)) as image:
+                if image.mode not in MODES:
+                    told = f"{image_name(row)} is a PNG of mode {image.mode}, not {' or '.join(MODES)}"
+                    raise ValueError(f"{path}: {told}; save it with 8 bits a channel")
+                images.append(np.asarray(image))
+        return images
+
+
+def check_images(path: Path, names: Sequence[str]) -> None:
+    """Look at the headers of images in a zip archive, before what would take any format reads them.
+
+    Raises ValueError, naming file and image, for one that is missing, no PNG, larger than Pillow's limit or of more
+    than 8 bits a channel.
+    """
+    with _archive(path) as archive:
+        for name in names:
+            with _image(archive, name) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"{path}: {name} has more than 8 bits a channel; save it with 8")
+
+
+@contextmanager
+def _image(archive: zipfile.ZipFile, name: str) -> Iterator[Image.Image]:
+    """Open a PNG of an archive. No other format: Pillow's reader of PostScript runs a program."""
+    with archive.open(name) as file:
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                yield image
+        except (OSError, SyntaxError, Image.DecompressionBombError, zlib.error) as error:
+            raise ValueError(
+                f"{archive.filename}: {name} is no PNG that can be read ({error}); make it again"
+            ) from None
 
 
 def image_name(row: int) -> str:

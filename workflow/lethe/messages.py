@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import unicodedata
 
+# Joiners and tags are part of emoji and of some scripts' words; other format characters show nowhere.
+_SHOWN = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
+
 
 def has_control(text: str) -> bool:
-    """Whether `text` holds a control character, a line break of any kind or half a surrogate pair."""
-    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+    """Whether `text` holds a control character, a line break of any kind, half a surrogate pair or a format character.
+
+    The last are invisible: they turn the direction of writing, or make two names look the same. Joiners and tags, which
+    emoji and some scripts need, do not count.
+    """
+    return any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _SHOWN for char in text)
 
 
 def plain(text: str) -> str:
-    """`text` with its control characters written as escapes: it may come from anybody."""
+    """`text` with its control and invisible characters written as escapes: it may come from anybody."""
     return "".join(char.encode("unicode_escape").decode() if has_control(char) else char for char in text)
 
 

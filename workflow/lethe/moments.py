@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lethe.files import written_whole
 from lethe.prompts import aligned_positions, fill
 from lethe.provenance import as_header
+from lethe.tensor_files import read_tensors
 from lethe.text import TextEncoders, check_tokens, encode_prompts
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,11 @@ def moment_in_parts(
     Args:
         encode: texts to embeddings, batches `[n, window, d]` in the order of the texts.
         made_by: what a part depends on besides its texts (JSON values); it is part of the part's name.
-    Raises: ValueError when there is no text.
+    Raises: ValueError when there is no text, or `folder` is a link to elsewhere.
     """
     counted = sorted(Counter(texts).items())
+    if Path(folder).is_symlink():
+        raise ValueError(f"{folder}: it is a link, and what is in it would be removed; remove the link")
     if not counted:
         raise ValueError("moment_in_parts: `texts` must hold at least one text; got none")
     parts = {}
@@ -157,9 +159,9 @@ def save_concept_moments(path: Path, moments: ConceptMoments, record: dict) -> N
 
 
 def load_concept_moments(path: Path) -> ConceptMoments:
-    """Read what `save_concept_moments` wrote."""
-    with safe_open(path, "pt") as file:
-        return ConceptMoments(*(file.get_tensor(name) for name in ("source", "cross", "fusion")))
+    """Read what `save_concept_moments` wrote; raises ValueError, naming the file, when it holds anything else."""
+    tensors, _ = read_tensors(path)
+    return ConceptMoments(**_matrices(path, tensors, ("source", "cross", "fusion")))
 
 
 def save_moment(path: Path, moment: Moment, record: dict) -> None:
@@ -169,6 +171,21 @@ def save_moment(path: Path, moment: Moment, record: dict) -> None:
 
 
 def load_moment(path: Path) -> Moment:
-    """Read what `save_moment` wrote."""
-    with safe_open(path, "pt") as file:
-        return Moment(file.get_tensor("moment"), json.loads(file.metadata()["lethe"])["tokens"])
+    """Read what `save_moment` wrote; raises ValueError, naming the file, when it holds anything else."""
+    tensors, record = read_tensors(path)
+    tokens = record.get("tokens")
+    if type(tokens) is not int or tokens < 1:
+        raise ValueError(f"{path}: this is no prior; its header does not say over how many tokens it sums")
+    return Moment(_matrices(path, tensors, ("moment",))["moment"], tokens)
+
+
+def _matrices(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
+    """The tensors, if they are those of `names` and square matrices of one size in float64."""
+    sizes = {tuple(tensor.shape) for tensor in tensors.values()}
+    width = max((len(tensor) for tensor in tensors.values() if tensor.dim()), default=0)
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if set(tensors) != set(names) or sizes != {(width, width)} or kinds != {torch.float64}:
+        held = ", ".join(f"{name} {[*tensor.shape]} {tensor.dtype}" for name, tensor in tensors.items()) or "nothing"
+        wanted = "square matrices of one size in float64"
+        raise ValueError(f"{path}: it must hold {', '.join(names)}, {wanted}; it holds {held}; make it again")
+    return tensors

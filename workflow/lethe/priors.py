@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lethe.files import read_texts
 from lethe.prompts import fill, read_templates
+from lethe.text_files import read_json
 
 
 def prior_texts(prior: dict) -> list[str]:
@@ -36,9 +36,9 @@ def read_coco_captions(path: Path) -> list[str]:
     Raises ValueError, naming the file and the annotation, when it is no such file or a caption is empty.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path}: this is no JSON ({error}); name a COCO caption file (captions_*.json)") from None
+        raise ValueError(f"{error}; name a COCO caption file (captions_*.json)") from None
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not annotations:
         raise ValueError(f"{path}: it has no list of annotations; name a COCO caption file (captions_*.json)")

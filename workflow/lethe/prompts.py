@@ -6,6 +6,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.messages import has_control
+from lethe.text_files import decoded
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
@@ -13,12 +16,15 @@ if TYPE_CHECKING:
 def read_templates(path: Path) -> list[str]:
     """Read one template per line; blank lines and lines starting with '#' are skipped.
 
-    Raises ValueError, naming file and line, for a template without exactly one '{}', and for a file without any.
+    Raises ValueError, naming file and line, for a template without exactly one '{}' or with a control or invisible
+    character, for a file without any template and for what is no text in UTF-8.
     """
     templates = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(decoded(Path(path).read_bytes(), path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
+        if has_control(line.strip()):
+            raise ValueError(f"{path}, line {number}: {line!r} holds an invisible or control character; remove it")
         if line.count("{}") != 1:
             raise ValueError(f"{path}, line {number}: a template must contain {{}} exactly once; got {line!r}")
         templates.append(line.strip())

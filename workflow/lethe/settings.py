@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lethe.hub import hub_problem
 from lethe.messages import has_control
+from lethe.text_files import without_comments
 
 # Where the configuration holds what, `*` standing for any name a user chose.
 LINKS = {  # names of entries of a section
@@ -44,8 +46,10 @@ FORMS = {  # keys that tell the forms of a section's entries, in the order of th
     "suites": {"file": "rows", "table": "words for a prompt"},
     "priors": {"file": "texts or names", "coco": "COCO caption files"},
 }
-SUITE_COLUMNS = ("type", "prompt", "evaluation_seed")
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
+# Of values, aliases counted wherever they stand: a thousand tasks of a thousand concepts have as many, while ten lines
+# of YAML that refer to each other stand for billions.
+SIZE_LIMIT = 1_000_000
+DEPTH_LIMIT = 64  # the schema has seven levels; what walks a configuration recurses
 
 
 class ConfigError(ValueError):
@@ -73,6 +77,9 @@ def check_config(
 
     Raises: ConfigError with every problem found, each beginning with the file it is in.
     """
+    if _unbounded(config):
+        limit = f"{SIZE_LIMIT} values or {DEPTH_LIMIT} levels"
+        raise ConfigError(f"{source}: it holds more than {limit}; look for an alias (*name) that repeats itself.")
     repeated = [problem for file in files for problem in _repeated_keys(Path(file))]
     problems = [*_text_problems(config), *_schema_problems(config, schema)]
     problems += [
@@ -122,10 +129,28 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def shown(value: Any) -> str:
-    """`value` as a message shows it: on one line, in printable characters, at most 80 of them."""
+def shown(value: Any, length: int = 80) -> str:
+    """`value` as a message shows it: on one line, in printable characters, at most `length` of them."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name too long, a folder closed to us
+        return False
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def _full(path: str) -> str:
+    return shown(str(Path.cwd() / path), 500)
 
 
 def _escape(match: re.Match) -> str:
@@ -181,16 +206,34 @@ def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
         for index, value in enumerate(node):
             yield from _text_problems(value, (*place, index))
     elif isinstance(node, str) and has_control(node):
-        yield f"{_at(place)} holds a line break or control character: {shown(node)}; remove it."
+        yield f"{_at(place)} holds a line break, invisible or control character: {shown(node)}; remove it."
+
+
+def _unbounded(config: Any) -> bool:
+    """Whether a configuration holds more than `SIZE_LIMIT` values or `DEPTH_LIMIT` levels, aliases followed."""
+    level, size, depth = [config], 1, 0
+    while level := [node for node in level if isinstance(node, dict | list | tuple | set)]:
+        size, depth = size + sum(map(len, level)), depth + 1
+        if size > SIZE_LIMIT or depth > DEPTH_LIMIT:
+            return True
+        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
+    return False
 
 
 def _repeated_keys(path: Path) -> Iterator[str]:
     """Keys that a YAML file gives twice in one mapping, with their lines."""
     import yaml
 
-    waiting = [yaml.compose(path.read_text(encoding="utf-8"))]
+    try:
+        waiting = [yaml.compose(path.read_text(encoding="utf-8"))]
+    except yaml.YAMLError:
+        return  # JSON that is no YAML, since tabs indent it; Snakemake has read it
+    seen = set()
     while waiting:
         node = waiting.pop()
+        if id(node) in seen:  # behind an alias
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):
@@ -301,7 +344,7 @@ def _concept_problems(config: Any) -> list[str]:
 
     problems = []
     for _, table, _ in _find(config, "concepts"):
-        readable = isinstance(table, str) and Path(table).is_file()
+        readable = isinstance(table, str) and _is_file(table)
         names = [concept.name for concept in read_concepts(table)] if readable else []
         for place, concepts, _ in _find(config, "tasks.*.concepts"):
             for index, name in enumerate(concepts if isinstance(concepts, list) else ()):
@@ -314,25 +357,29 @@ def _concept_problems(config: Any) -> list[str]:
 
 def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
     """Files, columns and models that the configuration names and the disk does not hold."""
-    from lethe.files import separator_of  # here and below, because it takes numpy and Pillow along
+    from lethe.files import COLUMNS, separator_of  # here, because it takes numpy and Pillow along
 
     for pattern, keys in FILES.items():
         for place, path, holder in _find(config, pattern):
+            if isinstance(path, str) and (path.startswith("-") or "{" in path or "}" in path):
+                why = "begins with '-' like an option" if path.startswith("-") else "has braces like a wildcard"
+                yield f"{_at(place)}: {shown(path, 500)} {why}; rename the file."
+                continue
             wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
             if pattern == "suites.*.file":
-                wanted = [(place, column) for column in SUITE_COLUMNS]
+                wanted = [(place, column) for column in COLUMNS]
             if not isinstance(path, str) or path.startswith(made):
                 continue
-            if not Path(path).is_file():
-                yield f"{_at(place)}: there is no file {str(Path.cwd() / path)!r}; correct the path."
+            if not _is_file(path):
+                yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
             elif wanted:
                 separator = "\t" if place[-1] == "table" else separator_of(path) if place[0] == "priors" else ","
                 yield from _column_problems(path, separator, wanted, comments=place[-1] == "table")
     for pattern, holds in MODELS.items():
-        for place, model, _ in _find(config, pattern):
+        for place, model, holder in _find(config, pattern):
             unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
             if isinstance(model, str) and not model.startswith(made) and not unread:
-                yield from _model_problems(_at(place), model, holds)
+                yield from _model_problems(_at(place), model, holder.get("revision"), holds)
     for place, model, base in _find(config, "bases.*.model"):
         if isinstance(model, str) and not model.startswith(made):
             yield from _variant_problems(_at(place[:-1]), Path(model) / "unet", base.get("variant"))
@@ -343,8 +390,6 @@ def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]],
 
     With `comments`, lines that are comments do not count.
     """
-    from lethe.files import without_comments
-
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             lines = (without_comments(line) if comments else line for line in file)
@@ -359,21 +404,25 @@ def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]],
 
 
 def _variant_problems(place: str, unet: Path, variant: Any) -> Iterator[str]:
-    """A folder that stores its U-Net in only one number format must be asked for that one."""
-    files = {".fp16" in path.name: path for path in unet.glob("*.safetensors")}
-    if list(files) == [True] and variant is None:
+    """A folder must store its U-Net as safetensors; if in only one number format, it must be asked for that one."""
+    names = [path.name for path in unet.iterdir()] if _is_folder(unet) else []
+    files = {".fp16" in name for name in names if name.endswith(".safetensors")}
+    pickles = sorted(name for name in names if name.endswith(".bin"))
+    if pickles and not files:
+        mend = "load it once with diffusers and save it with safe_serialization=True"
+        yield f"{place}.model: {str(unet)!r} has its weights only as a pickle, {pickles[0]}; {mend}."
+    elif files == {True} and variant is None:
         yield f"{place} lacks the key variant: {str(unet)!r} holds only half precision; add variant: fp16."
-    elif list(files) == [False] and variant == "fp16":
+    elif files == {False} and variant == "fp16":
         yield f"{place}.variant: {str(unet)!r} holds no *.fp16.safetensors; remove the key."
 
 
-def _model_problems(place: str, model: str, holds: str) -> Iterator[str]:
+def _model_problems(place: str, model: str, revision: Any, holds: str) -> Iterator[str]:
     """A path must be a model's folder; anything else must be a hub id, which only a download can tell."""
-    folder, full = Path(model), str(Path.cwd() / model)
-    if model.startswith(("/", "./", "../")) or Path(*folder.parts[:1]).is_dir():
-        if not folder.is_dir():
-            yield f"{place}: there is no folder {full!r}; correct the path."
-        elif not (folder / holds).is_file():
-            yield f"{place}: the folder {full!r} holds no {holds}; name the folder that does."
-    elif not HUB_ID.fullmatch(model) or ".." in model:
-        yield f"{place}: {shown(model)} is no hub id (owner/name), and there is no folder {full!r}; correct it."
+    if model.startswith(("/", "./", "../")) or _is_folder(Path(*Path(model).parts[:1])):
+        if not _is_folder(model):
+            yield f"{place}: there is no folder {_full(model)}; correct the path."
+        elif not (Path(model) / holds).is_file():
+            yield f"{place}: the folder {_full(model)} holds no {holds}; name the folder that does."
+    elif problem := hub_problem(model, revision if isinstance(revision, str) else None):
+        yield f"{place}: {problem}, and there is no folder {_full(model)}; correct it."

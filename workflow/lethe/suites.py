@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from lethe.files import read_row_table, rows_as_csv, without_comments
+from lethe.files import COLUMNS, read_row_table, rows_as_csv
 from lethe.prompts import fill
-
-COLUMNS = ["type", "prompt", "evaluation_seed"]
+from lethe.text_files import parse_table
 
 
 def suite_rows(suite: dict) -> pd.DataFrame:
@@ -24,10 +22,7 @@ def suite_rows(suite: dict) -> pd.DataFrame:
     Raises ValueError naming the file when a column is missing or there are no rows.
     """
     if "file" in suite:
-        rows = read_row_table(Path(suite["file"])).head(suite.get("rows"))
-        if missing := [column for column in COLUMNS if column not in rows]:
-            raise ValueError(f"{suite['file']}: column {missing[0]} is missing; a suite needs {', '.join(COLUMNS)}")
-        rows = rows[COLUMNS].reset_index(drop=True)
+        rows = read_row_table(Path(suite["file"])).head(suite.get("rows"))[COLUMNS].reset_index(drop=True)
     else:
         first, last = suite["seeds"]
         rows = pd.DataFrame(
@@ -51,17 +46,17 @@ def suite_file(suite: dict) -> Path:
 def phrases(table: str | Path, column: str, type_column: str | None = None) -> list[tuple[str, str]]:
     """(type, phrase) for every phrase in `column` of a TSV, cells split at ';'; the type is the phrase by default.
 
-    Raises ValueError naming the file when a column is missing.
+    Raises ValueError naming the file when a column is missing, and the line for what `parse_table` refuses.
     """
-    text = io.StringIO(without_comments(Path(table).read_text(encoding="utf-8-sig")))
-    cells = pd.read_csv(text, sep="\t", dtype=str, keep_default_na=False).rename(columns=str.strip)
+    header, rows = parse_table(Path(table).read_bytes(), table, separator="\t", fill=True, comments=True)
+    place = {name.strip(): index for index, name in enumerate(header)}
     for name in filter(None, (column, type_column)):
-        if name not in cells:
-            raise ValueError(f"{table}: column {name} is missing; it has {', '.join(cells)}")
+        if name not in place:
+            raise ValueError(f"{table}: column {name} is missing; it has {', '.join(place)}")
     return [
-        (row[type_column].strip() if type_column else phrase, phrase)
-        for row in cells.to_dict("records")
-        for phrase in (part.strip() for part in row[column].split(";"))
+        (cells[place[type_column]].strip() if type_column else phrase, phrase)
+        for _, cells in rows
+        for phrase in (part.strip() for part in cells[place[column]].split(";"))
         if phrase
     ]
 

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 
 LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
-shell.prefix(f"export PYTHONPATH='{LIBRARY}' HF_HUB_DISABLE_TELEMETRY=1; ")
+shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files

@@ -12,6 +12,8 @@ from cleanfid.fid import get_files_features
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from lethe.files import check_images
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -35,7 +37,9 @@ def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch
     """Projected image embeddings, not normalised, float32 `[n, d]`, of PNGs named in a zip, in that order.
 
     clean-fid reads the zip, batches and collects; CLIP's own processor resizes and normalises, its image tower embeds.
+    Raises ValueError as `check_images` does.
     """
+    check_images(archive, names)
 
     def resize(image: np.ndarray) -> np.ndarray:
         return judge.processor(images=image, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
