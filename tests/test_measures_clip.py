@@ -69,5 +69,5 @@ def test_a_judge_in_half_precision_is_loaded_in_float32(clip_folder: Path, tmp_p
 def test_an_image_that_is_not_in_the_archive_is_an_error(judge: Judge, tmp_path: Path) -> None:
     rows = pd.DataFrame({"prompt": ["a"]}).rename_axis("row")
     write_shard(tmp_path / "shard.zip", rows, [np.zeros((32, 32, 3), np.uint8)])
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=r"shard\.zip: There is no item named '000001\.png'"):
         image_embeddings(judge, tmp_path / "shard.zip", [image_name(0), image_name(1)])
