@@ -484,13 +484,15 @@ def test_the_step_obeys_the_setting_where_no_box_is_found(
     grounding_folder: Path,
     sam_folder: Path,
     some_rows: pd.DataFrame,
+    caplog: pytest.LogCaptureFixture,
     when_nothing_found: str,
 ) -> None:
     masks = grounded(grounding_folder, sam_folder, box_threshold=1.0, when_nothing_found=when_nothing_found)
     monkeypatch.setattr(sys, "argv", arguments(tmp_path, masks, some_rows)[2:])
     if when_nothing_found == "error":
-        with pytest.raises(ValueError, match=r"'Ship' was not found in 4 of its 4 images \(number 0, 1, 2, 3\)"):
+        with pytest.raises(SystemExit, match="1"):
             runpy.run_module("lethe.steps.masks", run_name="__main__")
+        assert "'Ship' was not found in 4 of its 4 images (number 0, 1, 2, 3)" in caplog.text
         assert not (tmp_path / "masks.zip").exists()
     else:
         runpy.run_module("lethe.steps.masks", run_name="__main__")

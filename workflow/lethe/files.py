@@ -7,7 +7,6 @@ import glob
 import io
 import os
 import secrets
-import secrets
 import shutil
 import zipfile
 import zlib
