@@ -48,7 +48,7 @@ class EmojiErasure:
         config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         self.config, evaluation = config, config["evaluations"]["objects"]
         self.pipeline = load_pipeline(config["bases"]["emoji"]["model"], None, device=CPU, precision="float32")
-        self.judge = load_judge(evaluation["clip"], device=CPU)
+        self.judge = load_judge(**evaluation["clip"], device=CPU)
         self.original = {n: m.weight.data.clone() for n, m in cross_attention_projections(self.pipeline.unet).items()}
         self.alphas = self.pipeline.scheduler.alphas_cumprod
         self.text = text_encoders(self.pipeline)

@@ -279,7 +279,7 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     }
     config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 12}
     config["evaluations"]["objects"] |= {
-        "clip": str(clip_folder),
+        "clip": {"model": str(clip_folder), "revision": None},
         "classes": {"table": "classes.tsv", "column": "object"},
         "reference_images": str(ROOT / "resources/emoji/reference/images.zip"),
         "erased": "objects",

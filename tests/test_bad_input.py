@@ -1249,7 +1249,7 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
     }
     config["evaluations"] = {
         "e.v-a_l": {
-            "clip": f"./clip {odd}",
+            "clip": {"model": f"./clip {odd}", "revision": None},
             "classes": {"table": files["classes"], "column": "$(touch canary)"},
             "class_prompt": f"{{}} {odd}",
             "reference_images": files["images"],

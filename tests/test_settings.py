@@ -86,7 +86,7 @@ def test_the_shipped_configuration_passes(config):
         ("bases.emoji.model", "CompVis/stable-diffusion-v1-4"),
         ("bases.emoji.model", "./resources/emoji/pipeline"),
         ("bases.emoji.revision", "133a221b8aa7292a167afc5127cb63fb5005638b"),
-        ("evaluations.objects.clip", "openai/clip-vit-base-patch32"),
+        ("evaluations.objects.clip.model", "openai/clip-vit-base-patch32"),
         ("tasks.objects.concepts", ["bird"]),
         ("suites.objects.seeds", [5, 5]),
         ("suites.mine", {"file": "resources/emoji/reference/captions.csv"}),
@@ -225,7 +225,7 @@ def test_what_is_allowed(config, place, value):
         ("bases.emoji.model", "owner/na..me", ["bases.emoji.model: 'owner/na..me' is no hub id"]),
         ("bases.emoji.model", "öwner/name", ["bases.emoji.model: 'öwner/name' is no hub id"]),
         ("masks.clipseg.model", "resources/emoji/pipeline", ["masks.clipseg.model: the folder", "no config.json"]),
-        ("evaluations.objects.clip", "clip", ["evaluations.objects.clip: 'clip' is no hub id"]),
+        ("evaluations.objects.clip.model", "clip", ["evaluations.objects.clip.model: 'clip' is no hub id"]),
     ],
 )
 def test_each_fault_names_place_and_mend(config, place, value, words):
@@ -354,7 +354,7 @@ def test_a_folder_of_half_precision_needs_its_variant(config, tmp_path):
 
 def test_what_the_workflow_makes_need_not_exist(config):
     config["priors"]["captions"]["file"] = "results/coco/captions.csv"
-    config["evaluations"]["objects"]["clip"] = "results/models/clip"
+    config["evaluations"]["objects"]["clip"]["model"] = "results/models/clip"
     assert len(problems_of(config)) == 2
     check_config(config, SCHEMA, source=SOURCE, made=("results/",))
 

@@ -39,7 +39,7 @@ MODELS = {  # model folders or hub ids, and the file that such a folder holds
     "masks.clipseg.model": "config.json",
     "masks.grounded-sam.detector.model": "config.json",
     "masks.grounded-sam.sam.model": "config.json",
-    "evaluations.*.clip": "config.json",
+    "evaluations.*.clip.model": "config.json",
 }
 SEEDS = ("suites.*.seeds", "figures.examples.seeds")
 FORMS = {  # keys that tell the forms of a section's entries, in the order of the schema's oneOf, and what they hold

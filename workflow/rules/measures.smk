@@ -2,13 +2,13 @@
 
 
 def judge_model(wildcards):
-    return config["evaluations"][wildcards.evaluation]["clip"]
+    return config["evaluations"][wildcards.evaluation]["clip"]["model"]
 
 
 def judge_settings(evaluation, **values):
     """The evaluation CLIP and what its content is."""
-    model = config["evaluations"][evaluation]["clip"]
-    common = dict(clip=model, clip_fingerprint=model_content(model, None), device=config["device"])
+    clip = config["evaluations"][evaluation]["clip"]
+    common = dict(clip=clip, clip_fingerprint=model_content(**clip), device=config["device"])
     return encode_argument(common | values)
 
 

@@ -24,12 +24,14 @@ class Judge:
     processor: CLIPImageProcessor
 
 
-def load_judge(model: str, *, device: torch.device) -> Judge:
-    """Load a CLIP folder (or hub id) in float32."""
+def load_judge(model: str, revision: str | None = None, *, device: torch.device) -> Judge:
+    """Load a CLIP folder, or a hub id at a revision, in float32."""
     return Judge(
-        CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True).to(device).eval(),
-        CLIPTokenizer.from_pretrained(model),
-        CLIPImageProcessor.from_pretrained(model),
+        CLIPModel.from_pretrained(model, revision=revision, dtype=torch.float32, use_safetensors=True)
+        .to(device)
+        .eval(),
+        CLIPTokenizer.from_pretrained(model, revision=revision),
+        CLIPImageProcessor.from_pretrained(model, revision=revision),
     )
 
 

@@ -42,6 +42,7 @@ if __name__ == "__main__":
             },
             "every_row": {"classes": [name_of(args.classes)], "reference": [name_of(args.reference)]},
         }
+        judge = args.settings.clip["model"]
         record = record_of(
             "objects_table",
             args,
@@ -53,7 +54,7 @@ if __name__ == "__main__":
                 "class_probability": protocols.CLASS_PROBABILITY,
                 "h_o": protocols.H_O,
                 "clip_score": protocols.CLIP_SCORE,
-                "fid": f"clean-fid's Frechet distance over embeddings of {args.settings.clip}; not an Inception FID",
+                "fid": f"clean-fid's Frechet distance over embeddings of {judge}; not an Inception FID",
             },
         )
         with written_whole(args.out_table) as part:
