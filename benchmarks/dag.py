@@ -8,7 +8,8 @@ same suite in shards of the shipped size, whose files are counted. Idle jobs, wh
 outputs run for real under profiles/default, which measures Snakemake's scheduler alone.
 
 The last line is a JSON object: for each run its jobs, wall-clock seconds and CPU seconds of all its processes (on a
-busy machine only the latter say something), and `files`, those in results/ of 100,000 samples of one edit.
+busy machine the latter say more); beside a dry run the seconds of `bare`, one of as many jobs of a rule that has
+nothing but an output; and `files`, those in results/ of 100,000 samples of one edit, but for their records.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def dry_run(folder: Path, config: dict) -> dict[str, float]:
     path.write_text(yaml.safe_dump(absolute(config)), encoding="utf-8")
     work = folder / "work"
     taken = timed("-n", "--quiet", "rules", "--cores", "2", "-d", str(work), "--configfile", str(path))
-    return taken | {"jobs": int(re.findall(r"^total +(\d+)$", taken.pop("output"), re.MULTILINE)[0])}
+    jobs = int(re.findall(r"^total +(\d+)$", taken.pop("output"), re.MULTILINE)[0])
+    return taken | {"jobs": jobs, "bare": idle_run(folder, jobs, 2, "-n")}
 
 
 def files_of_samples(folder: Path, config: dict) -> int:
@@ -112,12 +114,12 @@ def absolute(value: object) -> object:
     return value
 
 
-def idle_run(folder: Path, jobs: int, cores: int) -> dict[str, float]:
-    """Run `jobs` jobs that do nothing under the default profile."""
+def idle_run(folder: Path, jobs: int, cores: int, *arguments: str) -> dict[str, float]:
+    """Run `jobs` jobs that do nothing under the default profile, or with `-n` plan them."""
     rules = folder / "Snakefile"
     rules.write_text(IDLE_RULES.format(jobs=jobs))
     work = ("-d", str(folder / "idle"), "--workflow-profile", str(ROOT / "profiles" / "default"))
-    taken = timed("--quiet", "all", "--cores", str(cores), *work, snakefile=rules)
+    taken = timed("--quiet", "rules" if arguments else "all", "--cores", str(cores), *work, *arguments, snakefile=rules)
     taken.pop("output")
     return taken | {"jobs": jobs, "cores": cores}
 

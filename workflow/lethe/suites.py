@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from lethe.files import COLUMNS, read_row_table, rows_as_csv
+from lethe.files import COLUMNS, read_row_table
 from lethe.prompts import fill
 from lethe.text_files import parse_table
 
@@ -73,4 +74,5 @@ def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
 
 def rows_digest(rows: pd.DataFrame) -> str:
     """SHA-256 of rows and their numbers, 64 hex digits."""
-    return hashlib.sha256(rows_as_csv(rows).encode()).hexdigest()
+    table = [list(rows.columns), *rows.itertuples(name=None)]  # as CSV, by pandas, it takes ten times as long
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()

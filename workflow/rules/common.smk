@@ -1,5 +1,6 @@
 # Loads and checks the configuration; small lookups that the rules share.
 
+import gc
 import hashlib
 import inspect
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
+from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 
 LIBRARY = Path(workflow.basedir) / "workflow"
@@ -54,6 +56,17 @@ wildcard_constraints:
     edit=r"original|[^/]+/[^/]+",
 
 
+# A plan of ten thousand jobs is millions of objects that stay: to look through them all for cycles took a tenth of it.
+gc.set_threshold(100_000, 50, 50)
+
+
+def quick(function):
+    """The function, with its parameters noted: Snakemake asks `inspect` for them several times for every job, which
+    takes longer than what the functions of these rules do."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
 def made_by(step, *parts):
     """Digest of how a file is made: the code of the step, its settings, and the same of everything that it reads.
 
@@ -67,7 +80,7 @@ def made_by(step, *parts):
 def of(function):
     """A function of names (of a base, a concept, ...) as one of the wildcards of that name."""
     names = list(inspect.signature(function).parameters)
-    return lambda wildcards: function(*(getattr(wildcards, name) for name in names))
+    return quick(lambda wildcards: function(*(getattr(wildcards, name) for name in names)))
 
 
 @cache
@@ -143,6 +156,7 @@ def growing(amount, *models):
     MB, since weights stored in half precision are loaded in full.
     """
 
+    @quick
     def asked(wildcards, attempt):
         return (amount + sum(2 * model_mb(model(wildcards)) for model in models)) * 2 ** (attempt - 1)
 

@@ -4,10 +4,19 @@
 EDITS_MADE_BY = {"mace": mace_made_by}
 
 
+@quick
 def suite_source(wildcards):
     """The file that a suite's rows come from. It is ancient: a digest of a shard's rows decides whether to sample."""
     suite = config["suites"][wildcards.suite]
     return [ancient(suite[key]) for key in ("file", "table") if key in suite]
+
+
+@quick
+def sampled_edit(wildcards):
+    """The edit to sample from, unless it is the base as it is."""
+    if wildcards.edit == "original":
+        return []
+    return f"results/{wildcards.base}/edits/{wildcards.edit}.safetensors"
 
 
 @cache
@@ -43,9 +52,7 @@ def sample_made_by(base, edit, suite, shard):
 rule sample:
     input:
         source=suite_source,
-        edit=lambda wildcards: (
-            [] if wildcards.edit == "original" else f"results/{wildcards.base}/edits/{wildcards.edit}.safetensors"
-        ),
+        edit=sampled_edit,
     output:
         shard="results/{base}/samples/{edit}/{suite}/{shard}.zip",
     log:
