@@ -228,6 +228,6 @@ def test_another_archive_is_refused_and_an_unknown_one_recorded(
     if kept:
         assert json.loads((tmp_path / "results/coco/source.json").read_text())["sha256"] == found
     else:
-        said = f"ValueError: {host}/annotations.zip: its SHA-256 is {found}, not {sha256}; what is there is not what"
+        said = f"{host}/annotations.zip: its SHA-256 is {found}, not {sha256}; what is there is not what"
         assert said in run.stdout + run.stderr
         assert not list((tmp_path / "results").glob("coco/*"))
