@@ -32,6 +32,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from clusters import missing_programs, one_node
 from forked_steps import forked_steps
 from lethe.bases import load_pipeline
 from lethe.embedded.models import build_scheduler, train_tokenizer
@@ -287,6 +288,15 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     config["figures"]["examples"]["kept"] = 2
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """The variables that lead to a SLURM of one node with two pretend GPUs."""
+    if missing := missing_programs():
+        pytest.skip(f"no {', '.join(missing)}: on Debian, as root, apt-get install munge slurmctld slurmd slurm-client")
+    with one_node() as variables:
+        yield variables
 
 
 @pytest.fixture(scope="session")

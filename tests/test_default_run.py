@@ -1,4 +1,4 @@
-"""README's first command on the embedded model: what it reaches, and that it repeats to the byte."""
+"""README's commands for a run, on the embedded model: what they reach, here and on SLURM, to the same byte."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from running import ROOT, snakemake
+from clusters import submitted
+from running import ROOT, contents, snakemake
+
+
+def in_default_folder(folder: Path) -> Path:
+    for name in ("config", "resources"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the default run has ended."""
-    folder = tmp_path_factory.mktemp("default")
-    for name in ("config", "resources"):
-        (folder / name).symlink_to(ROOT / name)
+    folder = in_default_folder(tmp_path_factory.mktemp("default"))
     run = snakemake(folder, "--cores", "2")
     assert run.returncode == 0, run.stderr[-4000:]
     return folder
@@ -37,6 +42,19 @@ def test_three_objects_are_erased_and_the_others_stay(finished: Path) -> None:
 def test_the_picture_shows_before_and_after(finished: Path) -> None:
     with Image.open(finished / "results/figures/objects.png") as picture:
         assert picture.width > picture.height > 300
+
+
+def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_path: Path) -> None:
+    before = len(submitted(slurm))
+    run = snakemake(in_default_folder(tmp_path), "--cores", "8", "--profile", "slurm", environment=slurm)
+    assert run.returncode == 0, run.stdout + run.stderr
+    here, there = contents(finished), contents(tmp_path)
+    assert {"tables/objects.csv", "figures/objects.png", "emoji/edits/objects/mace.safetensors"} <= here.keys()
+    assert {name for name in here | there if here.get(name) != there.get(name)} == set()
+    jobs = submitted(slurm)[before:]
+    assert all(job["JobState"] == "COMPLETED" for job in jobs)
+    (concepts,) = [job for job in jobs if "lora" in job["StdOut"]]
+    assert concepts["TresPerJob"].endswith("gpu:1")  # three chains, one submission, one GPU
 
 
 def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path) -> None:

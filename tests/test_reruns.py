@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from running import ROOT, planned, snakemake
+from running import ROOT, contents, planned, snakemake
 
 EVALUATED = {"sample": 4, "clip": 4, "objects_table": 1, "examples": 1, "all": 1}  # one edit, anew
 JOINED = {"mace": 1, **EVALUATED}
@@ -130,16 +129,6 @@ CHANGES = [
     (touch_everything, {}, ()),
     (delete_intermediates, {}, ()),
 ]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in the results but for records of jobs, which hold their times."""
-    results = folder / "results"
-    return {
-        path.relative_to(results).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in results.rglob("*")
-        if path.is_file() and path.relative_to(results).parts[0] != "provenance"
-    }
 
 
 def run(folder: Path, *arguments: str, **more: object) -> str:
