@@ -56,9 +56,11 @@ def main() -> None:
     groups = groups_of(case, every=args.all_layers)
     sides = {"encoder": lambda: forward(encoder, ids), "ours": ours}
     for index, (names, _) in enumerate(groups):
-        sides[str(index)] = lambda names=names: found.update({n: theirs(case.weights[n], states) for n in names})
+        sides[f"published {index}"] = lambda names=names: found.update(
+            {n: theirs(case.weights[n], states) for n in names}
+        )
     times = harness.in_turns(args.rounds, sides)
-    summed = times_of_all(times, groups)
+    summed = times_of_all(times, groups, "published")
     seconds = {name: times[name] for name in ("encoder", "ours")}
     seconds["published"] = {clock: times["encoder"][clock] + summed[clock] for clock in summed}
     apart = []
