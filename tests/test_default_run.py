@@ -20,10 +20,10 @@ def in_default_folder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the default run has ended."""
+def finished(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> Path:
+    """A folder in which the default run has ended; its steps are forks, those of the run on SLURM are not."""
     folder = in_default_folder(tmp_path_factory.mktemp("default"))
-    run = snakemake(folder, "--cores", "2")
+    run = snakemake(folder, "--cores", "2", environment=forked)
     assert run.returncode == 0, run.stderr[-4000:]
     return folder
 
@@ -57,13 +57,13 @@ def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_p
     assert concepts["TresPerJob"].endswith("gpu:1")  # three chains, one submission, one GPU
 
 
-def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path) -> None:
+def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path, forked: dict[str, str]) -> None:
     lost = [finished / "results/emoji/edits/objects/mace.safetensors"]
     lost += sorted((finished / "results/emoji/samples/objects/mace").glob("*/*.zip"))[:1]
     before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost]
     for path in lost:
         path.unlink()
     targets = [str(path.relative_to(finished)) for path in lost]
-    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets)
+    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets, environment=forked)
     assert run.returncode == 0, run.stderr[-4000:]
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost] == before

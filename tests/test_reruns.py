@@ -144,6 +144,8 @@ def test_a_change_reruns_what_it_touches(
     change(folder)
     before = contents(folder)
     assert planned(run(folder, "-n")) == jobs
+    if not jobs:
+        return
     run(folder, environment=forked)
     after = contents(folder)
     assert before.keys() <= after.keys()  # nothing is lost
@@ -179,7 +181,7 @@ MODULES = {
     "contact_sheets": {"mask_sheet": 2, "all": 1},
     "attention": {"lora": 2, "losses": 1, **JOINED},
     "methods/mace": {"lora": 2, "losses": 1, **JOINED},
-    "export": {},
+    "export": {},  # and so the same code elsewhere reruns nothing
     "steps/clip_classes": {"clip_classes": 1, "objects_table": 1, "all": 1},
 }
 
@@ -190,7 +192,6 @@ def test_a_module_of_the_library_reruns_the_steps_that_import_it(folder: Path, t
         shutil.copytree(ROOT / name, tmp_path / "code" / name)
     shutil.copy(ROOT / "Snakefile", tmp_path / "code")
     rules = tmp_path / "code" / "Snakefile"
-    assert "Nothing to be done" in run(folder, "-n", rules=rules)  # the same code elsewhere
     with (tmp_path / "code" / "workflow" / "lethe" / f"{module}.py").open("a") as file:
         file.write("# a change\n")
     assert planned(run(folder, "-n", rules=rules)) == MODULES[module]
