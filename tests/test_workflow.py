@@ -22,9 +22,6 @@ from lethe.provenance import code_hash, fingerprint
 from lethe.traces import lines, trace
 from running import ROOT, planned, snakemake
 
-HOSTILE = "$(touch pwned)'s `cat`"
-
-
 SHEET = "results/sd/concepts/ship/masks.png"
 
 

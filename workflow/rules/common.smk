@@ -78,8 +78,9 @@ def made_by(step, *parts):
 
 
 def of(function):
-    """A function of names (of a base, a concept, ...) as one of the wildcards of that name."""
-    names = list(inspect.signature(function).parameters)
+    """A function of names (of a base, a concept, ...) as one of the wildcards of that name; **values are left out."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     return quick(lambda wildcards: function(*(getattr(wildcards, name) for name in names)))
 
 
@@ -134,6 +135,11 @@ def task_slugs(task):
 def templates(concept):
     """The template file for a concept's kind."""
     return config["templates"][CONCEPTS[concept].kind]
+
+
+def given_templates(concept):
+    """The same as an input."""
+    return ancient(templates(concept))
 
 
 def shards(suite):

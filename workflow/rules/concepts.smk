@@ -148,7 +148,7 @@ rule mask_sheet:
 
 rule moments:
     input:
-        templates=lambda wildcards: ancient(templates(wildcards.concept)),
+        templates=of(given_templates),
     output:
         moments="results/{base}/concepts/{concept}/moments.safetensors",
     log:

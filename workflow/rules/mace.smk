@@ -112,7 +112,7 @@ rule lora:
         moments=rules.moments.output.moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
-        templates=lambda wildcards: ancient(templates(wildcards.concept)),
+        templates=of(given_templates),
     output:
         lora="results/{base}/concepts/{concept}/lora/pytorch_lora_weights.safetensors",
         curve="results/{base}/concepts/{concept}/lora/loss.csv",
@@ -145,7 +145,7 @@ use rule lora as task_lora with:
         moments=task_moments,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
-        templates=lambda wildcards: ancient(templates(wildcards.concept)),
+        templates=of(given_templates),
     output:
         lora="results/{base}/edits/{task}/loras/{concept}/pytorch_lora_weights.safetensors",
         curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",

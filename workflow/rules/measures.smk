@@ -5,6 +5,7 @@ def judge_model(wildcards):
     return config["evaluations"][wildcards.evaluation]["clip"]["model"]
 
 
+@cache
 def judge_settings(evaluation, **values):
     """The evaluation CLIP and what its content is."""
     clip = config["evaluations"][evaluation]["clip"]
@@ -13,13 +14,8 @@ def judge_settings(evaluation, **values):
 
 
 @cache
-def clip_settings(evaluation):
-    return judge_settings(evaluation)
-
-
-@cache
 def clip_made_by(base, edit, suite, shard, evaluation):
-    return made_by("clip", clip_settings(evaluation), sample_made_by(base, edit, suite, shard))
+    return made_by("clip", judge_settings(evaluation), sample_made_by(base, edit, suite, shard))
 
 
 def reference_images(wildcards):
@@ -28,7 +24,7 @@ def reference_images(wildcards):
 
 @cache
 def clip_reference_made_by(evaluation):
-    return made_by("clip", clip_settings(evaluation), content(config["evaluations"][evaluation]["reference_images"]))
+    return made_by("clip", judge_settings(evaluation), content(config["evaluations"][evaluation]["reference_images"]))
 
 
 @cache
@@ -57,7 +53,7 @@ rule clip:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        settings=of(clip_settings),
+        settings=of(judge_settings),
         made_by=of(clip_made_by),
     shell:
         """
