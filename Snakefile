@@ -23,11 +23,11 @@ rule all:
     input:
         tables(),
         figures(),
-        mask_sheets(),
     localrule: True
 
 
 onstart:
+    gc.enable()
     check_writable("results")
 
 

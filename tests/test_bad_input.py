@@ -1208,7 +1208,9 @@ if sys.argv[1] == "-c":  # whether it can run the steps
 call = json.dumps([os.environ["PYTHONPATH"], *sys.argv[1:]])
 pathlib.Path({calls!r}, uuid.uuid4().hex).write_text(call)
 for option, path in zip(sys.argv, sys.argv[1:]):
-    if option.startswith("--out-"):
+    if option == "--out-sheets":
+        pathlib.Path(path).mkdir()
+    elif option.startswith("--out-"):
         pathlib.Path(path).write_text("made")
 """
 
@@ -1292,7 +1294,7 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
         assert call["--templates"] == [files["object"]]
         assert call["--settings"]["base"]["model"] == f"./sd {odd}"
         assert call["--out-moments"] == [f"results/b.a-s_e/concepts/{slug_of(name)}/moments.safetensors"]
-    assert {call["--settings"]["concept"] for call in steps["mask_sheet"]} == set(erased)
+    assert {each["name"] for call in steps["mask_sheets"] for each in call["--settings"]["concepts"]} == set(erased)
     assert {call["--settings"]["masks"]["prompt"] for call in steps["masks"]} == {"{} `touch canary`"}
     assert sorted(steps["mace"][0]["--settings"]["concepts"]) == sorted(erased)
     (classes,) = steps["clip_classes"]

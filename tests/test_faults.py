@@ -17,7 +17,7 @@ import pytest
 from running import contents, emptied_of_processes, ended, planned, process_of, snakemake, started
 
 SHARD = "results/sd/samples/original/reference/0000.zip"
-SHEET = "results/sd/concepts/ship/masks.png"
+PICTURE = "results/sd/edits/objects/losses.png"
 IN_MODIFY = 2  # of inotify: a file in the folder was written to
 
 
@@ -68,36 +68,36 @@ def test_a_step_is_killed_while_it_writes(finished: Path, copy: Path) -> None:
 
 
 def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path) -> None:
-    (copy / SHEET).unlink()
-    run = started(copy, "--cores", "1", SHEET)
-    step = process_of(copy, "mask_sheet")
+    (copy / PICTURE).unlink()
+    run = started(copy, "--cores", "1", PICTURE)
+    step = process_of(copy, "losses")
     step.suspend()
     run.kill()
     run.wait()
     step.resume()
     ended(run)  # when nobody holds its output open any more
-    assert (copy / SHEET).exists()
-    refused = snakemake(copy, "--cores", "1", SHEET)
+    assert (copy / PICTURE).exists()
+    refused = snakemake(copy, "--cores", "1", PICTURE)
     assert refused.returncode == 1
     assert "Directory cannot be locked" in refused.stderr
     assert "It can be removed with the --unlock argument" in refused.stderr
     assert snakemake(copy, "--unlock").returncode == 0
-    again = snakemake(copy, "--cores", "1", SHEET)
+    again = snakemake(copy, "--cores", "1", PICTURE)
     assert again.returncode == 0, again.stderr
-    assert planned(again.stdout + again.stderr) == {"mask_sheet": 1}  # nobody has seen how it was made
+    assert planned(again.stdout + again.stderr) == {"losses": 1}  # nobody has seen how it was made
     assert contents(copy) == contents(finished)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(finished: Path, copy: Path) -> None:
-    (copy / SHEET).unlink()
-    first = started(copy, "--cores", "1", SHEET)
-    step = process_of(copy, "mask_sheet")
+    (copy / PICTURE).unlink()
+    first = started(copy, "--cores", "1", PICTURE)
+    step = process_of(copy, "losses")
     step.suspend()
-    second = snakemake(copy, "--cores", "1", SHEET)
+    second = snakemake(copy, "--cores", "1", PICTURE)
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stderr
     assert "no other Snakemake process" in second.stderr
-    assert not (copy / SHEET).exists()
+    assert not (copy / PICTURE).exists()
     step.resume()
     run = ended(first)
     assert run.returncode == 0, run.stderr
@@ -124,19 +124,19 @@ def test_a_full_disk(finished: Path, copy: Path) -> None:
     (copy / "results").mkdir()
     with mounted(copy / "results", "-t", "tmpfs", "-o", "size=100m", "lethe-test"):
         shutil.copytree(copy / "moved", copy / "results", dirs_exist_ok=True)
-        (copy / SHEET).unlink()
+        (copy / PICTURE).unlink()
         filler = copy / "results" / "filler"
         with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         before = contents(copy)
-        run = snakemake(copy, "--cores", "1", SHEET)
+        run = snakemake(copy, "--cores", "1", PICTURE)
         assert run.returncode == 1
-        assert f"mask_sheet: No space left on device (while writing {SHEET})" in run.stdout + run.stderr
+        assert f"losses: No space left on device (while writing {PICTURE})" in run.stdout + run.stderr
         assert "Traceback" not in run.stdout + run.stderr
         assert contents(copy) == before
         filler.unlink()
-        again = snakemake(copy, "--cores", "1", SHEET)
+        again = snakemake(copy, "--cores", "1", PICTURE)
         assert again.returncode == 0, again.stderr
         assert contents(copy) == contents(finished)
 
@@ -160,14 +160,14 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def test_results_that_cannot_be_written(finished: Path, copy: Path) -> None:
-    (copy / SHEET).unlink()
+    (copy / PICTURE).unlink()
     before = contents(copy)
     with read_only(copy / "results"):
-        run = snakemake(copy, "--cores", "1", SHEET)
+        run = snakemake(copy, "--cores", "1", PICTURE)
         assert run.returncode == 1
         assert f"{copy / 'results'} cannot be written: mount it writable, or change its owner or mode" in run.stderr
         assert "Traceback" not in run.stdout + run.stderr
         assert contents(copy) == before
-    again = snakemake(copy, "--cores", "1", SHEET)
+    again = snakemake(copy, "--cores", "1", PICTURE)
     assert again.returncode == 0, again.stderr
     assert contents(copy) == contents(finished)

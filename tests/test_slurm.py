@@ -19,7 +19,7 @@ from clusters import SCRIPTS, control, submitted
 from running import ROOT, contents, emptied_of_processes, ended, process_of, snakemake, started
 
 QUICKLY = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
-SHEET = "results/sd/concepts/ship/masks.png"
+PICTURE = "results/sd/edits/objects/losses.png"
 PROFILES = ("profiles/slurm/config.yaml", "profiles/kubernetes/config.yaml")
 RULES = set(
     re.findall(
@@ -53,20 +53,20 @@ def test_memory_grows_and_gpu_numbers_are_set(slurm: dict[str, str], tmp_path: P
 def broken(finished: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the finished project in which one file is to be made again."""
     shutil.copytree(finished, tmp_path / "project")
-    (tmp_path / "project" / SHEET).unlink()
+    (tmp_path / "project" / PICTURE).unlink()
     with emptied_of_processes(tmp_path / "project") as folder:
         yield folder
 
 
 def test_a_node_goes_down_then_the_job_runs_over_its_time(slurm: dict[str, str], finished: Path, broken: Path) -> None:
     before, node = len(submitted(slurm)), f"nodename={socket.gethostname().split('.')[0]}"
-    started_run = started(broken, *QUICKLY, SHEET, environment=slurm)
-    step = process_of(broken, "mask_sheet")
+    started_run = started(broken, *QUICKLY, PICTURE, environment=slurm)
+    step = process_of(broken, "losses")
     step.suspend()
     control(slurm, node, "state=down", "reason=test")
     step.wait(120)
     control(slurm, node, "state=resume", check=False)  # refused where it has come back by itself
-    step = process_of(broken, "mask_sheet")  # of the same job, which SLURM starts again
+    step = process_of(broken, "losses")  # of the same job, which SLURM starts again
     step.suspend()
     control(slurm, f"jobid={submitted(slurm)[before]['JobId']}", "timelimit=0")
     step.wait(120)
@@ -81,15 +81,15 @@ def test_a_node_goes_down_then_the_job_runs_over_its_time(slurm: dict[str, str],
 
 def test_snakemake_is_killed_and_its_job_ends(slurm: dict[str, str], finished: Path, broken: Path) -> None:
     before = len(submitted(slurm))
-    run = started(broken, *QUICKLY, SHEET, environment=slurm)
-    process_of(broken, "mask_sheet")
+    run = started(broken, *QUICKLY, PICTURE, environment=slurm)
+    process_of(broken, "losses")
     run.kill()
     ended(run)
     while (job := submitted(slurm)[before])["JobState"] in ("RUNNING", "COMPLETING"):
         time.sleep(0.5)
     assert job["JobState"] == "COMPLETED"
     assert snakemake(broken, "--unlock").returncode == 0
-    again = snakemake(broken, "-n", "--cores", "1", SHEET)
+    again = snakemake(broken, "-n", "--cores", "1", PICTURE)
     assert "Nothing to be done" in again.stdout
     assert "missing provenance/metadata" not in again.stdout  # what it knows is of the time before
     assert contents(broken) == contents(finished)

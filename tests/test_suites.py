@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.files import COLUMNS
-from lethe.suites import phrases, rows_digest, shard_count, shard_rows, suite_rows
+from lethe.suites import phrases, shard_count, shard_digests, shard_rows, suite_rows
 
 TABLE = "concept\tanchor\tsynonyms\nship\tground\tvessel; boat;watercraft\nAC/DC\tart\t\nNA\tsky\tnull; {}\n"
 
@@ -127,13 +127,15 @@ def test_shards_hold_every_row_once_and_in_order(n: int, size: int) -> None:
 def test_a_shards_digest_follows_its_own_rows_and_their_numbers() -> None:
     rows = pd.DataFrame({"type": "cat", "prompt": ["a cat", "a cat", 'a "cat"\n'], "evaluation_seed": [1, 1, 3]})
     rows = rows.rename_axis("row")
-    first, second = (rows_digest(shard_rows(rows, shard, 1)) for shard in (0, 1))
+    first, second, _ = shard_digests(rows, 1)
     assert first != second  # the same row under another number is another file in the shard
+    assert shard_digests(shard_rows(rows, 1, 1), 1) == [second]
     longer = pd.concat([rows, rows]).reset_index(drop=True).rename_axis("row")
-    assert rows_digest(shard_rows(longer, 0, 1)) == first
-    changed = rows.assign(evaluation_seed=[2, 1, 3])
-    assert rows_digest(shard_rows(changed, 0, 1)) != first
-    assert rows_digest(shard_rows(changed, 1, 1)) == second
+    assert shard_digests(longer, 1)[:3] == shard_digests(rows, 1)
+    changed = shard_digests(rows.assign(evaluation_seed=[2, 1, 3]), 1)
+    assert changed[0] != first
+    assert changed[1] == second
+    assert len(set(shard_digests(rows, 2) + shard_digests(rows, 3))) == 3
 
 
 def test_comments_in_a_table_are_no_words(tmp_path: Path) -> None:

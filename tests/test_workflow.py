@@ -22,15 +22,15 @@ from lethe.provenance import code_hash, fingerprint
 from lethe.traces import lines, trace
 from running import ROOT, planned, snakemake
 
-SHEET = "results/sd/concepts/ship/masks.png"
+SHEETS = "results/sd/edits/objects/masks"
 
 
 @pytest.fixture(scope="module")
 def masked(project: Path, forked: dict[str, str]) -> Path:
-    """The project with one concept's masks and their contact sheet."""
-    run = snakemake(project, "--cores", "1", SHEET, environment=forked)
+    """The project with masks and their contact sheets."""
+    run = snakemake(project, "--cores", "1", SHEETS, environment=forked)
     assert run.returncode == 0, run.stderr
-    with Image.open(project / SHEET) as picture:
+    with Image.open(project / SHEETS / "ship.png") as picture:
         assert picture.width > 2 * 192
     return project
 
@@ -38,8 +38,8 @@ def masked(project: Path, forked: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        ({"clipseg": {"threshold": 0.4}}, {"masks": 1, "mask_sheet": 1}),
-        ({"prompts": {"object": "a {}"}}, {"masks": 1, "mask_sheet": 1}),
+        ({"clipseg": {"threshold": 0.4}}, {"masks": 1, "mask_sheets": 1}),
+        ({"prompts": {"object": "a {}"}}, {"masks": 1, "mask_sheets": 1}),
         ({"prompts": {"person": "a {}"}, "grounded-sam": {"box_threshold": 0.4}}, {}),
     ],
 )
@@ -49,7 +49,7 @@ def test_masks_are_found_again_where_a_setting_of_theirs_changes(masked: Path, c
         config["masks"][section] |= values
     changed = masked / "masks.yaml"
     changed.write_text(yaml.safe_dump(config))
-    run = snakemake(masked, "-n", "--cores", "1", "--configfile", str(changed), "--", SHEET)
+    run = snakemake(masked, "-n", "--cores", "1", "--configfile", str(changed), "--", SHEETS)
     assert run.returncode == 0, run.stdout + run.stderr
     assert planned(run.stdout) == again
 
@@ -198,7 +198,7 @@ def test_every_output_of_a_step_has_a_record(finished: Path, capsys: pytest.Capt
     results = finished / "results"
     files = {str(path.relative_to(results)) for path in results.glob("**/*") if path.is_file()}
     records = {name.removeprefix("provenance/") for name in files if name.startswith("provenance/")}
-    made = {f"{name}.json" for name in files if not name.startswith("provenance/")}
+    made = {f"{re.sub('/masks/.+', '/masks', name)}.json" for name in files if not name.startswith("provenance/")}
     (without,) = made - records
     assert without.endswith("/text_encoder.json.json")  # which no step writes
     assert records < made
@@ -259,8 +259,9 @@ def test_readmes_trace_prints_what_it_says(
 def test_costs_count_every_job_once(finished: Path) -> None:
     found = costs(finished / "results")
     assert {step: cost.jobs for step, cost in found.steps.items()} == {
-        **dict.fromkeys(("base", "prior", "mace", "losses", "examples", "clip_classes", "objects_table"), 1),
-        **dict.fromkeys(("images", "masks", "mask_sheet", "moments", "lora"), 2),
+        **dict.fromkeys(("base", "prior", "clip_classes", "mace"), 1),
+        **dict.fromkeys(("losses", "mask_sheets", "objects_table", "examples"), 1),
+        **dict.fromkeys(("images", "masks", "moments", "lora"), 2),
         "sample": 8,
         "clip": 9,
     }
@@ -276,20 +277,20 @@ def test_a_damaged_file_is_found_set_aside_and_made_anew(
     masks = folder / "results/sd/concepts/ship/masks.zip"
     whole = masks.read_bytes()
     masks.write_bytes(whole[: len(whole) // 2])
-    (folder / SHEET).unlink()
-    run = snakemake(folder, "--cores", "1", SHEET, environment=forked)
+    shutil.rmtree(folder / SHEETS)
+    run = snakemake(folder, "--cores", "1", SHEETS, environment=forked)
     assert run.returncode != 0
-    log = (folder / "logs/mask_sheet/sd/ship.log").read_text()
+    log = (folder / "logs/mask_sheets/sd/objects.log").read_text()
     (told,) = log.splitlines()
     assert told in run.stdout + run.stderr
-    assert "mask_sheet: results/sd/concepts/ship/masks.zip: its content is not what was recorded" in told
+    assert "mask_sheets: results/sd/concepts/ship/masks.zip: its content is not what was recorded" in told
     assert masks.with_name("masks.zip.damaged").read_bytes() == whole[: len(whole) // 2]
     assert not masks.exists()
-    again = snakemake(folder, "--cores", "1", SHEET, environment=forked)
+    again = snakemake(folder, "--cores", "1", SHEETS, environment=forked)
     assert again.returncode == 0, again.stderr
-    assert planned(again.stdout + again.stderr) == {"masks": 1, "mask_sheet": 1}
+    assert planned(again.stdout + again.stderr) == {"masks": 1, "mask_sheets": 1}
     assert masks.read_bytes() == whole
-    assert (folder / SHEET).read_bytes() == (finished / SHEET).read_bytes()
+    assert (folder / SHEETS / "ship.png").read_bytes() == (finished / SHEETS / "ship.png").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Contact sheets: a concept's training images with the outlines of its masks.
 
-Drawn with Pillow, without matplotlib and pandas: every concept has a sheet, and importing those takes longer than it.
+Drawn with Pillow, without matplotlib and pandas: importing those takes longer than drawing a sheet.
 """
 
 from __future__ import annotations

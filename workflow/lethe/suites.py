@@ -72,7 +72,8 @@ def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
     return rows.iloc[shard * shard_size : (shard + 1) * shard_size]
 
 
-def rows_digest(rows: pd.DataFrame) -> str:
-    """SHA-256 of rows and their numbers, 64 hex digits."""
-    table = [list(rows.columns), *rows.itertuples(name=None)]  # as CSV, by pandas, it takes ten times as long
-    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+def shard_digests(rows: pd.DataFrame, shard_size: int) -> list[str]:
+    """SHA-256, 64 hex digits, of the rows of each shard and their numbers."""
+    table = list(rows.itertuples(name=None))  # as CSV, by pandas, it takes ten times as long
+    shards = (table[first : first + shard_size] for first in range(0, len(table), shard_size))
+    return [hashlib.sha256(json.dumps([list(rows.columns), *shard]).encode()).hexdigest() for shard in shards]

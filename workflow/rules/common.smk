@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import yaml
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
 
 LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
@@ -23,7 +24,7 @@ from lethe.concepts import read_concepts
 from lethe.priors import prior_files
 from lethe.provenance import code_hash, fingerprint, python_problem, sha256_of, text_fingerprint
 from lethe.settings import check_config, encode_argument, load_schema, mask_settings
-from lethe.suites import phrases, rows_digest, shard_count, shard_rows, suite_rows
+from lethe.suites import phrases, shard_count, shard_digests, suite_rows
 
 try:
     check_config(
@@ -56,8 +57,9 @@ wildcard_constraints:
     edit=r"original|[^/]+/[^/]+",
 
 
-# A plan of ten thousand jobs is millions of objects that stay: to look through them all for cycles took a tenth of it.
-gc.set_threshold(100_000, 50, 50)
+# A plan of ten thousand jobs is millions of objects that stay: to look through them for cycles takes a tenth of it and
+# frees nothing. The Snakefile turns this on again when jobs start.
+gc.disable()
 
 
 def quick(function):
@@ -65,6 +67,9 @@ def quick(function):
     takes longer than what the functions of these rules do."""
     overwrite_function_params(function, inspect.signature(function).parameters)
     return function
+
+
+quick(Resource.evaluate)  # through which it calls the functions of resources
 
 
 def made_by(step, *parts):

@@ -39,15 +39,6 @@ def masks_made_by(base, concept):
     return made_by("masks", masks_settings(base, concept), images_made_by(base, concept))
 
 
-def mask_sheet_settings(concept):
-    return encode_argument(dict(concept=CONCEPTS[concept].name, segmenter=segmentation(concept)["segmenter"]))
-
-
-def mask_sheet_made_by(base, concept):
-    before = images_made_by(base, concept), masks_made_by(base, concept)
-    return made_by("mask_sheet", mask_sheet_settings(concept), *before)
-
-
 @cache
 def moments_settings(base, concept):
     return concept_settings(base, concept, fields=("name", "anchor"), templates_used=config["mace"]["templates_used"])
@@ -56,17 +47,6 @@ def moments_settings(base, concept):
 @cache
 def moments_made_by(base, concept):
     return made_by("moments", moments_settings(base, concept), content(templates(concept)))
-
-
-def mask_sheets():
-    """The contact sheet of every concept whose masks a task's method trains with."""
-    trained = {
-        (task["base"], name)
-        for task in config["tasks"].values()
-        if "mace" in task["methods"]
-        for name in task["concepts"]
-    }
-    return sorted(f"results/{base}/concepts/{SLUGS[name]}/masks.png" for base, name in trained)
 
 
 rule images:
@@ -120,29 +100,6 @@ rule masks:
         """
         python -m lethe.steps.masks --settings {params.settings:q} --threads {threads} \
             --images {input.images:q} --out-masks {output.masks:q} 2> {log:q}
-        """
-
-
-rule mask_sheet:
-    input:
-        images=rules.images.output.images,
-        masks=rules.masks.output.masks,
-    output:
-        sheet="results/{base}/concepts/{concept}/masks.png",
-    log:
-        "logs/mask_sheet/{base}/{concept}.log",
-    conda:
-        "../../envs/lethe.yaml"
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(15),
-    params:
-        settings=of(mask_sheet_settings),
-        made_by=of(mask_sheet_made_by),
-    shell:
-        """
-        python -m lethe.steps.mask_sheet --settings {params.settings:q} \
-            --images {input.images:q} --masks {input.masks:q} --out-sheet {output.sheet:q} 2> {log:q}
         """
 
 

@@ -22,9 +22,9 @@ def anchor_images(wildcards):
     return f"results/{wildcards.base}/concepts/{wildcards.concept}/anchor_images.zip" if PRESERVED else []
 
 
-def task_moments(wildcards):
-    """Moments of every concept of a task."""
-    return [f"results/{wildcards.base}/concepts/{slug}/moments.safetensors" for slug in task_slugs(wildcards.task)]
+def of_task(name):
+    """The file of that name of every concept of a task, as an input."""
+    return of(lambda base, task: [f"results/{base}/concepts/{slug}/{name}" for slug in task_slugs(task)])
 
 
 def task_loras(wildcards):
@@ -104,6 +104,18 @@ def losses_made_by(base, task):
     return made_by("losses", losses_settings(task), task_loras_made_by(base, task))
 
 
+def mask_sheets_settings(task):
+    def drawn(slug):
+        return dict(slug=slug, name=CONCEPTS[slug].name, segmenter=segmentation(slug)["segmenter"])
+
+    return encode_argument(dict(concepts=[drawn(slug) for slug in task_slugs(task)]))
+
+
+def mask_sheets_made_by(base, task):
+    before = [(images_made_by(base, slug), masks_made_by(base, slug)) for slug in task_slugs(task)]
+    return made_by("mask_sheets", mask_sheets_settings(task), before)
+
+
 rule lora:
     input:
         images=rules.images.output.images,
@@ -142,7 +154,7 @@ use rule lora as task_lora with:
         images=rules.images.output.images,
         masks=rules.masks.output.masks,
         anchor_images=anchor_images,
-        moments=task_moments,
+        moments=of_task("moments.safetensors"),
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
         templates=of(given_templates),
@@ -158,7 +170,7 @@ use rule lora as task_lora with:
 
 rule mace:
     input:
-        moments=task_moments,
+        moments=of_task("moments.safetensors"),
         loras=task_loras,
         prior=mace_prior("prior"),
         domain_prior=mace_prior("domain_prior"),
@@ -201,4 +213,27 @@ rule losses:
         """
         python -m lethe.steps.losses --settings {params.settings:q} --curves {input.curves:q} \
             --out-figure {output.figure:q} 2> {log:q}
+        """
+
+
+rule mask_sheets:
+    input:
+        images=of_task("images.zip"),
+        masks=of_task("masks.zip"),
+    output:
+        sheets=directory("results/{base}/edits/{task}/masks"),
+    log:
+        "logs/mask_sheets/{base}/{task}.log",
+    conda:
+        "../../envs/lethe.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(60),
+    params:
+        settings=of(mask_sheets_settings),
+        made_by=of(mask_sheets_made_by),
+    shell:
+        """
+        python -m lethe.steps.mask_sheets --settings {params.settings:q} \
+            --images {input.images:q} --masks {input.masks:q} --out-sheets {output.sheets:q} 2> {log:q}
         """

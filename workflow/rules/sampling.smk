@@ -20,13 +20,17 @@ def sampled_edit(wildcards):
 
 
 @cache
+def suite_digests(suite):
+    """The digest of the rows of each of a suite's shards."""
+    return shard_digests(SUITES[suite], config["sampling"]["shard_size"])
+
+
 def shard_definition(suite, shard):
     """What makes a shard's rows, and their digest; further rows after a shard leave it as it is."""
     source, number = config["suites"][suite], int(shard)
-    rows = shard_rows(SUITES[suite], number, config["sampling"]["shard_size"])
     if "rows" in source:
-        source = source | {"rows": int(rows.index[-1]) + 1}
-    return dict(suite=source, shard=number, digest=rows_digest(rows))
+        source = source | {"rows": min(len(SUITES[suite]), (number + 1) * config["sampling"]["shard_size"])}
+    return dict(suite=source, shard=number, digest=suite_digests(suite)[number])
 
 
 @cache

@@ -9,12 +9,13 @@ def tables():
 
 def figures():
     examples = [f"results/figures/{task}.png" for task in config["tasks"]]
-    losses = [
-        f"results/{task['base']}/edits/{name}/losses.png"
+    of_training = [
+        f"results/{task['base']}/edits/{name}/{picture}"
         for name, task in config["tasks"].items()
         if "mace" in task["methods"]
+        for picture in ("losses.png", "masks")
     ]
-    return examples + losses
+    return examples + of_training
 
 
 def print_results():

@@ -5,14 +5,14 @@ from lethe.files import write_shard
 from lethe.sampling import sample_rows
 from lethe.steps.arguments import step, use_threads
 from lethe.steps.loading import pipeline_of
-from lethe.suites import rows_digest, shard_rows, suite_file, suite_rows
+from lethe.suites import shard_digests, shard_rows, suite_file, suite_rows
 
 if __name__ == "__main__":
     with step("sample", __doc__, lists=["edit"], outputs=["shard"], reads=lambda s: [suite_file(s.suite)]) as args:
         use_threads(args.threads)
         settings, sampling = args.settings, args.settings.sampling
         rows = shard_rows(suite_rows(settings.suite), settings.shard, sampling["shard_size"])
-        if rows_digest(rows) != settings.digest:
+        if shard_digests(rows, sampling["shard_size"]) != [settings.digest]:
             raise ValueError(f"the rows of {settings.suite} changed while the workflow ran; run it again")
         pipeline = pipeline_of(settings, scheduler=sampling["scheduler"])
         for path in args.edit:
