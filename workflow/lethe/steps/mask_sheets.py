@@ -5,19 +5,18 @@ from lethe.files import folder_written_whole, read_cells, read_images
 from lethe.steps.arguments import step
 
 if __name__ == "__main__":
-    with (
-        step("mask_sheets", __doc__, lists=["images", "masks"], outputs=["sheets"]) as args,
-        folder_written_whole(args.out_sheets) as folder,
-    ):
-        for concept, images, masks in zip(args.settings.concepts, args.images, args.masks, strict=True):
-            rows = [int(row) for row in read_cells(masks, "row")]
-            found = [int(count) for count in read_cells(masks, "found")]
-            missed = found.count(0)
-            note = f", not found in {missed} of {len(found)} images" if missed else ""
-            mask_sheet(
-                folder / f"{concept['slug']}.png",
-                read_images(images, rows),
-                [mask > 127 for mask in read_images(masks, rows)],
-                found,
-                title=f"{concept['name']}: masks by {concept['segmenter']}{note}",
-            )
+    with step("mask_sheets", __doc__, lists=["images", "masks"], outputs=["sheets"]) as args:
+        each = zip(args.settings.concepts, args.images, args.masks, strict=True)
+        with folder_written_whole(args.out_sheets) as folder:
+            for concept, images, masks in each:
+                rows = [int(row) for row in read_cells(masks, "row")]
+                found = [int(count) for count in read_cells(masks, "found")]
+                missed = found.count(0)
+                note = f", not found in {missed} of {len(found)} images" if missed else ""
+                mask_sheet(
+                    folder / f"{concept['slug']}.png",
+                    read_images(images, rows),
+                    [mask > 127 for mask in read_images(masks, rows)],
+                    found,
+                    title=f"{concept['name']}: masks by {concept['segmenter']}{note}",
+                )
