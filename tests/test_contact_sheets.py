@@ -123,22 +123,19 @@ def test_a_long_name_in_any_script_fits_and_gives_the_same_bytes_twice(tmp_path:
 
 
 def test_the_step_draws_a_sheet_for_each_concept_without_slow_imports(tmp_path: Path, some_rows: pd.DataFrame) -> None:
-    concepts = [
-        dict(slug="ship", name="ship", segmenter="clipseg"),
-        dict(slug="b-c", name="B/C", segmenter="full-frame"),
-    ]
+    settings = {"concepts": ["ship", "B/C"], "segmenters": ["clipseg", "full-frame"]}
     counts = [1, 0, 2, 1], [1, 1, 1, 1]
     titles = "ship: masks by clipseg, not found in 1 of 4 images", "B/C: masks by full-frame"
     images = [[np.full((32, 32, 3), 200 - 50 * k, np.uint8)] * 4 for k in range(2)]
     masks = [[255 * blob(32, 32, seed=4 * k + i).astype(np.uint8) for i in range(4)] for k in range(2)]
     rows = some_rows.set_index(some_rows.index + 5)
-    archives = {name: [tmp_path / f"{name}-{k}.zip" for k in range(2)] for name in ("images", "masks")}
+    archives = {name: [tmp_path / slug / f"{name}.zip" for slug in ("ship", "b-c")] for name in ("images", "masks")}
     for k in range(2):
         write_shard(archives["images"][k], rows, images[k])
         write_shard(archives["masks"][k], rows.assign(found=counts[k]), masks[k])
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "lethe.steps.mask_sheets"]
-        + ["--settings", json.dumps({"concepts": concepts}), "--out-sheets", str(tmp_path / "sheets")]
+        + ["--settings", json.dumps(settings), "--out-sheets", str(tmp_path / "sheets")]
         + ["--images", *map(str, archives["images"]), "--masks", *map(str, archives["masks"])],
         capture_output=True,
         text=True,
@@ -149,7 +146,7 @@ def test_the_step_draws_a_sheet_for_each_concept_without_slow_imports(tmp_path: 
     assert {"PIL.Image", "numpy", "lethe.contact_sheets"} <= imported
     assert not imported & {"torch", "pandas", "matplotlib", "scipy", "transformers"}
     assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["b-c.png", "ship.png"]
-    for k, concept in enumerate(concepts):
+    for k, slug in enumerate(("ship", "b-c")):
         mask_sheet(tmp_path / "wanted.png", images[k], [mask > 127 for mask in masks[k]], counts[k], title=titles[k])
-        drawn = tmp_path / "sheets" / f"{concept['slug']}.png"
+        drawn = tmp_path / "sheets" / f"{slug}.png"
         assert drawn.read_bytes() == (tmp_path / "wanted.png").read_bytes()

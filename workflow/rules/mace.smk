@@ -105,10 +105,9 @@ def losses_made_by(base, task):
 
 
 def mask_sheets_settings(task):
-    def drawn(slug):
-        return dict(slug=slug, name=CONCEPTS[slug].name, segmenter=segmentation(slug)["segmenter"])
-
-    return encode_argument(dict(concepts=[drawn(slug) for slug in task_slugs(task)]))
+    slugs = task_slugs(task)
+    names, segmenters = [CONCEPTS[slug].name for slug in slugs], [segmentation(slug)["segmenter"] for slug in slugs]
+    return encode_argument(dict(concepts=names, segmenters=segmenters))
 
 
 def mask_sheets_made_by(base, task):

@@ -1,4 +1,4 @@
-"""Draw the outlines of the masks of a task's concepts on their training images, one picture for each concept."""
+"""Draw the outlines of the masks of a task's concepts on their training images, a picture for each concept's folder."""
 
 from lethe.contact_sheets import mask_sheet
 from lethe.files import folder_written_whole, read_cells, read_images
@@ -6,17 +6,17 @@ from lethe.steps.arguments import step
 
 if __name__ == "__main__":
     with step("mask_sheets", __doc__, lists=["images", "masks"], outputs=["sheets"]) as args:
-        each = zip(args.settings.concepts, args.images, args.masks, strict=True)
+        each = zip(args.settings.concepts, args.settings.segmenters, args.images, args.masks, strict=True)
         with folder_written_whole(args.out_sheets) as folder:
-            for concept, images, masks in each:
+            for concept, segmenter, images, masks in each:
                 rows = [int(row) for row in read_cells(masks, "row")]
                 found = [int(count) for count in read_cells(masks, "found")]
                 missed = found.count(0)
                 note = f", not found in {missed} of {len(found)} images" if missed else ""
                 mask_sheet(
-                    folder / f"{concept['slug']}.png",
+                    folder / f"{images.parent.name}.png",
                     read_images(images, rows),
                     [mask > 127 for mask in read_images(masks, rows)],
                     found,
-                    title=f"{concept['name']}: masks by {concept['segmenter']}{note}",
+                    title=f"{concept}: masks by {segmenter}{note}",
                 )
