@@ -73,10 +73,9 @@ def test_anything_else_is_refused_in_one_sentence(
 
 
 def test_a_host_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"^http://127\.0\.0\.1:9/x: it could not be fetched \(.+\)(\nwhile writing .+)?$"
-    ):
+    with pytest.raises(ValueError, match="could not be fetched") as refused:
         download("http://127.0.0.1:9/x", tmp_path / "file", None)
+    assert re.fullmatch(r"http://127\.0\.0\.1:9/x: it could not be fetched \(.+\)", str(refused.value))
 
 
 def test_extract_writes_the_members_that_are_asked_for(tmp_path: Path) -> None:
