@@ -130,7 +130,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
-    from lethe.bases import base_folder
+    from lethe.model_folders import base_folder
 
     if args.revision is not None and Path(args.base).is_dir():
         raise ValueError(f"{args.base} is a folder and has no revisions; leave out --revision")

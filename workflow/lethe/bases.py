@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,24 +11,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from lethe.hub import hub_problem
+from lethe.model_folders import UNET_WEIGHTS, base_file, check_index, parts_of, read_part, weight_files, weight_map
 from lethe.tensor_files import check_finite, open_tensors
 from lethe.text import TextEncoders
-from lethe.text_files import read_json
 
 if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the functions that load models import them
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
-UNET_WEIGHTS = "diffusion_pytorch_model"
-WEIGHT_STEMS = (UNET_WEIGHTS, "model")  # of components of diffusers and of transformers
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 TEXT_CLASSES = {  # of the text encoders, and the families that have them
     ("CLIPTextModel",): "Stable Diffusion 1.x and 2.x",
     ("CLIPTextModel", "CLIPTextModelWithProjection"): "Stable Diffusion XL",
 }
-LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of
 SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
@@ -59,7 +54,7 @@ def load_pipeline(
     """
     import diffusers
 
-    index = _json(model, revision, "model_index.json")
+    index = read_part(model, revision, "model_index.json")
     check_index(model, index)
     with _loading(model):
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -91,35 +86,6 @@ def _loading(model: str) -> Iterator[None]:
         raise ValueError(f"{model}: it does not load ({reason}); {mend}") from None
 
 
-def check_index(model: str, index: Mapping) -> None:
-    """Raise ValueError when a pipeline's index names a class that is none of diffusers or transformers.
-
-    Loading it would import whatever module it names, or run code that lies in the model's folder.
-    """
-    import diffusers
-
-    if not isinstance(own := index.get("_class_name"), str) or not hasattr(diffusers, own):
-        raise ValueError(f"{model}: model_index.json names the pipeline {own!r}; it must be one of diffusers' own")
-    for name, (library, kind) in _parts(model, index).items():
-        known = library in (None, *LIBRARIES) or (isinstance(library, str) and hasattr(diffusers.pipelines, library))
-        plain = isinstance(kind, str) and re.fullmatch(r"[A-Za-z]\w*", kind)
-        if not known or not (plain or (library is None and kind is None)):
-            raise ValueError(
-                f"{model}: model_index.json names {kind!r} of {library!r} for {name}; a base must be made of classes "
-                f"of {' and '.join(LIBRARIES)} alone, whose code is installed"
-            )
-
-
-def _parts(model: str | Path, index: Mapping) -> dict[str, list]:
-    """Library and class of each part that a pipeline's index lists. A part's name is that of its folder."""
-    parts = {name: kind for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_")}
-    for name, kind in parts.items():
-        if len(kind) != 2 or not name.isidentifier():
-            told = f"each part by a plain name with its library and class; got {name!r}: {kind!r}"
-            raise ValueError(f"{model}: model_index.json must list {told}")
-    return parts
-
-
 def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     """Sample with another scheduler (a key of SCHEDULERS) from now on, on the pipeline's own noise schedule."""
     import diffusers
@@ -136,7 +102,7 @@ def load_text(
     """
     import transformers
 
-    index = _json(model, revision, "model_index.json")
+    index = read_part(model, revision, "model_index.json")
     check_index(model, index)
     parts = [pair for pair in TEXT_PARTS if (index.get(pair[1]) or [None])[0]]
     classes = tuple(index[encoder][1] for _, encoder in parts)
@@ -217,11 +183,11 @@ def describe(model: str, revision: str | None) -> dict:
     }
     found = {}
     for fact, (name, key) in facts.items():
-        content = _json(model, revision, name)
+        content = read_part(model, revision, name)
         if key not in content:
             raise ValueError(f"{model}: {name} has no {key!r}; a base must be a pipeline as diffusers saves it")
         found[fact] = content[key]
-    scheduler = _json(model, revision, "scheduler/scheduler_config.json")
+    scheduler = read_part(model, revision, "scheduler/scheduler_config.json")
     return found | {"prediction_type": scheduler.get("prediction_type", "epsilon")}
 
 
@@ -235,40 +201,11 @@ def _projection_files(model: str, revision: str | None, variant: str | None) -> 
 
     part = f".{variant}" if variant else ""
     try:
-        path = _base_file(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")
-        files = sorted({file for name, file in _weight_map(path).items() if _is_projection(name)})
+        path = base_file(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")
+        files = sorted({file for name, file in weight_map(path).items() if _is_projection(name)})
     except (FileNotFoundError, EntryNotFoundError):
         files = [f"{UNET_WEIGHTS}{part}.safetensors"]
-    return [_base_file(model, revision, f"unet/{file}") for file in files]
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    """Which shard holds which tensor, from an index. Raises ValueError when a shard is no file beside it."""
-    shards = _object(path).get("weight_map")
-    if not isinstance(shards, dict) or any(not isinstance(n, str) or Path(n).name != n for n in shards.values()):
-        raise ValueError(f"{path}: its shards must be files beside it")
-    return shards
-
-
-def _json(model: str, revision: str | None, name: str) -> dict:
-    return _object(_base_file(model, revision, name))
-
-
-def _object(path: Path) -> dict:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: it must hold a JSON object")
-    return content
-
-
-def _base_file(model: str, revision: str | None, name: str) -> Path:
-    """A file of a base: in its folder, or downloaded from the hub. Raises ValueError for what is no hub id."""
-    if Path(model).is_dir():
-        return Path(model) / name
-    _check_hub(model, revision)
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(model, name, revision=revision))
+    return [base_file(model, revision, f"unet/{file}") for file in files]
 
 
 def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
@@ -277,46 +214,6 @@ def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
             f"{base} reads text with {' and '.join(classes) or 'no encoder'}; a base must be of one of the families "
             f"{', '.join(TEXT_CLASSES.values())}"
         )
-
-
-def _check_hub(model: str, revision: str | None) -> None:
-    if problem := hub_problem(model, revision):
-        raise ValueError(f"{model}: there is no such folder, and {problem}")
-
-
-def base_folder(model: str, revision: str | None, *, variant: str | None = None) -> Path:
-    """The folder of a base: itself, or what the pipeline needs of a hub id, downloaded if it is not there yet.
-
-    Raises ValueError when the hub does not give the model.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    _check_hub(model, revision)
-    import diffusers
-
-    try:
-        found = diffusers.DiffusionPipeline.download(model, revision=revision, variant=variant, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{model}: no such folder, and the hub does not give it ({reason})") from None
-    return Path(found)
-
-
-def weight_files(component: Path, *, variant: str | None = None) -> dict[str, Path]:
-    """The safetensors files that a component (a folder such as `unet`) loads: one, its shards, or none.
-
-    By the names that they have where there is no variant. A component without the variant loads its other files, as in
-    diffusers.
-    """
-    for part in (f".{variant}", "") if variant else ("",):
-        for stem in WEIGHT_STEMS:
-            index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
-            if index.is_file():
-                names = sorted(set(_weight_map(index).values()))
-                return {name.replace(part, "", 1) if part else name: component / name for name in names}
-            if whole.is_file():
-                return {f"{stem}.safetensors": whole}
-    return {}
 
 
 def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
@@ -343,11 +240,3 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
                 digest.update(tensor.float().contiguous().numpy())
         found[component] = digest.hexdigest()
     return found
-
-
-def parts_of(folder: Path) -> list[str]:
-    """Names of the components that a pipeline's folder has, as its model_index.json lists them."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{folder}: this is no pipeline in diffusers format (it has no model_index.json)")
-    return [name for name, kind in _parts(folder, _object(index)).items() if kind[0]]

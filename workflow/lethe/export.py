@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lethe.bases import parts_of, weight_files, weights_hash
+from lethe.bases import weights_hash
 from lethe.edits import Edit, FactoredEdit, check_fit
 from lethe.files import folder_written_whole
 from lethe.low_rank import LowRank
+from lethe.model_folders import parts_of, weight_files
 from lethe.tensor_files import open_tensors
 from lethe.text_files import read_json
 

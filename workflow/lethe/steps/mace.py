@@ -1,10 +1,11 @@
 """Join a task's concepts: refine and fuse in closed form, write the edit."""
 
 from lethe.adapters import load_lora
-from lethe.bases import PRECISIONS, base_folder, pick_device, projection_weights, weights_hash
+from lethe.bases import PRECISIONS, pick_device, projection_weights, weights_hash
 from lethe.edits import Edit, FactoredEdit, save_edit
 from lethe.files import Loaded
 from lethe.methods.mace import MaceSettings, erase, join, preserved
+from lethe.model_folders import base_folder
 from lethe.moments import load_concept_moments, load_moment
 from lethe.steps.arguments import record_of, step, use_threads
 
