@@ -20,8 +20,8 @@ from lethe.adapters import save_lora
 from lethe.bases import load_pipeline, projection_weights, weights_hash
 from lethe.edits import Edit, FactoredEdit, apply_edit, load_edit, save_edit
 from lethe.export import LoraOfEdit, card, lora_of, nearest_low_rank, write_pipeline
+from lethe.fingerprints import fingerprint
 from lethe.low_rank import LowRank
-from lethe.provenance import fingerprint
 
 CONCEPTS = ["AC/DC", "Ü ```` ship"]
 UNET = "unet/diffusion_pytorch_model.safetensors"

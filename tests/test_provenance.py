@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from conftest import ROOT
 from lethe import provenance
@@ -23,13 +21,9 @@ from lethe.provenance import (
     as_header,
     code_hash,
     commit,
-    content_hash,
     environment,
-    fingerprint,
     python_problem,
-    sha256_of,
     source_files,
-    text_fingerprint,
 )
 
 LIBRARY = ROOT / "workflow" / "lethe"
@@ -38,112 +32,6 @@ STEPS = sorted(path.stem for path in (LIBRARY / "steps").glob("*.py") if path.st
 
 def names(module: str) -> set[str]:
     return {Path(path).relative_to(LIBRARY).as_posix() for path in source_files(module)}
-
-
-# Hashes
-
-
-def test_sha256_of_a_known_text(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model folder with a small file, and weights beyond the size up to which files are read whole."""
-    folder = tmp_path / "model"
-    (folder / "unet").mkdir(parents=True)
-    (folder / "config.json").write_text('{"width": 3}')
-    save_file({"w": torch.arange(600_000.0), "v": torch.zeros(3)}, folder / "unet" / "weights.safetensors")
-    assert (folder / "unet" / "weights.safetensors").stat().st_size > 2 << 20
-    return folder
-
-
-@pytest.mark.parametrize("hash_of", [fingerprint, content_hash])
-def test_a_touched_or_copied_folder_is_the_same(hash_of, model: Path, tmp_path: Path) -> None:
-    before = hash_of(model)
-    for path in model.rglob("*"):
-        os.utime(path, (1, 1))
-    shutil.copytree(model, tmp_path / "copy")
-    (tmp_path / "copy" / ".DS_Store").write_text("x")
-    (tmp_path / "copy" / ".cache" / "huggingface").mkdir(parents=True)
-    (tmp_path / "copy" / ".cache" / "huggingface" / "weights.metadata").write_text("downloaded at 12:00")
-    (tmp_path / "copy" / "empty").mkdir()
-    assert hash_of(model) == hash_of(tmp_path / "copy") == before
-    assert len(before) == 64
-
-
-def test_bases_share_a_text_fingerprint_when_they_share_tokenizers_and_text_encoders(tmp_path: Path) -> None:
-    def base(name: str, **files: str) -> str:
-        parts = {"model_index.json": "{}", "unet/a": "unet", "tokenizer/vocab": "ab", "text_encoder/a": "weights"}
-        for path, content in {**parts, **files}.items():
-            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / path).write_text(content)
-        return text_fingerprint(str(tmp_path / name), None)
-
-    first = base("first")
-    assert len(first) == 16
-    assert base("other", **{"model_index.json": "[]", "unet/a": "finetuned", "vae/b": "vae"}) == first
-    changed = [
-        base("vocabulary", **{"tokenizer/vocab": "ba"}),
-        base("weights", **{"text_encoder/a": "Weights"}),
-        base("two", **{"text_encoder_2/a": "weights"}),
-        base("two_tokenizers", **{"tokenizer_2/a": "weights"}),
-        text_fingerprint("owner/name", "0" * 40),
-        text_fingerprint("owner/name", "1" * 40),
-        text_fingerprint("owner/name", None),
-        text_fingerprint("owner/name", None, "fp16"),
-    ]
-    assert len({first, *changed}) == 1 + len(changed)
-    assert text_fingerprint("owner/name", "0" * 40) == changed[4]
-
-
-@pytest.mark.parametrize("hash_of", [fingerprint, content_hash])
-def test_any_change_of_content_or_name_shows(hash_of, model: Path) -> None:
-    seen = [hash_of(model)]
-
-    def check() -> None:
-        seen.append(hash_of(model))
-        assert len(set(seen)) == len(seen)
-
-    config, weights = model / "config.json", model / "unet" / "weights.safetensors"
-    config.write_text('{"width": 4}')  # one byte
-    check()
-    tensors = load_file(weights)
-    save_file({name: t * 1.001 for name, t in tensors.items()}, weights)  # trained again
-    check()
-    with weights.open("r+b") as file:  # the last byte
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x17")
-    check()
-    with weights.open("ab") as file:  # one byte more
-        file.write(b"\0")
-    check()
-    config.rename(model / "settings.json")
-    check()
-    (model / "added.txt").touch()
-    check()
-
-
-def test_a_name_and_a_content_cannot_stand_in_for_each_other(tmp_path: Path) -> None:
-    for folder, name, content in [("a", "x", "yz"), ("b", "xy", "z")]:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).write_text(content)
-    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
-    assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
-
-
-def test_fingerprint_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = 8 << 20
-    data = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-    (tmp_path / "weights").write_bytes(data.tobytes())
-    before, caught = fingerprint(tmp_path), 0
-    for start in range(0, size, size // 64):  # any run of 1/64 of the file holds a sampled block
-        changed = data.copy()
-        changed[start : start + size // 60 + 4096] ^= 1
-        (tmp_path / "weights").write_bytes(changed.tobytes())
-        caught += fingerprint(tmp_path) != before
-    assert caught == 64
 
 
 # Modules

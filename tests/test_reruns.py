@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from lethe.concepts import slug_of
 from running import ROOT, contents, planned, snakemake
@@ -208,6 +210,137 @@ def test_what_a_failed_job_left_out_hides_no_change(folder: Path) -> None:
         for made in (folder / "results").glob(path):
             made.unlink()  # as Snakemake does for a job that failed
     assert planned(run(folder, "-n")) == jobs
+
+
+# Snakemake's own notes are lost
+
+
+def jobs_after(folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
+    said = run(folder, "-n", *arguments)
+    return planned(said), said
+
+
+def change_settings(folder: Path) -> None:
+    """F09: seed, strength and steps."""
+    configure(folder, lambda config: config.update(seed=7))
+    configure(folder, lambda config: config["mace"].update(lamb=50.0))
+    configure(folder, lambda config: config["sampling"].update(steps=5))
+
+
+@pytest.mark.parametrize("change", [change_settings, change_an_anchor, change_the_captions])
+def test_without_the_notes_of_snakemake_the_records_decide(folder: Path, change: Callable[[Path], None]) -> None:
+    with_notes = shutil.copytree(folder, folder.with_name("with_notes"), symlinks=True)
+    change(with_notes)
+    expected, said = jobs_after(with_notes)
+    assert sum(expected.values()) > 5
+    assert "Snakemake's notes" not in said
+    shutil.rmtree(folder / ".snakemake")
+    jobs, said = jobs_after(folder)
+    assert jobs == {}
+    records = len(list((folder / "results/provenance").rglob("*.json")))
+    assert f"Snakemake's notes of {records} files in results were missing or older: made again from the records" in said
+    shutil.rmtree(folder / ".snakemake")
+    change(folder)
+    assert jobs_after(folder)[0] == expected
+
+
+def test_results_copied_without_their_times_are_current(folder: Path) -> None:
+    shutil.rmtree(folder / ".snakemake")
+    touch_everything(folder)
+    assert jobs_after(folder)[0] == {}
+
+
+def test_two_projects_with_one_results_folder_see_what_the_other_made(folder: Path, forked: dict[str, str]) -> None:
+    other = shutil.copytree(folder, folder.with_name("other"), ignore=shutil.ignore_patterns("results"))
+    (other / "results").symlink_to(folder / "results")
+    assert jobs_after(other)[0] == {}
+    change_the_fusion(other)
+    run(other, environment=forked)
+    assert "Nothing to be done" in run(other)
+    assert jobs_after(folder)[0] == JOINED  # back to its own settings
+    run(folder, environment=forked)
+    assert jobs_after(other)[0] == JOINED
+
+
+def test_what_nobody_knows_the_making_of_is_said(folder: Path) -> None:
+    shutil.rmtree(folder / ".snakemake")
+    shutil.rmtree(folder / "results/provenance/tables")
+    jobs, said = jobs_after(folder)
+    assert jobs == {}
+    unknown = "results/tables/objects.csv, results/tables/objects.json"
+    assert f"Neither Snakemake's notes nor records say how {unknown} were made" in said
+    assert "run with --forceall" in said
+
+
+def test_a_record_of_an_earlier_version_makes_its_file_again(folder: Path) -> None:
+    shutil.rmtree(folder / ".snakemake")
+    replace(folder / "results/provenance/sd/edits/objects/mace.safetensors.json", '"made_by": "', '"made_by_then": "')
+    assert jobs_after(folder)[0] == JOINED
+
+
+def test_triggers_that_pass_changes_by_are_said(folder: Path) -> None:
+    change_settings(folder)
+    jobs, said = jobs_after(folder, "--rerun-triggers", "mtime")
+    assert jobs == {}
+    assert "rerun-triggers leaves out params" in said
+
+
+# The base's content
+
+
+def own_base(folder: Path) -> Path:
+    """A copy of the project's base beside it, put into its configuration."""
+    config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
+    copy = Path(shutil.copytree(config["bases"]["sd"]["model"], folder / "copied base"))
+    configure(folder, lambda config: config["bases"]["sd"].update(model="copied base"))
+    return copy
+
+
+def test_the_same_models_elsewhere_rerun_nothing(folder: Path) -> None:
+    """F26: base, judge and segmenter copied, linked, and with cards and pictures added."""
+    base = own_base(folder)
+    assert jobs_after(folder)[0] == {}
+    (base / "README.md").write_text("A card")
+    (base / "unet" / "picture.png").write_bytes(b"x")
+    (folder / "linked base").mkdir()
+    for path in base.iterdir():
+        (folder / "linked base" / path.name).symlink_to(path)
+    config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
+    shutil.copytree(config["evaluations"]["objects"]["clip"]["model"], folder / "judge")
+    shutil.copytree(config["masks"]["clipseg"]["model"], folder / "segmenter")
+    configure(folder, lambda config: config["bases"]["sd"].update(model="linked base"))
+    configure(folder, lambda config: config["evaluations"]["objects"]["clip"].update(model="judge"))
+    configure(folder, lambda config: config["masks"]["clipseg"].update(model="segmenter"))
+    assert jobs_after(folder)[0] == {}
+
+
+def test_one_changed_weight_of_a_linked_part_reruns_all_that_reads_it(folder: Path, sd_folder: Path) -> None:
+    """F02 and F35: a linked U-Net of which one value of one cross-attention matrix changes, at the same size."""
+    base = own_base(folder)
+    (base / "unet").rename(folder / "unet")
+    (base / "unet").symlink_to(folder / "unet")
+    assert jobs_after(folder)[0] == {}
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("attn2.to_k.weight"))
+    weights[name][-1, -1] += 1
+    save_file(weights, path, {"format": "pt"})
+    jobs = jobs_after(folder)[0]
+    assert "prior" not in jobs  # the text encoder is the same
+    assert {"base": 1, "images": 2, "masks": 2, "moments": 2, "lora": 2, "mace": 1, "sample": 8}.items() <= jobs.items()
+
+
+def test_a_changed_judge_or_segmenter_reruns_what_looks_through_it(folder: Path) -> None:
+    config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
+    for name, place in (("judge", config["evaluations"]["objects"]["clip"]), ("clipseg", config["masks"]["clipseg"])):
+        path = Path(shutil.copytree(place["model"], folder / name)) / "model.safetensors"
+        weights = load_file(path)
+        save_file(weights | {"logit_scale": weights.get("logit_scale", torch.ones(1)) + 1}, path, {"format": "pt"})
+    configure(folder, lambda config: config["evaluations"]["objects"]["clip"].update(model="judge"))
+    looked = {"clip": 8, "clip_classes": 1, "clip_reference": 1, "objects_table": 1, "all": 1}
+    assert jobs_after(folder)[0] == looked
+    configure(folder, lambda config: config["masks"]["clipseg"].update(model="clipseg"))
+    assert jobs_after(folder)[0].items() >= {"masks": 1, "lora": 1, "mace": 1, "sample": 4}.items()
 
 
 STUB = """#!/bin/sh

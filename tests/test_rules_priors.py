@@ -20,8 +20,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from lethe.fingerprints import text_fingerprint
 from lethe.moments import PART, load_moment
-from lethe.provenance import text_fingerprint
 from running import ROOT, planned, served, snakemake
 from test_priors import coco_file
 
@@ -30,16 +30,16 @@ from test_priors import coco_file
 
 def prior_step(folder: Path, sd_folder: Path, out: Path, *, threads: int = 1) -> subprocess.Popen:
     """Start the step on the texts in `folder`."""
-    (folder / "text_encoder.json").write_text(json.dumps({"model": str(sd_folder), "revision": None, "variant": None}))
+    text = {"model": str(sd_folder), "revision": None, "variant": None, "fingerprint": text_fingerprint(sd_folder)}
     settings = {
         "prior": {"file": str(folder / "texts.txt")},
-        "text": text_fingerprint(str(sd_folder), None),
+        "text": text,
         "device": "cpu",
         "precision": "float32",
     }
     command = [sys.executable, "-m", "lethe.steps.prior", "--settings", json.dumps(settings)]
     command += ["--threads", str(threads), "--sources", str(folder / "texts.txt")]
-    command += ["--text-encoder", str(folder / "text_encoder.json"), "--out-prior", str(out)]
+    command += ["--out-prior", str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -135,7 +135,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, host: str, archive: bytes)
 
 
 def prior_of(project: Path, name: str, base: str = "resources/emoji/pipeline") -> Path:
-    return project / "results/priors" / text_fingerprint(str(project / base), None) / f"{name}.safetensors"
+    return project / "results/priors" / text_fingerprint(project / base) / f"{name}.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,6 @@ def test_bases_with_the_same_text_encoder_share_priors(finished: Path) -> None:
     jobs = edits_plan(finished)
     assert jobs["mace"] == 3
     assert jobs["prior"] == 2  # both priors of the base with another text encoder
-    assert jobs["text_encoder"] == 1
     assert jobs["moments"] == 9
 
 
@@ -207,7 +206,7 @@ def test_a_base_that_goes_leaves_its_priors_to_the_others(finished: Path) -> Non
         jobs = planned(snakemake(finished, "-n", "--cores", "1", "--", target).stdout)
     finally:
         (finished / "config/config.yaml").write_text(before)
-    assert jobs == {"text_encoder": 1}  # which names another base
+    assert jobs == {}
 
 
 @pytest.mark.parametrize(("sha256", "kept"), [("0" * 64, False), (None, True)])

@@ -17,16 +17,13 @@ from lethe.bases import weights_hash
 from lethe.edits import Edit, FactoredEdit, check_fit
 from lethe.files import folder_written_whole
 from lethe.low_rank import LowRank
-from lethe.model_folders import parts_of, weight_files
+from lethe.model_folders import LEGAL, WEIGHTS, parts_of, weight_files
 from lethe.tensor_files import open_tensors
 from lethe.text_files import read_json
 
 RECORD = "lethe.json"
 CARD = "README.md"
-# Weights in other formats and variants, which would be those of the unedited base.
-OTHER_WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx|onnx_data|pb)(\.index(\.\w+)?\.json)?")
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
-LEGAL = re.compile(r"(licen[sc]e|notice).*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ def _copy_component(source: Path, target: Path, variant: str | None) -> None:
     """Copy a component's files, of its weights only those that it loads, under the names that load by default."""
     weights = weight_files(source, variant=variant)
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        if not OTHER_WEIGHTS.fullmatch(path.name):
+        if not WEIGHTS.fullmatch(path.name):  # in other formats and variants they would be the unedited base's
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)

@@ -12,6 +12,10 @@ from lethe.text_files import read_json
 UNET_WEIGHTS = "diffusion_pytorch_model"
 WEIGHT_STEMS = (UNET_WEIGHTS, "model")  # of components of diffusers and of transformers
 LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of
+WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx|onnx_data|pb)(\.index(\.\w+)?\.json)?")
+LEGAL = re.compile(r"(licen[sc]e|notice).*", re.IGNORECASE)
+READ_BESIDE_WEIGHTS = (".json", ".txt", ".model")  # configurations, vocabularies, merges
+UNREAD_PARTS = ("safety_checker",)  # of pipelines: it is never loaded
 
 
 def check_index(model: str, index: Mapping) -> None:
@@ -77,6 +81,11 @@ def _check_hub(model: str, revision: str | None) -> None:
         raise ValueError(f"{model}: there is no such folder, and {problem}")
 
 
+def cached_folder(model: str, revision: str | None, variant: str | None = None) -> Path | None:
+    """The folder of a model without asking the network: itself; None where it would have to be downloaded."""
+    return Path(model) if Path(model).is_dir() else None
+
+
 def base_folder(model: str, revision: str | None, *, variant: str | None = None) -> Path:
     """The folder of a base: itself, or what the pipeline needs of a hub id, downloaded if it is not there yet.
 
@@ -110,6 +119,33 @@ def weight_files(component: Path, *, variant: str | None = None) -> dict[str, Pa
             if whole.is_file():
                 return {f"{stem}.safetensors": whole}
     return {}
+
+
+def loaded_files(folder: Path, *, variant: str | None = None) -> dict[str, Path]:
+    """The files that are loaded from a model's folder, a pipeline's or a single model's, by their names in it.
+
+    Weights have the names that they have where there is no variant. Cards, pictures, weights in other formats or of
+    other variants are not among them; a component that has no weights as safetensors counts with all that it has.
+    Raises ValueError when the folder holds no model.
+    """
+    if (folder / "model_index.json").is_file():
+        parts = [name for name in parts_of(folder) if name not in UNREAD_PARTS]
+        found = {"model_index.json": folder / "model_index.json"}
+        for part in parts:
+            found |= {f"{part}/{name}": path for name, path in _component_files(folder / part, variant).items()}
+        return found
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: this is no model's folder (it has neither model_index.json nor config.json)")
+    return _component_files(folder, variant)
+
+
+def _component_files(component: Path, variant: str | None) -> dict[str, Path]:
+    paths = [path for path in component.iterdir() if path.is_file()] if component.is_dir() else []
+    paths = [path for path in paths if not path.name.startswith(".") and not LEGAL.fullmatch(path.name)]
+    weights = weight_files(component, variant=variant)
+    weights = weights or {path.name: path for path in paths if WEIGHTS.fullmatch(path.name)}
+    others = (path for path in paths if path.suffix in READ_BESIDE_WEIGHTS and not WEIGHTS.fullmatch(path.name))
+    return {path.name: path for path in others} | weights
 
 
 def parts_of(folder: Path) -> list[str]:

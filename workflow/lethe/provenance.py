@@ -1,4 +1,4 @@
-"""What made a file: content hashes, versions, and the library modules a step depends on."""
+"""What made a file: versions, and the library modules a step depends on."""
 
 from __future__ import annotations
 
@@ -9,68 +9,13 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from lethe.fingerprints import sha256_of
+
 LIBRARY = Path(__file__).parent
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "snakemake", "pandas", "clean-fid", "numpy")
-_SAMPLED_ABOVE = 1 << 20
-_SAMPLES, _BLOCK = 64, 4096
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(folder: Path, parts: Sequence[str] = ("*",)) -> str:
-    """A quick content hash of a model folder: small files whole, large ones by size and 64 blocks spread over them.
-
-    Touching or copying a folder keeps it; training the weights again changes it. Hidden files and folders do not count,
-    nor does what lies outside the subfolders that match one of the patterns `parts`, if given.
-    """
-    digest = hashlib.sha256()
-    for path in _visible_files(folder):
-        if not any(fnmatchcase(path.relative_to(folder).parts[0], part) for part in parts):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= _SAMPLED_ABOVE:
-                digest.update(file.read())
-                continue
-            for k in range(_SAMPLES):
-                file.seek(k * (size - _BLOCK) // (_SAMPLES - 1))
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
-
-
-def text_fingerprint(model: str, revision: str | None, variant: str | None = None) -> str:
-    """Which text encoders a base has, in 16 hex digits: the same for bases that share them, whatever else they are.
-
-    A folder counts by the content of its tokenizers and text encoders, a hub id by its name and revision; `variant`
-    tells which of their weight files are read.
-    """
-    folder = Path(model)
-    found = fingerprint(folder, ("tokenizer*", "text_encoder*")) if folder.is_dir() else f"{model}@{revision}"
-    return hashlib.sha256(f"{found} {variant}".encode()).hexdigest()[:16]
-
-
-def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and whole contents of a folder's files."""
-    digest = hashlib.sha256()
-    for path in _visible_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\0".encode())
-    return digest.hexdigest()
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    """The files under a folder, but for hidden ones and those in hidden folders (the hub keeps times in `.cache`)."""
-    paths = (p for p in Path(folder).rglob("*") if p.is_file())
-    return sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 @cache

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from lethe.provenance import code_hash, commit, content_hash, environment, sha256_of
+from lethe.fingerprints import content_hash, sha256_of
+from lethe.provenance import code_hash, commit, environment
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +98,15 @@ def read_records(results: Path) -> Iterator[tuple[str, dict]]:
         yield path.relative_to(results / FOLDER).as_posix().removesuffix(".json"), read_record(path)
 
 
-def record_paths(results: Path) -> list[Path]:
-    """Paths of all records of a results folder. Raises ValueError when there is none."""
+def record_paths(results: Path, *, missing_ok: bool = False) -> list[Path]:
+    """Paths of all records of a results folder. Raises ValueError when there is none, unless that is `missing_ok`."""
     found = sorted(
         Path(folder) / name
         for folder, _, names in os.walk(results / FOLDER)
         for name in names
         if name.endswith(".json") and not name.startswith(".")
     )
-    if not found:
+    if not found and not missing_ok:
         raise ValueError(f"{results}: there are no records in {FOLDER}/; name the results folder of a run of Lethe")
     return found
 
@@ -155,10 +156,12 @@ def write_records(
     outputs: Iterable[Path],
     threads: int,
     more: Mapping[str, object],
+    made_by: str | None = None,
 ) -> None:
     """Write the record of a step that has just made `outputs`: one for each that lies in a results folder.
 
-    `inputs` are the SHA-256 of what it read. `more` is what only some steps record.
+    `inputs` are the SHA-256 of what it read, `made_by` is the digest that decides whether the outputs are current
+    (`lethe.rerun_notes`). `more` is what only some steps record.
     """
     made = [found for found in map(place, outputs) if found]
     if not made:
@@ -170,6 +173,7 @@ def write_records(
         "step": step,
         "settings": dict(settings),
         "threads": threads,
+        "made_by": made_by,
         "inputs": {name_of(path): digest for path, digest in inputs.items()},
         "outputs": {found.name: hash_of(found.results / found.below) for found in made},
         "code": code_hash(f"lethe.steps.{step}"),

@@ -46,6 +46,7 @@ FORMS = {  # keys that tell the forms of a section's entries, in the order of th
     "suites": {"file": "rows", "table": "words for a prompt"},
     "priors": {"file": "texts or names", "coco": "COCO caption files"},
 }
+PLACES = ("model", "revision", "variant")  # where a model is
 # Of values, aliases counted wherever they stand: a thousand tasks of a thousand concepts have as many, while ten lines
 # of YAML that refer to each other stand for billions.
 SIZE_LIMIT = 1_000_000
@@ -120,6 +121,31 @@ def encode_argument(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return re.sub(r'\\u[0-9a-f]{4}|\\.|[^A-Za-z0-9 _.,:{}\[\]"+-]', _escape, text)
+
+
+class Argument:
+    """Settings of a step: as text one shell-safe argument, which tells the step where its models lie.
+
+    `decisive` is what decides whether a file made with these settings is current: the same, but models by what they are
+    (`fingerprint`) and not by where. No text itself, so Snakemake does not compare it.
+    """
+
+    def __init__(self, settings: dict) -> None:
+        self.text = encode_argument(settings)
+        self.decisive = json.dumps(without_places(settings), sort_keys=True)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def without_places(settings: Any) -> Any:
+    """Settings without the folder or hub id, revision and variant of every model that has a `fingerprint`."""
+    if isinstance(settings, list | tuple):
+        return [without_places(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    left_out = PLACES if "fingerprint" in settings else ()
+    return {key: without_places(value) for key, value in settings.items() if key not in left_out}
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -20,4 +20,4 @@ rule base:
         settings=of(settings),
         made_by=of(base_made_by),
     shell:
-        "python -m lethe.steps.base --settings {params.settings:q} --out-record {output.record:q} 2> {log:q}"
+        "python -m lethe.steps.base --settings {params.settings:q} --made-by {params.made_by} --out-record {output.record:q} 2> {log:q}"

@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import yaml
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.resources import Resource
+from snakemake.settings.enums import RerunTrigger
 
 LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
@@ -22,8 +24,11 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELE
 
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
-from lethe.provenance import code_hash, fingerprint, python_problem, sha256_of, text_fingerprint
-from lethe.settings import check_config, encode_argument, load_schema, mask_settings
+from lethe.fingerprints import KEPT, KeptHashes, fingerprint, sha256_of, text_fingerprint
+from lethe.model_folders import base_folder, cached_folder, loaded_files
+from lethe.provenance import code_hash, python_problem
+from lethe.rerun_notes import renew_notes
+from lethe.settings import PLACES, Argument, check_config, load_schema, mask_settings
 from lethe.suites import phrases, shard_count, shard_digests, suite_rows
 
 try:
@@ -79,14 +84,34 @@ def made_by(step, *parts):
     every change: it compares the parameters of a job only while its output is there, and a job that failed has none,
     so what was made from its last output would count as current.
     """
-    return hashlib.sha256(json.dumps([code_hash(f"lethe.steps.{step}"), *parts]).encode()).hexdigest()
+    known = [code_hash(f"lethe.steps.{step}"), *parts]
+    return hashlib.sha256(json.dumps(known, default=lambda part: part.decisive).encode()).hexdigest()
+
+
+@cache
+def look_back():
+    """Once, as soon as there is a plan to make: let the records of what is there decide, and say what they cannot."""
+    if not workflow.is_main_process:
+        return
+    for sentence in renew_notes(Path("results"), Path(".snakemake")):
+        logger.warning(sentence)
+    if not {RerunTrigger.PARAMS, RerunTrigger.MTIME} <= set(workflow.rerun_triggers):
+        logger.warning(
+            "rerun-triggers leaves out params or mtime, so files made with other settings count as current; "
+            "take it out of your profile or command, or run with --forceall"
+        )
 
 
 def of(function):
     """A function of names (of a base, a concept, ...) as one of the wildcards of that name; **values are left out."""
     parameters = inspect.signature(function).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    return quick(lambda wildcards: function(*(getattr(wildcards, name) for name in names)))
+
+    def of_wildcards(wildcards):
+        look_back()
+        return function(*(getattr(wildcards, name) for name in names))
+
+    return quick(of_wildcards)
 
 
 @cache
@@ -103,26 +128,51 @@ def check_writable(folder):
         )
 
 
+HASHES = KeptHashes(KEPT, told=logger.info)
+
+
 @cache
-def model_content(model, revision):
-    """What a model's content is: a fingerprint of its folder, or a hub id with its commit."""
-    return fingerprint(model) if Path(model).is_dir() else f"{model}@{revision}"
+def folder_of(model, revision, variant=None):
+    """The folder of a model: itself, or where the hub keeps it, downloaded unless this is but a look at the plan."""
+    found = cached_folder(model, revision, variant)
+    runs = not workflow.is_main_process or (workflow.executor_plugin is not None and not workflow.dryrun)
+    if found is None and runs:
+        try:
+            found = base_folder(model, revision, variant=variant)
+        except ValueError as error:
+            raise WorkflowError(str(error)) from None
+    elif found is None:
+        logger.warning(f"{model} is downloaded when the run starts; until then nobody can say which files it is behind")
+    return found
 
 
+@cache
+def identified(model, revision, variant=None):
+    """What identifies a model: where it is, which files, and what their content is."""
+    place, where = dict(model=model, revision=revision, variant=variant), folder_of(model, revision, variant)
+    content = fingerprint(where, variant=variant, hash_of=HASHES) if where else f"{model}@{revision} {variant}"
+    return place | dict(fingerprint=content)
+
+
+@cache
 def base_settings(name):
-    """What identifies a base: where it is, which files, and what its content is."""
-    base = config["bases"][name]
-    return dict(name=name, variant=None, fingerprint=model_content(base["model"], base["revision"])) | base
+    """What identifies a base: its name, and where and what the pipeline is."""
+    return dict(name=name) | identified(**config["bases"][name])
 
 
-BASES = {name: base_settings(name) for name in config["bases"]}
-TEXTS = {name: text_fingerprint(base["model"], base["revision"], base["variant"]) for name, base in BASES.items()}
+@cache
+def text_of(name):
+    """Which text encoders a base has, in 16 hex digits."""
+    base = base_settings(name)
+    if where := folder_of(base["model"], base["revision"], base["variant"]):
+        return text_fingerprint(where, variant=base["variant"], hash_of=HASHES)
+    return hashlib.sha256(base["fingerprint"].encode()).hexdigest()[:16]
 
 
 def settings(base, **values):
-    """The settings of a step that works on a base, as one shell-safe argument."""
-    common = dict(base=BASES[base], device=config["device"], precision=config["precision"])
-    return encode_argument(common | values)
+    """The settings of a step that works on a base."""
+    common = dict(base=base_settings(base), device=config["device"], precision=config["precision"])
+    return Argument(common | values)
 
 
 def concept_settings(base, concept, fields=("name", "kind"), **values):
@@ -155,9 +205,11 @@ def shards(suite):
 @cache
 def model_mb(model):
     """Size of a model folder's weights; a hub id has none before its download, so that of Stable Diffusion 1.x."""
-    if not Path(model).is_dir():
+    where = cached_folder(model, None)
+    if where is None:
         return 4300
-    return sum(path.stat().st_size for path in Path(model).rglob("*.safetensors")) >> 20
+    weights = [path for path in loaded_files(where).values() if path.suffix == ".safetensors"]
+    return sum(path.stat().st_size for path in weights) >> 20
 
 
 def growing(amount, *models):

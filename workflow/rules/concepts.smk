@@ -25,8 +25,11 @@ def anchor_images_made_by(base, concept):
 def segmentation(concept):
     """How to find a concept, and what the content of the models is that find it."""
     chosen = mask_settings(config["masks"], CONCEPTS[concept].kind)
-    parts = [part for part in (chosen, *chosen.values()) if isinstance(part, dict) and "model" in part]
-    return chosen | dict(content=[model_content(part["model"], part["revision"]) for part in parts])
+    models = {
+        key: part | identified(**part) for key, part in chosen.items() if isinstance(part, dict) and "model" in part
+    }
+    own = identified(chosen["model"], chosen["revision"]) if "model" in chosen else {}
+    return chosen | models | own
 
 
 @cache
@@ -65,7 +68,7 @@ rule images:
         made_by=of(images_made_by),
     shell:
         """
-        python -m lethe.steps.images --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.images --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --out-images {output.images:q} 2> {log:q}
         """
 
@@ -98,7 +101,7 @@ rule masks:
         made_by=of(masks_made_by),
     shell:
         """
-        python -m lethe.steps.masks --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.masks --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --images {input.images:q} --out-masks {output.masks:q} 2> {log:q}
         """
 
@@ -120,6 +123,6 @@ rule moments:
         made_by=of(moments_made_by),
     shell:
         """
-        python -m lethe.steps.moments --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.moments --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --templates {input.templates:q} --out-moments {output.moments:q} 2> {log:q}
         """

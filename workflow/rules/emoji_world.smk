@@ -9,7 +9,7 @@ WORLD = "resources/emoji"
 
 def emoji_settings(model):
     """The settings that every training rule of the emoji world passes."""
-    return encode_argument(
+    return Argument(
         {
             "budget": RECIPE[model],
             "pictures": RECIPE["pictures"],
@@ -34,10 +34,10 @@ def emoji_made_by():
     return SimpleNamespace(**locals())
 
 
-ICONS = encode_argument(dict(collections=RECIPE["collections"]))
-REFERENCE = encode_argument(RECIPE["reference"] | {"variation": RECIPE["variation"]})
-QUALITY = encode_argument(RECIPE["quality"])
-RELEASE = encode_argument(dict(recipe=RECIPE))
+ICONS = Argument(dict(collections=RECIPE["collections"]))
+REFERENCE = Argument(RECIPE["reference"] | {"variation": RECIPE["variation"]})
+QUALITY = Argument(RECIPE["quality"])
+RELEASE = Argument(dict(recipe=RECIPE))
 EMOJI = emoji_made_by()
 
 
@@ -62,12 +62,11 @@ rule emoji_icons:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        world=WORLD,
         settings=ICONS,
         made_by=EMOJI.icons,
     shell:
         """
-        python -m lethe.steps.emoji_icons --world {params.world:q} --settings {params.settings:q} \
+        python -m lethe.steps.emoji_icons --world {WORLD:q} --settings {params.settings:q} --made-by {params.made_by} \
             --out-collections {output.collections:q} --out-icons {output.icons:q} 2> {log:q}
         """
 
@@ -91,7 +90,7 @@ rule emoji_vae:
         made_by=EMOJI.vae,
     shell:
         """
-        python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} \
+        python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} --made-by {params.made_by} \
             --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -114,11 +113,10 @@ rule emoji_diffusion:
     params:
         settings=emoji_settings("diffusion"),
         made_by=EMOJI.diffusion,
-        world=WORLD,
     shell:
         """
-        python -m lethe.steps.emoji_diffusion --icons {input.icons:q} --vae {input.vae:q} --world {params.world:q} \
-            --settings {params.settings:q} --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+        python -m lethe.steps.emoji_diffusion --icons {input.icons:q} --vae {input.vae:q} --world {WORLD:q} \
+            --settings {params.settings:q} --made-by {params.made_by} --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
 
@@ -138,10 +136,9 @@ rule emoji_clip:
     params:
         settings=emoji_settings("clip"),
         made_by=EMOJI.clip,
-        world=WORLD,
     shell:
         """
-        python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {params.world:q} --settings {params.settings:q} \
+        python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {WORLD:q} --settings {params.settings:q} --made-by {params.made_by} \
             --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -163,11 +160,10 @@ rule emoji_clipseg:
     params:
         settings=emoji_settings("clipseg"),
         made_by=EMOJI.clipseg,
-        world=WORLD,
     shell:
         """
-        python -m lethe.steps.emoji_clipseg --icons {input.icons:q} --clip {input.clip:q} --world {params.world:q} \
-            --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.emoji_clipseg --icons {input.icons:q} --clip {input.clip:q} --world {WORLD:q} \
+            --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -185,12 +181,11 @@ rule emoji_reference:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        world=WORLD,
         settings=REFERENCE,
         made_by=EMOJI.reference,
     shell:
         """
-        python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {params.world:q} \
+        python -m lethe.steps.emoji_reference --settings {params.settings:q} --made-by {params.made_by} --world {WORLD:q} \
             --icons {input.icons:q} --out-folder {output.folder:q} 2> {log:q}
         """
 
@@ -212,13 +207,12 @@ rule emoji_quality:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        world=WORLD,
         settings=QUALITY,
         made_by=EMOJI.quality,
     shell:
         """
-        python -m lethe.steps.emoji_quality --settings {params.settings:q} --threads {threads} \
-            --world {params.world:q} --icons {input.icons:q} --pipeline {input.pipeline:q} --clip {input.clip:q} \
+        python -m lethe.steps.emoji_quality --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+            --world {WORLD:q} --icons {input.icons:q} --pipeline {input.pipeline:q} --clip {input.clip:q} \
             --clipseg {input.clipseg:q} --out-quality {output.quality:q} 2> {log:q}
         """
 
@@ -240,12 +234,11 @@ rule emoji_release:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        world=WORLD,
         settings=RELEASE,
         made_by=EMOJI.release,
     shell:
         """
-        python -m lethe.steps.emoji_release --settings {params.settings:q} --world {params.world:q} \
+        python -m lethe.steps.emoji_release --settings {params.settings:q} --made-by {params.made_by} --world {WORLD:q} \
             --pipeline {input.pipeline:q} --clip {input.clip:q} --clipseg {input.clipseg:q} \
             --reference {input.reference:q} --quality {input.quality:q} --out-card {output.card:q} 2> {log:q}
         """

@@ -13,7 +13,9 @@ PRESERVED = config["mace"]["lora"]["preservation_weight"] > 0  # whether LoRAs k
 def mace_prior(key):
     """The file of the prior that a key of `mace` names, if any."""
     name = config["mace"][key]
-    return quick(lambda wildcards: [] if name is None else f"results/priors/{TEXTS[wildcards.base]}/{name}.safetensors")
+    return quick(
+        lambda wildcards: [] if name is None else f"results/priors/{text_of(wildcards.base)}/{name}.safetensors"
+    )
 
 
 @quick
@@ -38,7 +40,7 @@ def task_loras(wildcards):
 @cache
 def mace_priors_made_by(base):
     names = (config["mace"][key] for key in ("prior", "domain_prior"))
-    return [name and prior_made_by(TEXTS[base], name) for name in names]
+    return [name and prior_made_by(text_of(base), name) for name in names]
 
 
 @cache
@@ -97,7 +99,7 @@ def mace_made_by(base, task):
 
 
 def losses_settings(task):
-    return encode_argument(dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(task)]))
+    return Argument(dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(task)]))
 
 
 def losses_made_by(base, task):
@@ -107,7 +109,7 @@ def losses_made_by(base, task):
 def mask_sheets_settings(task):
     slugs = task_slugs(task)
     names, segmenters = [CONCEPTS[slug].name for slug in slugs], [segmentation(slug)["segmenter"] for slug in slugs]
-    return encode_argument(dict(concepts=names, segmenters=segmenters))
+    return Argument(dict(concepts=names, segmenters=segmenters))
 
 
 def mask_sheets_made_by(base, task):
@@ -140,7 +142,7 @@ rule lora:
         made_by=of(lora_made_by),
     shell:
         """
-        python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.lora --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --images {input.images:q} --masks {input.masks:q} --anchor-images {input.anchor_images:q} \
             --templates {input.templates:q} --moments {input.moments:q} \
             --prior {input.prior:q} --domain-prior {input.domain_prior:q} \
@@ -187,7 +189,7 @@ rule mace:
         made_by=of(mace_made_by),
     shell:
         """
-        python -m lethe.steps.mace --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.mace --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --moments {input.moments:q} --loras {input.loras:q} \
             --prior {input.prior:q} --domain-prior {input.domain_prior:q} --out-edit {output.edit:q} 2> {log:q}
         """
@@ -210,7 +212,7 @@ rule losses:
         made_by=of(losses_made_by),
     shell:
         """
-        python -m lethe.steps.losses --settings {params.settings:q} --curves {input.curves:q} \
+        python -m lethe.steps.losses --settings {params.settings:q} --made-by {params.made_by} --curves {input.curves:q} \
             --out-figure {output.figure:q} 2> {log:q}
         """
 
@@ -233,6 +235,6 @@ rule mask_sheets:
         made_by=of(mask_sheets_made_by),
     shell:
         """
-        python -m lethe.steps.mask_sheets --settings {params.settings:q} \
+        python -m lethe.steps.mask_sheets --settings {params.settings:q} --made-by {params.made_by} \
             --images {input.images:q} --masks {input.masks:q} --out-sheets {output.sheets:q} 2> {log:q}
         """

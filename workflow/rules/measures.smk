@@ -8,9 +8,8 @@ def judge_model(wildcards):
 @cache
 def judge_settings(evaluation, **values):
     """The evaluation CLIP and what its content is."""
-    clip = config["evaluations"][evaluation]["clip"]
-    common = dict(clip=clip, clip_fingerprint=model_content(**clip), device=config["device"])
-    return encode_argument(common | values)
+    common = dict(clip=identified(**config["evaluations"][evaluation]["clip"]), device=config["device"])
+    return Argument(common | values)
 
 
 @cache
@@ -57,7 +56,7 @@ rule clip:
         made_by=of(clip_made_by),
     shell:
         """
-        python -m lethe.steps.clip --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.clip --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --shard {input.shard:q} --out-measure {output.measure:q} 2> {log:q}
         """
 
@@ -90,6 +89,6 @@ rule clip_classes:
         made_by=of(clip_classes_made_by),
     shell:
         """
-        python -m lethe.steps.clip_classes --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.clip_classes --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --table {input.table:q} --out-classes {output.classes:q} 2> {log:q}
         """

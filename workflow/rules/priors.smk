@@ -9,9 +9,11 @@ def prior_sources(wildcards):
 
 @cache
 def prior_settings(text, prior):
-    """What a prior depends on; not the base, so that another one with the same text encoder computes nothing again."""
-    common = dict(text=text, device=config["device"], precision=config["precision"])
-    return encode_argument(common | dict(prior=config["priors"][prior]))
+    """What a prior depends on: of a base its text encoders alone, so that another one with them computes nothing."""
+    base = next(base_settings(name) for name in config["bases"] if text_of(name) == text)
+    source = {key: base[key] for key in PLACES} | dict(fingerprint=text)
+    common = dict(text=source, device=config["device"], precision=config["precision"])
+    return Argument(common | dict(prior=config["priors"][prior]))
 
 
 @cache
@@ -21,33 +23,13 @@ def prior_made_by(text, prior):
     return made_by("prior", prior_settings(text, prior), *sources)
 
 
-def text_base(text):
-    """Where the first base that has a text encoder is, as an argument."""
-    base = next(base for name, base in BASES.items() if TEXTS[name] == text)
-    return encode_argument({key: base[key] for key in ("model", "revision", "variant")})
-
-
 def coco_annotations_settings():
-    return encode_argument(config["downloads"]["coco_annotations"])
+    return Argument(config["downloads"]["coco_annotations"])
 
 
 @cache
 def coco_annotations_made_by():
     return made_by("coco_annotations", coco_annotations_settings())
-
-
-rule text_encoder:
-    output:
-        source="results/priors/{text}/text_encoder.json",
-    log:
-        "logs/text_encoder/{text}.log",
-    localrule: True
-    conda:
-        "../../envs/lethe.yaml"
-    params:
-        source=of(text_base),
-    shell:
-        "printf '%s\\n' {params.source:q} > {output.source:q} 2> {log:q}"
 
 
 rule coco_annotations:
@@ -65,7 +47,7 @@ rule coco_annotations:
         made_by=coco_annotations_made_by(),
     shell:
         """
-        python -m lethe.steps.coco_annotations --settings {params.settings:q} \
+        python -m lethe.steps.coco_annotations --settings {params.settings:q} --made-by {params.made_by} \
             --out-train {output.train:q} --out-val {output.val:q} --out-record {output.record:q} 2> {log:q}
         """
 
@@ -73,7 +55,6 @@ rule coco_annotations:
 rule prior:
     input:
         sources=prior_sources,
-        text_encoder=ancient(rules.text_encoder.output.source),
     output:
         prior="results/priors/{text}/{prior}.safetensors",
     log:
@@ -89,6 +70,6 @@ rule prior:
         made_by=of(prior_made_by),
     shell:
         """
-        python -m lethe.steps.prior --settings {params.settings:q} --threads {threads} \
-            --sources {input.sources:q} --text-encoder {input.text_encoder:q} --out-prior {output.prior:q} 2> {log:q}
+        python -m lethe.steps.prior --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+            --sources {input.sources:q} --out-prior {output.prior:q} 2> {log:q}
         """

@@ -72,6 +72,6 @@ rule sample:
         made_by=of(sample_made_by),
     shell:
         """
-        python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \
+        python -m lethe.steps.sample --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
             --edit {input.edit:q} --out-shard {output.shard:q} 2> {log:q}
         """

@@ -47,12 +47,12 @@ def shard_counts(task, roles):
 
 def objects_table_settings(task):
     chosen = config["tasks"][task]
-    return encode_argument(
+    return Argument(
         dict(
             concepts=sorted(chosen["concepts"]),
             shards=shard_counts(task, ROLES),
             methods=list(edits(task)),
-            clip=config["evaluations"][chosen["evaluation"]]["clip"],
+            clip=identified(**config["evaluations"][chosen["evaluation"]]["clip"]),
             sampling=config["sampling"],
         )
     )
@@ -66,7 +66,7 @@ def objects_table_made_by(task):
 
 
 def examples_settings(task):
-    return encode_argument(
+    return Argument(
         dict(
             concepts=sorted(config["tasks"][task]["concepts"]),
             shards=shard_counts(task, ROLES[:3]),
@@ -121,7 +121,7 @@ rule objects_table:
         made_by=of(objects_table_made_by),
     shell:
         """
-        python -m lethe.steps.objects_table --settings {params.settings:q} --measures {input.measures:q} \
+        python -m lethe.steps.objects_table --settings {params.settings:q} --made-by {params.made_by} --measures {input.measures:q} \
             --classes {input.classes:q} --reference {input.reference:q} --base {input.base:q} \
             --out-table {output.table:q} --out-record {output.record:q} 2> {log:q}
         """
@@ -144,6 +144,6 @@ rule examples:
         made_by=of(examples_made_by),
     shell:
         """
-        python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
+        python -m lethe.steps.examples --settings {params.settings:q} --made-by {params.made_by} --shards {input.shards:q} \
             --out-figure {output.figure:q} 2> {log:q}
         """

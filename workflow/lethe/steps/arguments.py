@@ -14,11 +14,19 @@ from types import SimpleNamespace
 
 from safetensors import SafetensorError
 
+from lethe.fingerprints import sha256_of
 from lethe.messages import plain, sentence
-from lethe.provenance import code_hash, environment, sha256_of
+from lethe.provenance import code_hash, environment
 from lethe.records import checked_inputs, forget, write_records
+from lethe.settings import without_places
 
-_OWN = ("settings", "threads", "input_hashes", "also_recorded")  # what a step's arguments hold besides its files
+_OWN = (
+    "settings",
+    "threads",
+    "made_by",
+    "input_hashes",
+    "also_recorded",
+)  # what a step's arguments hold besides its files
 
 
 @contextmanager
@@ -33,9 +41,10 @@ def step(
 ) -> Iterator[argparse.Namespace]:
     """Run the block as the step `name` with its arguments, then write a record of each output.
 
-    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON` and
-    `--threads N`. Settings become a namespace, nested objects stay dictionaries. `reads` names input files that stand
-    in the settings. What the block puts into the arguments' `also_recorded` goes into the record.
+    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON`,
+    `--made-by DIGEST` and `--threads N`. Settings become a namespace, nested objects stay dictionaries. `reads` names
+    input files that stand in the settings. What the block puts into the arguments' `also_recorded` goes into the
+    record.
 
     Inputs that differ from their records, ValueError, OSError and SafetensorError end the process with exit code 1 and
     one sentence as the last line of the log, which goes to standard error; so does SIGTERM, by which SLURM announces
@@ -57,6 +66,7 @@ def step(
             inputs=args.input_hashes,
             outputs=made,
             threads=args.threads,
+            made_by=args.made_by,
             more=args.also_recorded,
         )
     except (ValueError, OSError, SafetensorError) as error:
@@ -76,7 +86,7 @@ def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:
     """
     known = vars(args).get("input_hashes", {})
     files = {name: [known.get(p) or sha256_of(p) for p in paths] for name, paths in _inputs(args).items()}
-    settings = {name: value for name, value in vars(args.settings).items() if name not in more}
+    settings = {name: without_places(value) for name, value in vars(args.settings).items() if name not in more}
     code = code_hash(f"lethe.steps.{step}")
     return {"step": step, "settings": settings, "inputs": files, "code": code, "environment": environment(), **more}
 
@@ -99,6 +109,7 @@ def _arguments(
     for name in outputs:
         parser.add_argument(f"--out-{name}", type=Path, required=True)
     parser.add_argument("--settings", type=lambda text: SimpleNamespace(**json.loads(text)), required=True)
+    parser.add_argument("--made-by")
     parser.add_argument("--threads", type=int, default=1)
     parser.set_defaults(input_hashes={}, also_recorded={})
     return parser.parse_args()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.bases import load_pipeline, load_text, pick_device
+from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
+from lethe.model_folders import base_folder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -15,14 +18,26 @@ if TYPE_CHECKING:
 
 def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
     """The base's pipeline on the configured device, with another scheduler if named."""
-    return load_pipeline(**_where(settings), scheduler=scheduler)
+    return load_pipeline(**_where(settings.base, settings), scheduler=scheduler)
 
 
 def text_of(settings: SimpleNamespace) -> TextEncoders:
-    """The base's tokenizers and text encoders on the configured device."""
-    return load_text(**_where(settings))
+    """The base's tokenizers and text encoders on the configured device; of a prior, those that its `text` names."""
+    return load_text(**_where(getattr(settings, "base", None) or settings.text, settings))
 
 
-def _where(settings: SimpleNamespace) -> dict:
-    base = {key: settings.base[key] for key in ("model", "revision", "variant")}
-    return base | {"device": pick_device(settings.device), "precision": settings.precision}
+def check_unchanged(base: Mapping) -> None:
+    """Raise ValueError when a base (`model`, `revision`, `variant`) is not the one that `fingerprint` says any more.
+
+    16 digits say which text encoders it has, 64 say all of it.
+    """
+    folder = base_folder(base["model"], base["revision"], variant=base["variant"])
+    of = text_fingerprint if len(base["fingerprint"]) == 16 else fingerprint
+    if of(folder, variant=base["variant"], hash_of=KeptHashes(KEPT)) != base["fingerprint"]:
+        raise ValueError(f"{base['model']} has changed since this run was planned; run snakemake again")
+
+
+def _where(base: Mapping, settings: SimpleNamespace) -> dict:
+    check_unchanged(base)
+    place = {key: base[key] for key in ("model", "revision", "variant")}
+    return place | {"device": pick_device(settings.device), "precision": settings.precision}

@@ -8,12 +8,14 @@ from lethe.methods.mace import MaceSettings, erase, join, preserved
 from lethe.model_folders import base_folder
 from lethe.moments import load_concept_moments, load_moment
 from lethe.steps.arguments import record_of, step, use_threads
+from lethe.steps.loading import check_unchanged
 
 if __name__ == "__main__":
     with step("mace", __doc__, lists=["moments", "loras", "prior", "domain-prior"], outputs=["edit"]) as args:
         use_threads(args.threads)
         settings, base = args.settings, args.settings.base
         target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
+        check_unchanged(base)
         projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
         priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
         joined = (

@@ -1,6 +1,5 @@
 """Compute the second moment of the text that an edit should preserve."""
 
-import json
 import shutil
 from functools import partial
 
@@ -13,15 +12,14 @@ from lethe.steps.loading import text_of
 from lethe.text import encode_prompts
 
 if __name__ == "__main__":
-    with step("prior", __doc__, inputs=["text-encoder"], lists=["sources"], outputs=["prior"]) as args:
+    with step("prior", __doc__, lists=["sources"], outputs=["prior"]) as args:
         use_threads(args.threads)
         settings = args.settings
-        settings.base = json.loads(args.text_encoder.read_text(encoding="utf-8"))
         texts = prior_texts(settings.prior)
         # What a part's bytes depend on besides its texts: parts of another text encoder, machine or code are not
         # taken up.
         made_by = {
-            "text": settings.text,
+            "text": settings.text["fingerprint"],
             "precision": settings.precision,
             "device": str(pick_device(settings.device)),
             "threads": args.threads,
