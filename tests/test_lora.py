@@ -285,7 +285,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_takes_the_adapter_off(
 ) -> None:
     names, processors = list(unet.state_dict()), dict(unet.attn_processors)
     data["concept"] = replace(data["concept"], latents=data["concept"].latents * torch.nan)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; lower mace\.lora\.learning_rate"):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; float32 has room enough"):
         train_lora(unet, **data, settings=SETTINGS)
     assert list(unet.state_dict()) == names
     assert all(unet.attn_processors[name] is processor for name, processor in processors.items())
@@ -423,7 +423,8 @@ def test_an_autoencoder_that_overflows_in_half_precision_encodes_in_float32(
     assert torch.allclose(latents.float(), want, rtol=2e-3, atol=1e-3)
     assert vae.config.scaling_factor == 0.13025
     vae.register_to_config(force_upcast=False)
-    assert not encode_images(vae, pixels, seed=3).isfinite().all()
+    with pytest.raises(ValueError, match="latents of training images: 1 of 1 hold NaN or infinity; float16 ends at"):
+        encode_images(vae, pixels, seed=3)
 
 
 @pytest.mark.parametrize("squared", [True, False])

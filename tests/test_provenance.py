@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
 import sys
@@ -11,14 +10,10 @@ import venv
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from conftest import ROOT
 from lethe import provenance
 from lethe.provenance import (
-    as_header,
     code_hash,
     commit,
     environment,
@@ -139,16 +134,6 @@ def test_code_hash_follows_the_modules_of_a_step_and_no_others(monkeypatch: pyte
     finally:
         source_files.cache_clear()
         code_hash.cache_clear()
-
-
-def test_a_record_in_a_header_is_one_sorted_json_text(tmp_path: Path) -> None:
-    record = {"b": {"d": [1, None], "c": "ü"}, "a": 1.5}
-    header = as_header(record)
-    assert list(header) == ["lethe"]
-    assert header == as_header(dict(reversed(record.items())))
-    save_file({"w": torch.zeros(1)}, tmp_path / "f.safetensors", header)
-    with safe_open(tmp_path / "f.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["lethe"]) == record
 
 
 def test_the_python_on_path_must_be_able_to_run_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lethe.tensor_files import DEPTH, open_tensors, read_tensors
+from lethe.tensor_files import DEPTH, as_header, open_tensors, read_tensors, write_tensors
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -55,3 +56,32 @@ def test_a_record_may_be_nested_so_far_and_no_further(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x: there is no such safetensors file"), open_tensors(tmp_path / "x"):
         pass
+
+
+def test_a_record_in_a_header_is_one_sorted_json_text(tmp_path: Path) -> None:
+    record = {"b": {"d": [1, None], "c": "ü"}, "a": 1.5}
+    header = as_header(record)
+    assert list(header) == ["lethe"]
+    assert header == as_header(dict(reversed(record.items())))
+    save_file({"w": torch.zeros(1)}, tmp_path / "f.safetensors", header)
+    with safe_open(tmp_path / "f.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["lethe"]) == record
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.float8_e5m2])
+def test_what_is_not_finite_is_never_written(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    tensors = {"fine": torch.ones(2), "broken": torch.tensor([1.0, value]).to(dtype)}
+    with pytest.raises(ValueError, match="new/f.safetensors: broken holds something other than finite floating-point"):
+        write_tensors(tmp_path / "new" / "f.safetensors", tensors, {})
+    assert not (tmp_path / "new").exists()
+
+
+def test_equal_tensors_and_records_give_equal_bytes(tmp_path: Path) -> None:
+    tensors, record = {"b": torch.ones(2, 3).mT, "a": torch.zeros(1)}, {"x": 1, "y": 2}
+    write_tensors(tmp_path / "one", tensors, record)
+    write_tensors(tmp_path / "two", dict(reversed(tensors.items())), dict(reversed(record.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    read, told = read_tensors(tmp_path / "one")
+    assert told == record
+    assert torch.equal(read["b"], tensors["b"])

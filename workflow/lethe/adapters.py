@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lethe.files import written_whole
 from lethe.low_rank import LowRank
-from lethe.provenance import as_header
-from lethe.tensor_files import read_tensors
+from lethe.tensor_files import read_tensors, write_tensors
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 
 def save_lora(folder: Path, state: dict[str, Tensor], record: dict) -> None:
-    """Write an adapter as `pytorch_lora_weights.safetensors` in diffusers' format, with `record` in the header."""
+    """Write an adapter as `pytorch_lora_weights.safetensors` in diffusers' format, with `record` in the header.
+
+    Raises ValueError, naming file and tensor, when a weight is not finite.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers  # here: only training writes, and it is slow to import
 
-    layers = {f"unet.{key}": tensor.contiguous() for key, tensor in convert_state_dict_to_diffusers(state).items()}
+    layers = {f"unet.{key}": tensor for key, tensor in convert_state_dict_to_diffusers(state).items()}
     # Not `save_lora_weights`: it writes two header entries in changing order, and a record makes its loader fail.
-    with written_whole(folder / WEIGHTS_NAME) as part:
-        save_file(layers, part, as_header(record))
+    write_tensors(folder / WEIGHTS_NAME, layers, record)
 
 
 def load_lora(path: Path) -> dict[str, LowRank]:

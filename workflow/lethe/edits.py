@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lethe.files import written_whole
+from lethe.finite import mend_of, require_finite
 from lethe.low_rank import LowRank, apply
-from lethe.provenance import as_header
-from lethe.tensor_files import read_tensors
+from lethe.tensor_files import read_tensors, write_tensors
 
 FORMAT = 1  # of the file; a reader refuses a number it does not know
 
@@ -104,9 +102,7 @@ def save_edit(path: Path, edit: Edit | FactoredEdit) -> None:
         form, tensors = {"form": "factors", "rows": edit.rows}, {"transform": edit.transform}
         for name, update in edit.updates.items():
             tensors |= {f"{name}.down": update.down, f"{name}.up": update.up}
-    header = as_header(edit.record | {"edit": {"format": FORMAT, **form}})
-    with written_whole(path) as part:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, header)
+    write_tensors(path, tensors, edit.record | {"edit": {"format": FORMAT, **form}})
 
 
 def load_edit(path: Path) -> Edit | FactoredEdit:
@@ -127,7 +123,7 @@ def load_edit(path: Path) -> Edit | FactoredEdit:
 def apply_edit(unet: nn.Module, edit: Edit | FactoredEdit, *, base_fingerprint: str) -> None:
     """Edit the weights of an unedited `unet`, keeping its dtype and device.
 
-    Raises ValueError, leaving `unet` as it was, when the edit was made for another base or does not fit.
+    Raises ValueError, leaving `unet` as it was, when the edit was made for another base, does not fit or overflows.
     """
     made_for = edit.record["base"]["fingerprint"]
     if made_for != base_fingerprint:
@@ -137,8 +133,16 @@ def apply_edit(unet: nn.Module, edit: Edit | FactoredEdit, *, base_fingerprint: 
         )
     parameters = dict(unet.named_parameters())
     check_fit(edit, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
-    for name, weight in edit.edited({name: parameters[name] for name in edit.shapes}).items():
+    edited = edit.edited({name: parameters[name] for name in edit.shapes})
+    check_edited(edited)
+    for name, weight in edited.items():
         parameters[name].copy_(weight)
+
+
+def check_edited(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError when edited weights are not finite in the base's dtype, which may hold less than the edit's."""
+    for name, weight in weights.items():
+        require_finite(weight.reshape(1, -1), of=f"the edited {name}", mend=mend_of(weight.dtype))
 
 
 def check_fit(edit: Edit | FactoredEdit, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lethe.bases import weights_hash
-from lethe.edits import Edit, FactoredEdit, check_fit
+from lethe.edits import Edit, FactoredEdit, check_edited, check_fit
 from lethe.files import folder_written_whole
 from lethe.low_rank import LowRank
 from lethe.model_folders import LEGAL, WEIGHTS, parts_of, weight_files
@@ -46,8 +46,8 @@ def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
     left out, as are those of variants but the one that the edit was made for, which loads without being named. The
     folder appears whole or not at all, with the edit's record and a card.
 
-    Raises ValueError when the edit was made for other weights or does not fit, when `folder` holds anything already,
-    and when a component of the base has its weights in no safetensors file.
+    Raises ValueError when the edit was made for other weights, does not fit or overflows in the base's dtype, when
+    `folder` holds anything already, and when a component of the base has its weights in no safetensors file.
     """
     check_base(edit, base)
     with folder_written_whole(folder) as part:
@@ -194,6 +194,7 @@ def _header(path: Path) -> tuple[int, dict]:
 def _overwrite(path: Path, edit: Edit | FactoredEdit) -> None:
     """Edit a safetensors file where it lies: shapes and dtypes stay, so each tensor's bytes keep their place."""
     edited = edit.edited(_changing(path, edit))
+    check_edited(edited)
     start, header = _header(path)
     with path.open("r+b") as file:
         for name, weight in edited.items():

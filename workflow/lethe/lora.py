@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,18 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 from transformers import CLIPTokenizer
 
 from lethe.attention import Recorder, recorded_attention
 from lethe.bases import PROJECTIONS, text_encoders
+from lethe.finite import mend_of, require_finite
 from lethe.pixels import NORMALISATIONS
 from lethe.prompts import end_positions, fill, phrase_positions
 from lethe.text import added_conditions, encode_prompts
+
+LARGEST_SCALE, SMALLEST_SCALE = 2.0**16, 2.0**-8  # of the loss in float16
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,9 @@ def attention_loss(layers: Sequence[Tensor], masks: Tensor, *, squared: bool) ->
             (Eq. 4); the published code takes the plain norm.
     Raises: ValueError for a layer whose pixels are not the masks' sides halved, rounded up, some number of times.
     """
-    total = masks.new_zeros((), dtype=layers[0].dtype)
+    total = masks.new_zeros((), dtype=torch.promote_types(layers[0].dtype, torch.float32))
     for probabilities in layers:
+        probabilities = probabilities.to(total.dtype)  # in half precision a sum of squares overflows or vanishes
         size = _halved(*masks.shape[1:], pixels=probabilities.shape[2])
         inside = F.interpolate(masks[:, None].to(probabilities.dtype), size=size).flatten(1)
         kept = probabilities * inside[:, None, :, None]
@@ -180,8 +184,13 @@ def train_lora(
         alphas: cumulative products of the noise schedule, `[n]`.
         preserved: what the prior-preservation loss looks at, which counts `settings.preservation_weight` times beside
             the attention loss; without it there is none.
-    Returns: peft's state dict of the adapter on the CPU, and the loss of each step.
-    Raises: FloatingPointError, naming the step, when the loss is not finite.
+    Returns: peft's state dict of the adapter on the CPU, float32, and the loss of each step.
+    Raises: FloatingPointError, naming the step, when the loss or the adapter is not finite.
+
+    Adapter and optimiser are float32 whatever the U-Net's dtype. In float16 the loss is scaled so that gradients do not
+    vanish on the way, and a step whose gradients overflow is taken again, with the same draws, at half the scale
+    (mixed precision training, arXiv 1710.03740, Sec. 3.2).
+
     Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code. Prior preservation:
     DreamBooth, arXiv 2208.12242, Sec. 3.2.
     """
@@ -194,32 +203,78 @@ def train_lora(
         )
     unet.requires_grad_(False)
     trained = [p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
     # `foreach` gives the same bits as a loop over the tensors, which is the default on a CPU, in less time.
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01, foreach=True)
     curve = []
     try:
         with recorded_attention(unet) as recorder:
-            for step in trange(settings.steps, desc="LoRA", mininterval=5):
+
+            def loss_of_step() -> Tensor:
                 loss = _attention_step(unet, recorder, alphas, concept, weights, settings, generator)
-                if preserved is not None:
-                    loss = loss + settings.preservation_weight * _preservation_step(
-                        unet, recorder, alphas, preserved, settings.batch, generator
-                    )
-                curve.append(loss.item())
-                if not math.isfinite(curve[-1]):
-                    raise FloatingPointError(
-                        f"train_lora: the loss is {curve[-1]} at step {step}; lower mace.lora.learning_rate"
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                if preserved is None:
+                    return loss
+                kept = _preservation_step(unet, recorder, alphas, preserved, settings.batch, generator)
+                return loss + settings.preservation_weight * kept
+
+            scale = LARGEST_SCALE if unet.dtype == torch.float16 else 1.0
+            for step in trange(settings.steps, desc="LoRA", mininterval=5):
+                loss, scale = _backward(loss_of_step, trained, generator, scale=scale, step=step, dtype=unet.dtype)
+                curve.append(loss)
                 torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
                 optimiser.step()
+        _check_adapter(trained, settings.steps, unet.dtype)
         state = {
             key: t.detach().cpu().clone() for key, t in get_peft_model_state_dict(unet, adapter_name="concept").items()
         }
     finally:
         unet.unload_lora()
     return state, curve
+
+
+def _backward(
+    loss_of_step: Callable[[], Tensor],
+    trained: Sequence[nn.Parameter],
+    generator: torch.Generator,
+    *,
+    scale: float,
+    step: int,
+    dtype: torch.dtype,
+) -> tuple[float, float]:
+    """Give `trained` their gradients of one step's loss; the loss, and the scale that it was multiplied by meanwhile.
+
+    Raises FloatingPointError, naming the step and what would mend it, when no scale makes all of it finite.
+    """
+    drawn = generator.get_state()
+    while True:
+        generator.set_state(drawn)
+        loss = loss_of_step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"train_lora: the loss is {value} at step {step}; {_mend(step, dtype)}")
+        for parameter in trained:
+            parameter.grad = None
+        (loss * scale).backward()
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        if all(gradient.isfinite().all() for gradient in gradients):
+            for gradient in gradients:
+                gradient.div_(scale)
+            return value, scale
+        if dtype != torch.float16 or scale <= SMALLEST_SCALE:
+            raise FloatingPointError(f"train_lora: the gradient is not finite at step {step}; {_mend(step, dtype)}")
+        scale /= 2
+
+
+def _check_adapter(trained: Sequence[nn.Parameter], steps: int, dtype: torch.dtype) -> None:
+    """Raise FloatingPointError when the last step, whose loss nobody computes, has made the adapter overflow."""
+    if not all(parameter.isfinite().all() for parameter in trained):
+        raise FloatingPointError(f"train_lora: the adapter is not finite after step {steps - 1}; {_mend(steps, dtype)}")
+
+
+def _mend(step: int, dtype: torch.dtype) -> str:
+    """Before the first update of the weights, no learning rate can be the cause."""
+    return mend_of(dtype) if step == 0 or dtype == torch.float16 else "lower mace.lora.learning_rate"
 
 
 def _attention_step(
@@ -262,7 +317,7 @@ def _preservation_step(
     if preserved.prediction == "v_prediction":
         alpha = alphas[times].to(clean)[:, None, None, None]
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-    return F.mse_loss(predicted, target)
+    return F.mse_loss(predicted.float(), target.float())
 
 
 def _noised(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor) -> Tensor:
@@ -287,7 +342,8 @@ def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
     """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`.
 
     Images go through the autoencoder one by one, since large ones take gigabytes each. An autoencoder that overflows in
-    float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile.
+    float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile. Raises ValueError when a latent is not
+    finite.
     """
     dtype = vae.dtype
     upcast = dtype == torch.float16 and vae.config.force_upcast
@@ -299,5 +355,6 @@ def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
         if upcast:
             vae.to(dtype)
     posterior = DiagonalGaussianDistribution(torch.cat(ones))
-    latents = posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor
-    return latents.to(dtype)
+    latents = (posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor).to(dtype)
+    require_finite(latents, of="latents of training images", mend=mend_of(dtype))
+    return latents

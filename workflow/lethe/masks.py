@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lethe.finite import require_finite
 from lethe.prompts import fill
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     )
 
 log = logging.getLogger(__name__)
+
+BROKEN = "the segmenter's weights are broken, download them again"
 
 Segmenter = Callable[[Sequence[np.ndarray], str], tuple[np.ndarray, np.ndarray]]
 
@@ -113,9 +116,14 @@ def clipseg_masks(
     )
     ids = tokenizer([prompt] * len(images), padding="max_length", truncation=True, return_tensors="pt").input_ids
     logits = clipseg(input_ids=ids.to(clipseg.device), pixel_values=squares.pixel_values.to(clipseg.device)).logits
+    require_finite(logits.reshape(len(images), -1), of="CLIPSeg's logits", names=_numbered(images), mend=BROKEN)
     logits = resized(logits.float(), images[0].shape[:2])
     masks = (logits.sigmoid() > threshold).cpu().numpy()
     return masks, masks.any(axis=(1, 2)).astype(int)
+
+
+def _numbered(images: Sequence[np.ndarray]) -> list[str]:
+    return [f"image {number}" for number in range(len(images))]
 
 
 def square_side(processor: BaseImageProcessor) -> int:
@@ -173,8 +181,11 @@ def find_boxes(
     for the full stop or the ends of the text alone shows nothing that the caption names.
     """
     inputs = processor(images=image, text=caption, return_tensors="pt").to(detector.device)
+    found = detector(**inputs)
+    for values in (found.logits.clamp(min=-1e30), found.pred_boxes):  # minus infinity stands where there is no word
+        require_finite(values, of="what GroundingDINO says", mend=BROKEN)
     (result,) = processor.post_process_grounded_object_detection(
-        detector(**inputs),
+        found,
         inputs.input_ids,
         threshold=box_threshold,
         text_threshold=text_threshold,
@@ -199,6 +210,7 @@ def union_in_boxes(sam: SamModel, processor: SamProcessor, image: np.ndarray, bo
         input_boxes=inputs.input_boxes.float().to(sam.device),
         multimask_output=False,
     ).pred_masks[0]
+    require_finite(logits, of="SAM's logits", mend=BROKEN)
     for logit in logits.float().cpu():  # one by one: each is enlarged to the size that SAM reads, 4 MB a box
         (mask,) = processor.post_process_masks([logit[None]], inputs.original_sizes, inputs.reshaped_input_sizes)
         union |= mask[0, 0].numpy()

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lethe.files import written_whole
 from lethe.prompts import aligned_positions, fill
-from lethe.provenance import as_header
-from lethe.tensor_files import read_tensors
+from lethe.tensor_files import read_tensors, write_tensors
 from lethe.text import TextEncoders, check_tokens, encode_prompts
 
 log = logging.getLogger(__name__)
@@ -153,9 +150,8 @@ def total_moments(moments: Iterable[ConceptMoments]) -> ConceptMoments:
 
 
 def save_concept_moments(path: Path, moments: ConceptMoments, record: dict) -> None:
-    """Write the three matrices as safetensors with `record` in the header."""
-    with written_whole(path) as part:
-        save_file({name: t.contiguous() for name, t in vars(moments).items()}, part, as_header(record))
+    """Write the three matrices with `record` in the header; raises ValueError when one is not finite."""
+    write_tensors(path, vars(moments), record)
 
 
 def load_concept_moments(path: Path) -> ConceptMoments:
@@ -165,9 +161,8 @@ def load_concept_moments(path: Path) -> ConceptMoments:
 
 
 def save_moment(path: Path, moment: Moment, record: dict) -> None:
-    """Write a prior as safetensors with `record` and its token count in the header."""
-    with written_whole(path) as part:
-        save_file({"moment": moment.matrix.contiguous()}, part, as_header(record | {"tokens": moment.tokens}))
+    """Write a prior with `record` and its token count in the header; raises ValueError when it is not finite."""
+    write_tensors(path, {"moment": moment.matrix}, record | {"tokens": moment.tokens})
 
 
 def load_moment(path: Path) -> Moment:

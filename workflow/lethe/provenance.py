@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
@@ -103,8 +102,3 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
-
-
-def as_header(record: dict) -> dict[str, str]:
-    """A record as safetensors metadata (one JSON text under `lethe`)."""
-    return {"lethe": json.dumps(record, sort_keys=True)}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 from tqdm import tqdm
+
+from lethe.finite import mend_of, refuse_rows
 
 
 def sample_rows(
@@ -16,17 +22,53 @@ def sample_rows(
 
     Each row draws its noise from its own CPU generator, so an image depends on the pipeline, the prompt, the seed and
     the sampler's settings. Rows sampled together differ from rows sampled alone by rounding at most.
+
+    Raises ValueError, naming prompt and seed, when what the autoencoder makes of a row holds NaN or infinity: as uint8
+    it would be a black picture, or one clipped to nothing, that erases perfectly.
     """
     images: list[np.ndarray] = []
     for start in tqdm(range(0, len(rows), batch), desc="sampling", mininterval=5):
         part = rows.iloc[start : start + batch]
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in part["evaluation_seed"]]
-        output = pipeline(
-            list(part["prompt"]),
-            generator=generators,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            output_type="np",
+        with _watched(pipeline) as decoded:
+            output = pipeline(
+                list(part["prompt"]),
+                generator=generators,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                output_type="np",
+            )
+        refuse_rows(
+            _good(decoded, output.images),
+            of="sampled images",
+            names=[
+                f"{prompt!r} with seed {seed}"
+                for prompt, seed in zip(part["prompt"], part["evaluation_seed"], strict=True)
+            ],
+            mend=mend_of(pipeline.unet.dtype),
         )
         images += list((output.images * 255).round().astype(np.uint8))
     return images
+
+
+@contextmanager
+def _watched(pipeline: DiffusionPipeline) -> Iterator[list[Tensor]]:
+    """Note, while the block runs, which rows of each batch leave the autoencoder finite: bool `[n]` a batch.
+
+    Behind it, where the pipeline clips, an infinity has become a pixel like any other.
+    """
+    decoded: list[Tensor] = []
+    hook = pipeline.vae.decoder.register_forward_hook(
+        lambda module, given, made: decoded.append(made.isfinite().flatten(1).all(1).cpu())
+    )
+    try:
+        yield decoded
+    finally:
+        hook.remove()
+
+
+def _good(decoded: Sequence[Tensor], images: np.ndarray) -> Tensor:
+    """Which images `[n, h, w, 3]` are finite, and were when they left the autoencoder, in batches or in tiles."""
+    good = torch.from_numpy(np.isfinite(images).all(axis=(1, 2, 3)))
+    rows = torch.cat(list(decoded))
+    return good & (rows if len(rows) == len(good) else rows.all())

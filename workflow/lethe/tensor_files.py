@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 DEPTH = 64  # of a record; ours have about six levels, and Python's own writers of JSON recurse
@@ -51,6 +52,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     for name, tensor in tensors.items():
         check_finite(path, name, tensor)
     return tensors, record
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: dict) -> None:
+    """Write tensors as one safetensors file with `record` in its header, whole or not at all; equal for equal content.
+
+    Raises ValueError, naming file and tensor, for what `read_tensors` would refuse.
+    """
+    from lethe.files import written_whole  # here, as it takes numpy and Pillow along
+
+    for name, tensor in tensors.items():
+        check_finite(path, name, tensor)
+    with written_whole(path) as part:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, as_header(record)
+        )
+
+
+def as_header(record: dict) -> dict[str, str]:
+    """A record as safetensors metadata (one JSON text under `lethe`)."""
+    return {"lethe": json.dumps(record, sort_keys=True)}
 
 
 def check_finite(path: Path, name: str, tensor: Tensor) -> None:

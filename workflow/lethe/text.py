@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lethe.finite import mend_of, require_finite
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -34,12 +36,14 @@ def encode_prompts(text: TextEncoders, prompts: Sequence[str], *, batch: int = 6
 
     These are the states that the family's own pipeline conditions on, every position up to the window, padding
     included: the last hidden states of one encoder, or the penultimate hidden states of two side by side.
+    Raises ValueError, naming the prompt, when a state is not finite.
     """
-    for outputs in _outputs(text, prompts, batch):
-        if len(outputs) == 1:
-            yield outputs[0].last_hidden_state
-        else:
-            yield torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    for start, outputs in zip(range(0, len(prompts), batch), _outputs(text, prompts, batch), strict=True):
+        states = [outputs[0].last_hidden_state] if len(outputs) == 1 else [o.hidden_states[-2] for o in outputs]
+        joined = torch.cat(states, dim=-1)
+        named = [repr(prompt) for prompt in prompts[start : start + batch]]
+        require_finite(joined, of="states of prompts", names=named, mend=mend_of(joined.dtype))
+        yield joined
 
 
 def added_conditions(
@@ -49,11 +53,12 @@ def added_conditions(
 
     For SDXL the pooled projections `text_embeds` `[n, p]`, and `time_ids` `[n, 6]` of images of `size` (height, width
     in pixels) that are neither resized nor cropped: original size, corner of the crop, target size. Empty for bases
-    with one text encoder.
+    with one text encoder. Raises ValueError as `encode_prompts` does.
     """
     if len(text.encoders) == 1:
         return {}
     pooled = torch.cat([outputs[-1].text_embeds for outputs in _outputs(text, prompts, batch)])
+    require_finite(pooled, of="pooled states", names=[repr(prompt) for prompt in prompts], mend=mend_of(pooled.dtype))
     return {"text_embeds": pooled, "time_ids": pooled.new_tensor([*size, 0, 0, *size]).repeat(len(pooled), 1)}
 
 

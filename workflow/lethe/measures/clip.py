@@ -13,6 +13,9 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from lethe.files import check_images
+from lethe.finite import require_directions
+
+BROKEN = "the evaluation CLIP's weights are broken, download them again"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch
     """Projected image embeddings, not normalised, float32 `[n, d]`, of PNGs named in a zip, in that order.
 
     clean-fid reads the zip, batches and collects; CLIP's own processor resizes and normalises, its image tower embeds.
-    Raises ValueError as `check_images` does.
+    Raises ValueError as `check_images` does, and, naming the image, for an embedding that has no direction.
     """
     check_images(archive, names)
 
@@ -50,7 +53,7 @@ def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch
     def embed(pixels: Tensor) -> Tensor:
         return judge.model.get_image_features(pixel_values=pixels).pooler_output
 
-    return get_files_features(
+    embeddings = get_files_features(
         list(names),
         embed,
         num_workers=0,
@@ -60,15 +63,22 @@ def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch
         fdir=str(archive),
         verbose=False,
     )
+    require_directions(embeddings, of=f"image embeddings of {archive}", names=names, mend=BROKEN)
+    return embeddings
 
 
 @torch.no_grad()
 def text_embeddings(judge: Judge, prompts: Sequence[str], *, batch: int = 256) -> np.ndarray:
-    """Projected text embeddings, not normalised, float32 `[n, d]`; prompts are cut to the tokenizer's window."""
+    """Projected text embeddings, not normalised, float32 `[n, d]`; prompts are cut to the tokenizer's window.
+
+    Raises ValueError, naming the prompt, for an embedding that has no direction.
+    """
     parts = []
     for start in range(0, len(prompts), batch):
         ids = judge.tokenizer(
             list(prompts[start : start + batch]), padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         parts.append(judge.model.get_text_features(input_ids=ids.to(judge.model.device)).pooler_output.cpu().numpy())
-    return np.concatenate(parts)
+    embeddings = np.concatenate(parts)
+    require_directions(embeddings, of="text embeddings", names=[repr(prompt) for prompt in prompts], mend=BROKEN)
+    return embeddings
