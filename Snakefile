@@ -29,6 +29,7 @@ rule all:
 onstart:
     gc.enable()
     check_writable("results")
+    check_cluster()
 
 
 onsuccess:

@@ -21,7 +21,6 @@ from lethe.bases import (
     describe,
     load_pipeline,
     load_text,
-    pick_device,
     projection_weights,
     text_encoders,
     use_scheduler,
@@ -228,11 +227,3 @@ def test_describe_reads_the_facts_without_weights(
         "window": 77,
         "prediction_type": "v_prediction" if base_folder.name == "sd2" else "epsilon",
     }
-
-
-@pytest.mark.parametrize(("cuda", "device"), [(True, "cuda"), (False, "cpu")])
-def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch, cuda: bool, device: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert pick_device("auto") == torch.device(device)
-    assert pick_device("cuda:1") == torch.device("cuda:1")
-    assert pick_device("cpu") == CPU

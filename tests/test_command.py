@@ -55,6 +55,26 @@ def test_show_says_what_made_an_edit(edit: Path, sd_folder: Path, capsys: pytest
     assert lines["versions"] == "torch 2.15.0"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_a_sign_shows_its_escape(edit: Path, encoding: str) -> None:
+    """F29."""
+    variables = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "PYTHONIOENCODING": encoding}
+    made = load_edit(edit)
+    record = made.record | {"concepts": ["Itō Jakuchū", "Ü ship"]}
+    rows = {"Itō Jakuchū": made.rows["AC/DC"], "Ü ship": made.rows["Ü ```` ship"]}
+    save_edit(edit, FactoredEdit(made.transform, made.updates, rows, record))
+    run = subprocess.run([sys.executable, "-m", "lethe", "show", str(edit)], capture_output=True, env=variables)
+    assert run.returncode == 0, run.stderr
+    shown = {"ascii": rb"It\u014d Jakuch\u016b", "latin-1": rb"It\u014d Jakuch\u016b", "utf-8": "Itō Jakuchū".encode()}
+    assert shown[encoding] in run.stdout
+    assert b"versions" in run.stdout
+    missing = subprocess.run(
+        [sys.executable, "-m", "lethe", "show", "Itō"], capture_output=True, env=variables, check=False
+    )
+    assert missing.returncode == 2
+    assert missing.stderr.startswith(b"lethe: It")
+
+
 def test_show_prints_no_control_characters(tmp_path: Path, sd_folder: Path, capsys: pytest.CaptureFixture) -> None:
     record = record_for(sd_folder) | {"concepts": ["\x1b[31mship\nx"]}
     save_edit(tmp_path / "edit", Edit({"conv_in.bias": Tensor([1.0])}, record))

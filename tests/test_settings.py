@@ -17,7 +17,15 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lethe.settings import ConfigError, check_config, encode_argument, load_schema, mask_settings, nearest
+from lethe.settings import (
+    ConfigError,
+    check_config,
+    encode_argument,
+    load_schema,
+    mask_settings,
+    nearest,
+    read_overrides,
+)
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
@@ -119,7 +127,7 @@ def test_what_is_allowed(config, place, value):
         ("bases.emoji.x y", 1, ["bases.emoji.'x y' is not a known key"]),
         ("seed", DROP, ["the configuration lacks the key seed", "add it: Seed of everything"]),
         ("mace.lora.rank", DROP, ["mace.lora lacks the key rank", "add it: Rank"]),
-        ("device", "gpu", ["device must be one of auto, cpu, cuda", "got 'gpu'", "did you mean cpu?"]),
+        ("device", "gpu", ["device must be auto, cpu, cuda or a GPU by its number", "got 'gpu'", "did you mean cuda?"]),
         ("precision", "FLOAT32", ["precision must be one of", "did you mean float32?"]),
         ("images.scheduler", "ddpm", ["images.scheduler must be one of dpm-solver++, ddim", "got 'ddpm'"]),
         ("tasks.objects.methods", ["maze"], ["tasks.objects.methods[0] must be one of mace", "got 'maze'"]),
@@ -467,3 +475,25 @@ def key_paths(node: dict, path: str = "") -> set[str]:
     for form in node.get("oneOf", []):
         found |= key_paths(form, path)
     return found
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({"mace": {"lamb": "0.5"}}, {"mace": {"lamb": 0.5, "prior": "captions"}}),
+        ({"mace": {"prior": "null", "lamb": "1.0e-5"}}, {"mace": {"lamb": 1e-5, "prior": None}}),
+        ({"mace": {"lora": {"use_pooler": "false"}}}, {"mace": {"lora": {"use_pooler": False}, "prior": "captions"}}),
+        ({"figures": {"seeds": ["1", "2"]}}, {"figures": {"seeds": [1, 2]}}),
+        ({"mace": {"prior": "names 7"}}, {"mace": {"prior": "names 7"}}),
+        ({"mace": {"prior": "[a"}}, {"mace": {"prior": "[a"}}),
+        ({"seed": 3}, {"seed": 3}),
+        ({"concepts": "null"}, {"concepts": "null"}),  # of the first level Snakemake's own reading stays
+    ],
+)
+def test_nested_values_of_config_are_read_as_yaml(given: dict, want: dict) -> None:
+    """F19: Snakemake hands them on as text."""
+    config = {"mace": {"prior": "captions"}}
+    for key, value in given.items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    read_overrides(config, given)
+    assert {key: config[key] for key in want} == want

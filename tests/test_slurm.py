@@ -5,17 +5,20 @@ tests/test_default_run.py sends the whole default run through it.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
 from clusters import SCRIPTS, control, submitted
+from lethe.cluster import refusal
 from running import ROOT, contents, emptied_of_processes, ended, process_of, snakemake, started
 
 QUICKLY = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
@@ -47,6 +50,36 @@ def test_memory_grows_and_gpu_numbers_are_set(slurm: dict[str, str], tmp_path: P
     fills = [job for job in submitted(slurm) if "rule_fill" in job["StdOut"]]
     assert [job["JobState"] for job in fills] == ["FAILED", "COMPLETED"]
     assert "memory limit" in Path(fills[0]["StdOut"]).read_text()
+
+
+def test_what_slurm_refuses_is_said_before_anything_is_submitted(
+    slurm: dict[str, str], project: Path, tmp_path: Path
+) -> None:
+    """F33: jobs in groups, whose refusal Snakemake reports without its reason."""
+    before = len(submitted(slurm))
+    shutil.copytree(project / "config", tmp_path / "config")
+    for name in ("classes.tsv", "captions.csv", "reference.csv"):
+        shutil.copy(project / name, tmp_path)
+    asking = ("--set-resources", "images:slurm_partition=nosuch", "--", "results/sd/concepts/ship/images.zip")
+    run = snakemake(tmp_path, *QUICKLY, *asking, environment=slurm)
+    assert run.returncode == 1
+    said = run.stdout + run.stderr
+    assert "SLURM refuses jobs of the rule images: invalid partition specified: nosuch" in said
+    assert "asked with `sbatch --test-only --partition=nosuch --mem=" in said
+    assert "Traceback" not in said
+    assert len(submitted(slurm)) == before
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_refusal_is_final_unless_nodes_may_come_back(slurm: dict[str, str]) -> None:
+    with mock.patch.dict(os.environ, slurm):
+        assert refusal([("fits", {"mem_mb": 1000, "runtime": 15, "gpu": 1})]) is None
+        assert refusal([("fits", {}), ("lost", {"slurm_partition": "nosuch"})]).final
+        large = refusal([("fits", {}), ("large", {"mem_mb": 9_000_000}), ("model", {"gpu": 1, "gpu_model": "h9"})])
+    assert not large.final
+    assert "rule model: allocation failure: Requested node configuration is not available, or nodes" in large.sentence
+    with mock.patch.dict(os.environ, PATH="/nowhere"):
+        assert "sbatch cannot be asked" in refusal([("fits", {})]).sentence
 
 
 @pytest.fixture

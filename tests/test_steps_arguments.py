@@ -172,9 +172,10 @@ def test_a_step_fails_with_a_sentence_and_leaves_no_record(run: Callable, error:
     assert not Path("results/provenance/a.txt.json").exists()
 
 
-def test_what_is_a_fault_of_the_code_keeps_its_traceback(run: Callable) -> None:
-    with pytest.raises(KeyError):
-        run(raised(KeyError("x")))
+def test_what_is_a_fault_of_the_code_is_one_sentence_and_keeps_its_traceback(run: Callable) -> None:
+    told = run(raised(KeyError("x")))
+    assert told == "mace: Lethe failed with KeyError: 'x' (the traceback is in logs/tracebacks/0001.txt)"
+    assert "Traceback (most recent call last)" in Path("logs/tracebacks/0001.txt").read_text()
     assert not Path("results/provenance/a.txt.json").exists()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import __version__
-from lethe.messages import plain, sentence
+from lethe.failures import explained
+from lethe.messages import plain
 
 if TYPE_CHECKING:
     from lethe.edits import Edit, FactoredEdit
@@ -23,13 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `verify` returns 1 when it found damage.
     """
     args = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a terminal in ASCII or Latin-1 shows escapes for what it has no sign for
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args) or 0
     except BrokenPipeError:  # who reads has enough, as in `lethe trace FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 0
-    except (ValueError, OSError) as error:
-        print(f"lethe: {sentence(error)}", file=sys.stderr)
+    except Exception as error:
+        print(f"lethe: {explained(error)}", file=sys.stderr)
         return 2
 
 

@@ -28,13 +28,6 @@ TEXT_CLASSES = {  # of the text encoders, and the families that have them
 SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; other names are taken as they are."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def load_pipeline(
     model: str,
     revision: str | None,

@@ -123,6 +123,33 @@ def encode_argument(value: Any) -> str:
     return re.sub(r'\\u[0-9a-f]{4}|\\.|[^A-Za-z0-9 _.,:{}\[\]"+-]', _escape, text)
 
 
+def read_overrides(config: dict, overrides: dict) -> None:
+    """Read in place, as YAML does, what `--config` hands on as text below its first level: numbers, switches and null.
+
+    `overrides` are the values of `--config` as Snakemake parses them: it keeps every value within a mapping or list as
+    text, so that `mace={lamb: 0.5}` could set no number.
+    """
+    for key, value in overrides.items():
+        if isinstance(value, dict | list) and key in config:
+            config[key] = _read_as_yaml(config[key], value)
+
+
+def _read_as_yaml(held: Any, given: Any) -> Any:
+    import yaml
+
+    if isinstance(given, dict) and isinstance(held, dict):
+        return held | {key: _read_as_yaml(held[key], part) for key, part in given.items() if key in held}
+    if isinstance(given, list) and isinstance(held, list):
+        return [_read_as_yaml(*pair) for pair in zip(held, given, strict=True)]
+    if not isinstance(given, str) or given == "":
+        return held
+    try:
+        read = yaml.safe_load(given)
+    except yaml.YAMLError:
+        return held
+    return read if read is None or isinstance(read, bool | int | float) else held
+
+
 class Argument:
     """Settings of a step: as text one shell-safe argument, which tells the step where its models lie.
 
@@ -309,7 +336,7 @@ def _sentences(error: Any) -> Iterator[str]:
         options = rule["enum"]
         yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
     else:
-        yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}."
+        yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}"
 
 
 def _form_sentences(error: Any) -> Iterator[str]:
@@ -325,15 +352,17 @@ def _form_sentences(error: Any) -> Iterator[str]:
 
 
 def _mend(value: Any, rule: dict) -> str:
-    """A hint at what YAML reads otherwise than its writer meant; empty if there is none."""
-    wanted = rule.get("type", ())
+    """How a sentence goes on: what YAML reads otherwise than its writer meant, or what a word is called here."""
+    wanted, called = rule.get("type", ()), rule.get("also-called", {})
+    if isinstance(value, str) and value.lower() in called:
+        return f"; did you mean {called[value.lower()]}?"
     if wanted == "array" and not isinstance(value, list | dict):
-        return "; put it in brackets"
+        return "; put it in brackets."
     if "string" in wanted and not isinstance(value, str | list | dict):
-        return "; write text, in quotes if YAML takes the word for something else"
+        return "; write text, in quotes if YAML takes the word for something else."
     if wanted in ("number", "integer") and isinstance(value, str):
-        return ", which YAML takes as text; leave out quotes, and write a power of ten as in 1.0e-5"
-    return ""
+        return ", which YAML takes as text; leave out quotes, and write a power of ten as in 1.0e-5."
+    return "."
 
 
 def _link_problems(config: Any) -> Iterator[str]:

@@ -22,14 +22,17 @@ LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELEMETRY=1; ")
 
+from lethe.cluster import refusal
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
 from lethe.fingerprints import KEPT, KeptHashes, fingerprint, sha256_of, text_fingerprint
 from lethe.model_folders import base_folder, cached_folder, loaded_files
 from lethe.provenance import code_hash, python_problem
 from lethe.rerun_notes import renew_notes
-from lethe.settings import PLACES, Argument, check_config, load_schema, mask_settings
+from lethe.settings import PLACES, Argument, check_config, load_schema, mask_settings, read_overrides
 from lethe.suites import phrases, shard_count, shard_digests, suite_rows
+
+read_overrides(config, workflow.config_settings.config)
 
 try:
     check_config(
@@ -129,6 +132,19 @@ def check_writable(folder):
 
 
 HASHES = KeptHashes(KEPT, told=logger.info)
+
+
+def check_cluster():
+    """Say what SLURM has against the jobs of this run, and do not start where that is final."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    requests = ((job.rule.name, dict(job.resources.items())) for job in jobs)
+    problem = refusal(requests)
+    if problem and problem.final:
+        raise WorkflowError(problem.sentence)
+    if problem:
+        logger.warning(problem.sentence)
 
 
 @cache

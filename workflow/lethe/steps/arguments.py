@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-from safetensors import SafetensorError
-
+from lethe.failures import explained
 from lethe.fingerprints import sha256_of
-from lethe.messages import plain, sentence
+from lethe.messages import plain
 from lethe.provenance import code_hash, environment
 from lethe.records import checked_inputs, forget, write_records
 from lethe.settings import without_places
 
+TRACEBACKS = Path("logs") / "tracebacks"
 _OWN = (
     "settings",
     "threads",
@@ -38,6 +38,7 @@ def step(
     lists: Sequence[str] = (),
     outputs: Sequence[str],
     reads: Callable[[SimpleNamespace], Iterable[Path]] = lambda settings: (),
+    less: str | None = None,
 ) -> Iterator[argparse.Namespace]:
     """Run the block as the step `name` with its arguments, then write a record of each output.
 
@@ -46,9 +47,9 @@ def step(
     input files that stand in the settings. What the block puts into the arguments' `also_recorded` goes into the
     record.
 
-    Inputs that differ from their records, ValueError, OSError and SafetensorError end the process with exit code 1 and
-    one sentence as the last line of the log, which goes to standard error; so does SIGTERM, by which SLURM announces
-    that it will kill the job: nothing half-written stays.
+    Inputs that differ from their records and every exception end the process with exit code 1 and one sentence as the
+    last line of the log, which goes to standard error (`lethe.failures.told`; `less` names the setting that takes less
+    memory); so does SIGTERM, by which SLURM announces that it will kill the job: nothing half-written stays.
     """
     stop = f"{name}: stopped by SIGTERM (a time limit, scancel or kill)"
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop))
@@ -69,10 +70,10 @@ def step(
             made_by=args.made_by,
             more=args.also_recorded,
         )
-    except (ValueError, OSError, SafetensorError) as error:
+    except Exception as error:
         nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
         where = f" (while making {', '.join(map(str, made))})" if nameless else ""
-        logging.error("%s: %s%s", name, sentence(error), plain(where))
+        logging.error("%s: %s%s", name, explained(error, less=less, folder=TRACEBACKS), plain(where))
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """Embed the images and prompts of a shard with the evaluation CLIP."""
 
-from lethe.bases import pick_device
+from lethe.devices import pick_device
 from lethe.files import image_name, read_rows
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.measures.table import write_measure

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lethe.bases import pick_device
+from lethe.devices import pick_device
 from lethe.measures.clip import load_judge, text_embeddings
 from lethe.measures.table import write_measure
 from lethe.prompts import fill

@@ -9,7 +9,7 @@ from lethe.steps.arguments import step, use_threads
 from lethe.steps.loading import pipeline_of
 
 if __name__ == "__main__":
-    with step("images", __doc__, outputs=["images"]) as args:
+    with step("images", __doc__, outputs=["images"], less="images.batch") as args:
         use_threads(args.threads)
         settings, images = args.settings, args.settings.images
         name, kind = settings.concept["name"], settings.concept["kind"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from lethe.bases import load_pipeline, load_text, pick_device
+from lethe.bases import load_pipeline, load_text
+from lethe.devices import pick_device
 from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
 from lethe.model_folders import base_folder
 

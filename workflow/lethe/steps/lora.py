@@ -19,6 +19,7 @@ if __name__ == "__main__":
         inputs=["images", "masks", "templates"],
         lists=["anchor-images", "moments", "prior", "domain-prior"],
         outputs=["lora", "curve"],
+        less="mace.lora.batch",
     ) as args:
         use_threads(args.threads)
         settings = args.settings

@@ -1,7 +1,8 @@
 """Join a task's concepts: refine and fuse in closed form, write the edit."""
 
 from lethe.adapters import load_lora
-from lethe.bases import PRECISIONS, pick_device, projection_weights, weights_hash
+from lethe.bases import PRECISIONS, projection_weights, weights_hash
+from lethe.devices import pick_device
 from lethe.edits import Edit, FactoredEdit, save_edit
 from lethe.files import Loaded
 from lethe.methods.mace import MaceSettings, erase, join, preserved

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lethe.bases import pick_device
+from lethe.devices import pick_device
 from lethe.files import read_images, read_rows, write_shard
 from lethe.masks import concept_masks
 from lethe.steps.arguments import step, use_threads

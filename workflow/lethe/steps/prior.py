@@ -3,7 +3,7 @@
 import shutil
 from functools import partial
 
-from lethe.bases import pick_device
+from lethe.devices import pick_device
 from lethe.moments import moment_in_parts, save_moment
 from lethe.priors import prior_texts
 from lethe.provenance import code_hash, environment

@@ -8,7 +8,14 @@ from lethe.steps.loading import pipeline_of
 from lethe.suites import shard_digests, shard_rows, suite_file, suite_rows
 
 if __name__ == "__main__":
-    with step("sample", __doc__, lists=["edit"], outputs=["shard"], reads=lambda s: [suite_file(s.suite)]) as args:
+    with step(
+        "sample",
+        __doc__,
+        lists=["edit"],
+        outputs=["shard"],
+        reads=lambda s: [suite_file(s.suite)],
+        less="sampling.batch",
+    ) as args:
         use_threads(args.threads)
         settings, sampling = args.settings, args.settings.sampling
         rows = shard_rows(suite_rows(settings.suite), settings.shard, sampling["shard_size"])
