@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from lethe.__main__ import main
 from lethe.provenance import code_hash, commit, environment
-from lethe.records import checked_inputs, name_of, place, read_record, read_records, write_records
+from lethe.records import checked_inputs, name_of, notes, place, read_record, read_records, write_records
 
 
 def digest(text: str) -> str:
@@ -290,3 +290,20 @@ def test_verify_compares_every_file_and_changes_none(
     assert main(["verify"]) == 1
     assert "\x1b" not in capsys.readouterr().out
     assert json.loads(Path("results/provenance/d.json").read_text())["step"] == "mace"
+
+
+def test_what_jobs_noted_is_told_once_with_the_largest_count() -> None:
+    said = "{} prompts of a.csv were cut"
+    for name, noted in {
+        "results/x/original/0000.zip": [(2, said)],
+        "results/x/original/0001.zip": [(3, said)],
+        "results/x/mace/0000.zip": [(2, said), (1, "nothing was erased")],
+        "results/x/mace/0001.zip": [],
+    }.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("x")
+        write_records("mace", {}, inputs={}, outputs=[Path(name)], threads=1, more={"notes": noted})
+    outputs = [Path(f"results/x/{edit}/000{k}.zip") for edit in ("original", "mace") for k in (0, 1)]
+    found = notes([*outputs, Path("results/none"), Path("elsewhere")])
+    assert found == ["5 prompts of a.csv were cut", "nothing was erased"]
+    assert notes(outputs[1:2]) == ["3 prompts of a.csv were cut"]

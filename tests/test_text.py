@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from conftest import CPU
 from lethe.bases import load_text, text_encoders
 from lethe.embedded.models import train_tokenizer
-from lethe.text import TextEncoders, added_conditions, check_tokens, encode_prompts
+from lethe.text import TextEncoders, added_conditions, check_tokens, count_cut, encode_prompts
 
 PROMPTS = ["a photo of the ship", "", "a bird", "x " * 200, "Charles-François Daubigny", "what?! a bird!!"]
 
@@ -79,3 +79,13 @@ def test_prompts_that_two_tokenizers_count_differently_are_refused(tmp_path: Pat
     with pytest.raises(ValueError, match=r"check_tokens: 'ab!!' is 5 or 6 tokens, .*; write it without '!'"):
         check_tokens(both, ["Wham!", "ab!!"])
     check_tokens(TextEncoders((one,), ()), ["ab!!"])
+
+
+def test_prompts_longer_than_a_window_are_counted(base_folder: Path) -> None:
+    text = load_text(str(base_folder), None, device=CPU, precision="float32")
+    short, long = "a photo of the ship", " ".join(["ship"] * 90)
+    assert count_cut(text.tokenizers, [short, "", long, short, f"{long} again"]) == 2
+    fits = " ".join(["ship"] * 75)  # 77 with start and end
+    assert [len(tokenizer(fits)["input_ids"]) for tokenizer in text.tokenizers] == [77] * len(text.tokenizers)
+    assert count_cut(text.tokenizers, [fits]) == 0
+    assert count_cut(text.tokenizers, [f"{fits} ship"]) == 1

@@ -13,6 +13,7 @@ import re
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,6 +186,26 @@ def write_records(
     for found in made:
         with written_whole(found.record) as part:
             part.write_text(text, encoding="utf-8")
+
+
+def notes(outputs: Iterable[Path]) -> list[str]:
+    """What the jobs that made some files had to say to whoever reads the results, each thing once, from their records.
+
+    A step notes `(count, sentence)`, the sentence with `{}` for the count. Counts of files in one folder, as a suite's
+    shards are, add up; of several such folders, which tell of the same suite, the largest stands.
+    """
+    counts: dict[str, Counter] = {}
+    for path in outputs:
+        found = place(path)
+        if found is None or not found.record.is_file():
+            continue
+        try:
+            noted = read_record(found.record).get("notes", [])
+        except ValueError:
+            continue
+        for count, sentence in noted:
+            counts.setdefault(sentence, Counter())[str(Path(path).parent)] += count
+    return [sentence.replace("{}", str(max(folders.values())), 1) for sentence, folders in counts.items()]
 
 
 def verify(results: Path) -> tuple[int, list[str], list[str]]:

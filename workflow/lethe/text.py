@@ -62,6 +62,13 @@ def added_conditions(
     return {"text_embeds": pooled, "time_ids": pooled.new_tensor([*size, 0, 0, *size]).repeat(len(pooled), 1)}
 
 
+def count_cut(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> int:
+    """How many of the prompts some tokenizer cuts, since they are longer than its window."""
+    lengths = [[len(ids) for ids in t(list(prompts), verbose=False)["input_ids"]] for t in tokenizers]
+    windows = [tokenizer.model_max_length for tokenizer in tokenizers]
+    return sum(any(n > window for n, window in zip(row, windows, strict=True)) for row in zip(*lengths, strict=True))
+
+
 def check_tokens(text: TextEncoders, prompts: Sequence[str]) -> None:
     """Raise ValueError, naming the prompt, where a base's tokenizers count its tokens differently.
 

@@ -28,6 +28,7 @@ from lethe.priors import prior_files
 from lethe.fingerprints import KEPT, KeptHashes, fingerprint, sha256_of, text_fingerprint
 from lethe.model_folders import base_folder, cached_folder, loaded_files
 from lethe.provenance import code_hash, python_problem
+from lethe.records import notes
 from lethe.rerun_notes import renew_notes
 from lethe.settings import PLACES, Argument, check_config, load_schema, mask_settings, read_overrides
 from lethe.suites import phrases, shard_count, shard_digests, suite_rows

@@ -21,6 +21,8 @@ def figures():
 def print_results():
     made = [path for path in [*tables(), *figures()] if Path(path).exists()]
     print("\nDone. Tables and pictures:", *(f"  {path}" for path in made), sep="\n")
+    if said := notes(Path(path) for job in workflow.dag.jobs for path in job.output):
+        print("Know before you read them:", *(f"  {sentence}" for sentence in said), sep="\n")
 
 
 def role_suites(task, roles=ROLES):

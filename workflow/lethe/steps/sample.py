@@ -1,11 +1,13 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
+from lethe.bases import text_encoders
 from lethe.edits import apply_edit, load_edit
 from lethe.files import write_shard
 from lethe.sampling import sample_rows
 from lethe.steps.arguments import step, use_threads
 from lethe.steps.loading import pipeline_of
 from lethe.suites import shard_digests, shard_rows, suite_file, suite_rows
+from lethe.text import count_cut
 
 if __name__ == "__main__":
     with step(
@@ -22,6 +24,11 @@ if __name__ == "__main__":
         if shard_digests(rows, sampling["shard_size"]) != [settings.digest]:
             raise ValueError(f"the rows of {settings.suite} changed while the workflow ran; run it again")
         pipeline = pipeline_of(settings, scheduler=sampling["scheduler"])
+        text = text_encoders(pipeline)
+        if cut := count_cut(text.tokenizers, list(rows["prompt"])):
+            windows = "/".join(str(tokenizer.model_max_length) for tokenizer in text.tokenizers)
+            told = f"prompts of {suite_file(settings.suite)} are longer than the base's window of {windows} tokens"
+            args.also_recorded["notes"] = [(cut, f"{{}} {told}: their ends were cut")]
         for path in args.edit:
             apply_edit(pipeline.unet, load_edit(path), base_fingerprint=settings.base["fingerprint"])
         images = sample_rows(
