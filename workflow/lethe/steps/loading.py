@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.bases import load_pipeline, load_text, pick_device
+from lethe.schedulers import OWN
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from lethe.text import TextEncoders
 
 
-def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
-    """The base's pipeline on the configured device, with another scheduler if named."""
+def pipeline_of(settings: SimpleNamespace, *, scheduler: str = OWN) -> DiffusionPipeline:
+    """The base's pipeline on the configured device, with its own scheduler or the one named."""
     return load_pipeline(**_where(settings), scheduler=scheduler)
 
 
