@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel, CLIPSegForImageSegmentation
 
 from lethe.embedded.world import World
+from lethe.export import load_in_float32
 
 LICENCES = {
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
@@ -21,13 +22,17 @@ LICENCES = {
 
 
 def halve(pipeline: Path, clip: Path, clipseg: Path, folder: Path) -> None:
-    """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16."""
+    """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16.
+
+    The pipeline draws as it is loaded, in float32.
+    """
     StableDiffusionPipeline.from_pretrained(pipeline, dtype=torch.float16).save_pretrained(folder / "pipeline")
     for source, model in ((clip, CLIPModel), (clipseg, CLIPSegForImageSegmentation)):
         shutil.copytree(
             source, folder / source.name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
         )
         model.from_pretrained(source, dtype=torch.float16).save_pretrained(folder / source.name)
+    load_in_float32(folder / "pipeline" / "text_encoder")
     for path in folder.glob("*/**/*.json"):
         forget_origin(path)
 
