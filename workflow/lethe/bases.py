@@ -40,11 +40,13 @@ def load_pipeline(
     precision: str,
     variant: str | None = None,
     scheduler: str = OWN,
+    key: str = "",
 ) -> DiffusionPipeline:
     """Load a base from a folder or the hub: weights as safetensors only, no safety checker, watermark or progress bar.
 
     `variant` (fp16) picks the weight files of that name where a part has them; `scheduler` (a key of
     `lethe.schedulers.SCHEDULERS`) replaces the base's own, keeping its noise schedule and what the U-Net predicts.
+    `key`, where the configuration names the base, stands in messages.
 
     Raises ValueError for an index that names code of other packages (`check_index`), for what is no base that draws
     from text alone (`base_problem`), for parts that are not whole (`lethe.loading`), and for a scheduler that does not
@@ -52,7 +54,8 @@ def load_pipeline(
     """
     import diffusers
 
-    folder = base_folder(model, revision, variant=variant)
+    folder = base_folder(model, revision, variant=variant, key=key)
+    model = f"{key}: {model}" if key else model
     index = _checked_index(model, folder, variant)
     text = _load_text(model, folder, index, precision=precision, variant=variant)
     parts: dict = {name: None for name in UNUSED if name in index}  # they draw nothing
@@ -97,10 +100,17 @@ def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
 
 
 def load_text(
-    model: str, revision: str | None, *, device: torch.device, precision: str, variant: str | None = None
+    model: str,
+    revision: str | None,
+    *,
+    device: torch.device,
+    precision: str,
+    variant: str | None = None,
+    key: str = "",
 ) -> TextEncoders:
     """Load only the text side of a base. Raises ValueError as `load_pipeline` does."""
-    folder = base_folder(model, revision, variant=variant)
+    folder = base_folder(model, revision, variant=variant, key=key)
+    model = f"{key}: {model}" if key else model
     text = _load_text(model, folder, _checked_index(model, folder, variant), precision=precision, variant=variant)
     return TextEncoders(text.tokenizers, tuple(encoder.to(device) for encoder in text.encoders))
 
@@ -166,14 +176,14 @@ def set_projections(unet: UNet2DConditionModel, weights: Mapping[str, torch.Tens
         unet.get_submodule(name).weight.copy_(weight)
 
 
-def describe(model: str, revision: str | None, *, variant: str | None = None) -> dict:
+def describe(model: str, revision: str | None, *, variant: str | None = None, key: str = "") -> dict:
     """Facts of a base read from its JSON files alone: pipeline class, text width, window, what the U-Net predicts."""
     facts = {
         "pipeline": ("model_index.json", "_class_name"),
         "cross_attention_dim": ("unet/config.json", "cross_attention_dim"),
         "window": ("text_encoder/config.json", "max_position_embeddings"),
     }
-    folder, found = base_folder(model, revision, variant=variant), {}
+    folder, found = base_folder(model, revision, variant=variant, key=key), {}
     for fact, (name, key) in facts.items():
         content = read_object(folder / name)
         if key not in content:

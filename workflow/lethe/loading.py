@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lethe.model_checks import TYPES, type_problem
-from lethe.model_folders import lacking_weights, lacking_words, read_object, stored_as, weight_files
+from lethe.model_folders import lacking_weights, lacking_words, read_object, shard_index, stored_as, weight_files
 from lethe.tensor_files import open_tensors
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def load_network(
     if lacking := lacking_weights(folder, variant=variant):
         raise ValueError(f"{where}: it does not load ({folder} lacks {lacking[0]}); {WEIGHTS}")
     _check_class(kind, folder, where)
+    _check_shards(folder, variant, where)
     with told_of(where, WEIGHTS):
         network, info = kind.from_pretrained(
             folder,
@@ -92,6 +93,21 @@ def _check_class(kind: type, folder: Path, where: str | Path) -> None:
         problem = f"is of the class {found}, and {kind.__name__} is wanted here" if found != kind.__name__ else None
     if problem:
         raise ValueError(f"{where}: {folder.name} {problem}")
+
+
+def _check_shards(folder: Path, variant: str | None, where: str | Path) -> None:
+    """Raise ValueError unless shards hold what their index says, which the libraries take for what was loaded."""
+    if (said := shard_index(folder, variant=variant)) is None:
+        return
+    held = {}
+    for path in weight_files(folder, variant=variant).values():
+        with open_tensors(path) as file:
+            held |= dict.fromkeys(file.keys(), path.name)
+    if differing := sorted(name for name in {*said, *held} if said.get(name) != held.get(name)):
+        raise ValueError(
+            f"{where}: the index of the shards in {folder} and the shards differ in {len(differing)} of their weights "
+            f"(such as {differing[0]}); download or save the model again, whole"
+        )
 
 
 def _account(kind: type, folder: Path, variant: str | None, info: Mapping[str, Any], where: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,11 @@ def load_segmenter(settings: Mapping[str, Any], *, device: torch.device) -> Segm
     )
 
 
+def _folder(model: str, revision: str | None, key: str) -> tuple[Path, str]:
+    """A model's folder, and its name for messages."""
+    return model_folder(model, revision, key=key), f"{key}: {model}"
+
+
 def load_clipseg(
     model: str, revision: str | None, *, device: torch.device
 ) -> tuple[CLIPSegForImageSegmentation, CLIPTokenizer, BaseImageProcessor]:
@@ -93,7 +99,7 @@ def load_clipseg(
     """
     from transformers import AutoImageProcessor, CLIPSegForImageSegmentation
 
-    folder = model_folder(model, revision, key="masks.clipseg.model")
+    folder, model = _folder(model, revision, "masks.clipseg.model")
     network = load_network(CLIPSegForImageSegmentation, folder, dtype=torch.float32, model=model)
     tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
     processor = load_processor(AutoImageProcessor, folder, model=model)
@@ -109,7 +115,7 @@ def load_detector(
     """A GroundingDINO folder or hub id in float32, with its processor. Raises ValueError as `load_clipseg`."""
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-    folder = model_folder(model, revision, key="masks.grounded-sam.detector.model")
+    folder, model = _folder(model, revision, "masks.grounded-sam.detector.model")
     network = load_network(GroundingDinoForObjectDetection, folder, dtype=torch.float32, model=model)
     check_words_there(folder, model)
     processor = load_processor(GroundingDinoProcessor, folder, model=model)
@@ -121,7 +127,7 @@ def load_sam(model: str, revision: str | None, *, device: torch.device) -> tuple
     """A SAM folder or hub id in float32, with its processor. Raises ValueError as `load_clipseg`."""
     from transformers import SamModel, SamProcessor
 
-    folder = model_folder(model, revision, key="masks.grounded-sam.sam.model")
+    folder, model = _folder(model, revision, "masks.grounded-sam.sam.model")
     network = load_network(SamModel, folder, dtype=torch.float32, model=model)
     processor = load_processor(SamProcessor, folder, model=model)
     pad = processor.image_processor.pad_size

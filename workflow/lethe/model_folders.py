@@ -210,15 +210,29 @@ def weight_files(component: Path, *, variant: str | None = None) -> dict[str, Pa
     By the names that they have where there is no variant. A component without the variant loads its other files, as in
     diffusers.
     """
+    found, part = _weights(component, variant)
+    if found is None:
+        return {}
+    if found.suffix == ".json":
+        names = sorted(set(weight_map(found).values()))
+        return {name.replace(part, "", 1) if part else name: component / name for name in names}
+    return {found.name.replace(part, "", 1) if part else found.name: found}
+
+
+def shard_index(component: Path, *, variant: str | None = None) -> dict[str, str] | None:
+    """Which of its shards holds which tensor, if a component's weights (`weight_files`) are stored in shards."""
+    found, _ = _weights(component, variant)
+    return weight_map(found) if found is not None and found.suffix == ".json" else None
+
+
+def _weights(component: Path, variant: str | None) -> tuple[Path | None, str]:
+    """The file of a component's weights, or the index of its shards; and the part of its name that tells a variant."""
     for part in (f".{variant}", "") if variant else ("",):
         for stem in WEIGHT_STEMS:
-            index, whole = component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"
-            if index.is_file():
-                names = sorted(set(weight_map(index).values()))
-                return {name.replace(part, "", 1) if part else name: component / name for name in names}
-            if whole.is_file():
-                return {f"{stem}.safetensors": whole}
-    return {}
+            for path in (component / f"{stem}.safetensors.index{part}.json", component / f"{stem}{part}.safetensors"):
+                if path.is_file():
+                    return path, part
+    return None, ""
 
 
 def parts_of(folder: Path) -> list[str]:

@@ -32,6 +32,7 @@ def load_judge(model: str, revision: str | None = None, *, device: torch.device,
     Raises ValueError, naming the model, when it is no whole CLIP (`lethe.loading`).
     """
     folder = model_folder(model, revision, key=key)
+    model = f"{key}: {model}" if key else model
     network = load_network(CLIPModel, folder, dtype=torch.float32, model=model)
     tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
     processor = load_processor(CLIPImageProcessor, folder, model=model)

@@ -11,7 +11,9 @@ from lethe.steps.arguments import step
 if __name__ == "__main__":
     with step("base", __doc__, outputs=["record"]) as args:
         base = args.settings.base
-        record = base | describe(base["model"], base["revision"], variant=base["variant"])
+        record = base | describe(
+            base["model"], base["revision"], variant=base["variant"], key=f"bases.{base['name']}.model"
+        )
         if Path(base["model"]).is_dir():
             record |= {"content_sha256": content_hash(Path(base["model"]))}
         with written_whole(args.out_record) as part:

@@ -9,7 +9,7 @@ from lethe.steps.arguments import step, use_threads
 if __name__ == "__main__":
     with step("clip", __doc__, inputs=["shard"], outputs=["measure"]) as args:
         use_threads(args.threads)
-        judge = load_judge(**args.settings.clip, device=pick_device(args.settings.device))
+        judge = load_judge(**args.settings.clip, device=pick_device(args.settings.device), key="clip.model")
         rows = read_rows(args.shard)
         images = image_embeddings(judge, args.shard, [image_name(row) for row in rows.index])
         write_measure(args.out_measure, rows, image=images, text=text_embeddings(judge, list(rows["prompt"])))

@@ -14,7 +14,10 @@ if __name__ == "__main__":
         use_threads(args.threads)
         settings, base = args.settings, args.settings.base
         target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
-        projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
+        folder = base_folder(
+            base["model"], base["revision"], variant=base["variant"], key=f"bases.{base['name']}.model"
+        )
+        projections = projection_weights(str(folder), None, variant=base["variant"])
         priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
         joined = (
             Loaded(load_concept_moments, args.moments),
@@ -22,9 +25,7 @@ if __name__ == "__main__":
             preserved(*priors, weight=settings.preserve_weight),
             MaceSettings(**settings.mace),
         )
-        hashes = weights_hash(
-            base_folder(base["model"], base["revision"], variant=base["variant"]), variant=base["variant"]
-        )
+        hashes = weights_hash(folder, variant=base["variant"])
         record = record_of(
             "mace", args, base=base | {"weights_sha256": hashes}, task=settings.task, concepts=settings.concepts
         )
