@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -147,6 +148,50 @@ def test_a_snapshot_that_is_not_whole_is_not_loaded_without_a_network(sd_folder:
     ) as caught:
         base_folder(model, revision, key="bases.sd.model")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "lacks"),
+    [
+        (("config.json", "pytorch_model.bin"), "model.safetensors"),
+        (("config.json", "model.safetensors", "preprocessor_config.json"), "tokenizer_config.json"),
+        ((), "config.json"),
+    ],
+)
+def test_what_the_hub_gives_must_be_whole(
+    tmp_path: Path, hub_cache: Callable, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], lacks: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text('{"model_type": "clip"}')
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *given, **options: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *given, **options: str(tmp_path))
+    with pytest.raises(ValueError, match=rf"clip.model: owner/other: what the hub has of it here lacks {lacks}; run"):
+        model_folder("owner/other", None, key="clip.model")
+
+
+@pytest.mark.parametrize("find", [base_folder, model_folder])
+def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path, find: Callable) -> None:
+    (tmp_path / "v1-5.safetensors").touch()
+    with pytest.raises(ValueError, match=r"v1-5.safetensors' is a single file, .*from_single_file\(FILE\)"):
+        find(str(tmp_path / "v1-5.safetensors"), None)
+
+
+def test_a_network_that_does_not_answer_is_told_in_a_sentence(
+    hub_cache: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ConnectError(Exception):
+        """As a client's that is no OSError."""
+
+    def fail(*given: object, **options: object) -> None:
+        raise ConnectError("Name or service not known\nmore")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    for find in (base_folder, model_folder):
+        told = r"key: owner/other: no such folder, .* the hub does not give it \(Name or service not known\); run `hf"
+        with pytest.raises(ValueError, match=told) as caught:
+            find("owner/other", None, key="key")
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_planning_needs_neither_torch_nor_the_libraries() -> None:

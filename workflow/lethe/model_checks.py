@@ -14,7 +14,6 @@ TEXT_CLASSES = {  # of the text encoders, and the families that have them
     ("CLIPTextModel", "CLIPTextModelWithProjection"): "Stable Diffusion XL",
 }
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 # Inputs of a U-Net besides noisy latents, timestep and text, and what such a U-Net is made for.
 INPUTS = {
     "time_cond_proj_dim": "the scale of guidance, as distilled models of latent consistency do",
@@ -22,20 +21,6 @@ INPUTS = {
     "num_class_embeds": "class labels or noise levels, as upscalers do",
     "encoder_hid_dim_type": "images or states that need another projection",
 }
-
-
-def single_file_problem(model: str) -> str | None:
-    """Why a path is no model's folder but one file of weights; None if it is not."""
-    path = Path(model)
-    if path.suffix.lower() not in SINGLE_FILES or path.is_dir():
-        return None
-    if not path.is_file() and len(path.parts) == 2:
-        return None  # owner/name.bin could be a hub id
-    return (
-        f"{model!r} is a single file, no folder in diffusers format; convert it once in Python, by "
-        "diffusers.StableDiffusionPipeline (or StableDiffusionXLPipeline).from_single_file(FILE)"
-        ".save_pretrained(FOLDER), and name that folder"
-    )
 
 
 def base_problem(folder: Path, *, variant: str | None = None) -> str | None:

@@ -16,6 +16,7 @@ LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be mad
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")  # of weights, under any name
 MODEL_FILES = (  # of a single model on the hub
     "*config.json",
     "tokenizer.json",
@@ -98,10 +99,26 @@ def model_folder(model: str, revision: str | None, *, key: str = "") -> Path:
     return _found(model, revision, None, key, download)
 
 
+def single_file_problem(model: str) -> str | None:
+    """Why a path is no model's folder but one file of weights; None if it is not."""
+    path = Path(model)
+    if path.suffix.lower() not in SINGLE_FILES or path.is_dir():
+        return None
+    if not path.is_file() and len(path.parts) == 2:
+        return None  # owner/name.bin could be a hub id
+    return (
+        f"{model!r} is a single file, no folder in diffusers format; convert it once in Python, by "
+        "diffusers.StableDiffusionPipeline (or StableDiffusionXLPipeline).from_single_file(FILE)"
+        ".save_pretrained(FOLDER), and name that folder"
+    )
+
+
 def _found(model: str, revision: str | None, variant: str | None, key: str, download: Callable[[], str]) -> Path:
     where = f"{key}: " if key else ""
     if Path(model).is_dir():
         return Path(model)
+    if problem := single_file_problem(model):
+        raise ValueError(f"{where}{problem}")
     if problem := hub_problem(model, revision):
         raise ValueError(f"{where}{model}: there is no such folder, and {problem}")
     if (cached := cached_folder(model, revision, variant)) is not None:
@@ -109,8 +126,11 @@ def _found(model: str, revision: str | None, variant: str | None, key: str, down
     at = f" --revision {revision}" if revision else ""
     mend = f"run `hf download {model}{at}` where there is a network, or correct name and revision"
     try:
+        from huggingface_hub import HfApi
+
+        HfApi().model_info(model, revision=revision, timeout=30)  # says in a line what downloads say in ten
         folder = Path(download())
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # each client of the network has classes of its own
         from huggingface_hub.constants import HF_HUB_OFFLINE
 
         reason = " ".join(str(error).partition("\n")[0].split()).rstrip(".")
@@ -169,6 +189,9 @@ def lacking_of_base(folder: Path, variant: str | None = None) -> Iterator[str]:
 
 def lacking_of_model(folder: Path, variant: str | None = None) -> Iterator[str]:
     """What a single model's folder lacks of the files that are loaded of it, as `lacking_of_base`."""
+    if not (folder / "config.json").is_file():
+        yield "config.json"
+        return
     config = read_object(folder / "config.json")
     yield from lacking_weights(folder, variant=variant)
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):

@@ -13,8 +13,8 @@ from typing import Any
 
 from lethe.hub import hub_problem
 from lethe.messages import has_control, sentence
-from lethe.model_checks import base_problem, model_problem, single_file_problem
-from lethe.model_folders import NETWORKS, cached_folder, read_object
+from lethe.model_checks import base_problem, model_problem
+from lethe.model_folders import NETWORKS, cached_folder, read_object, single_file_problem
 from lethe.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_problem, training_problem
 from lethe.text_files import without_comments
 

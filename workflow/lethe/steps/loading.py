@@ -26,5 +26,6 @@ def text_of(settings: SimpleNamespace) -> TextEncoders:
 
 def _where(settings: SimpleNamespace) -> dict:
     base = {key: settings.base[key] for key in ("model", "revision", "variant")}
-    base["key"] = f"bases.{settings.base['name']}.model"
+    if "name" in settings.base:  # a prior's text encoders may be those of several bases
+        base["key"] = f"bases.{settings.base['name']}.model"
     return base | {"device": pick_device(settings.device), "precision": settings.precision}
