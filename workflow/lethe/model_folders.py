@@ -133,7 +133,7 @@ def _found(model: str, revision: str | None, variant: str | None, key: str, down
     except Exception as error:  # each client of the network has classes of its own
         from huggingface_hub.constants import HF_HUB_OFFLINE
 
-        reason = " ".join(str(error).partition("\n")[0].split()).rstrip(".")
+        reason = " ".join(str(error).partition("\n")[0].split())
         why = "HF_HUB_OFFLINE forbids to ask the hub" if HF_HUB_OFFLINE else f"the hub does not give it ({reason})"
         raise ValueError(
             f"{where}{model}: no such folder, the hub's cache does not hold all of it, and {why}; {mend}"
