@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -113,6 +114,14 @@ def tiny_vae(**changes: object) -> AutoencoderKL:
         sample_size=IMAGE,
     )
     return stronger(AutoencoderKL(**settings | changes), 1.5)
+
+
+def model_stand_ins() -> dict[str, str]:
+    """The shipped models' JSON files by their paths, and their weights, empty: all that planning looks at."""
+    files = [
+        path for name in ("pipeline", "clip", "clipseg") for path in (ROOT / "resources/emoji" / name).rglob("*.*")
+    ]
+    return {str(path.relative_to(ROOT)): path.read_text() if path.suffix == ".json" else "" for path in files}
 
 
 @pytest.fixture(scope="session")
@@ -314,6 +323,33 @@ def finished(project: Path, forked: dict[str, str]) -> Path:
     assert "results/tables/objects.csv" in run.stdout + run.stderr
     assert "results/figures/objects.png" in run.stdout + run.stderr
     return project
+
+
+@pytest.fixture
+def hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple]:
+    """`hub_cache(folder)` puts a folder into a hub cache of the test's own, where nothing reaches a network.
+
+    Returns the hub id and the revision under which it lies there, the first one also under `main`.
+    """
+    from huggingface_hub import constants, file_download
+
+    root = tmp_path_factory.mktemp("hub")
+    for module in (constants, file_download):
+        if hasattr(module, "HF_HUB_CACHE"):
+            monkeypatch.setattr(module, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    here = root / "models--owner--name"
+
+    def put(folder: Path) -> tuple[str, str]:
+        number = len(list((here / "snapshots").glob("*")))
+        revision = f"{number + 1:040x}"
+        shutil.copytree(folder, here / "snapshots" / revision)
+        if number == 0:
+            (here / "refs").mkdir()
+            (here / "refs" / "main").write_text(revision)
+        return "owner/name", revision
+
+    return put
 
 
 @pytest.fixture

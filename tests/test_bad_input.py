@@ -34,7 +34,7 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from conftest import CPU, WINDOW
+from conftest import CPU, WINDOW, model_stand_ins
 from lethe.__main__ import main
 from lethe.adapters import load_lora
 from lethe.bases import describe, load_pipeline, load_text, projection_weights
@@ -143,10 +143,7 @@ def place(tmp_path: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
         "resources/emoji/reference/captions.csv": ROWS + "ship,a ship,1\n",
         "resources/emoji/reference/images.zip": "",
-        "resources/emoji/pipeline/model_index.json": "{}",
-        "resources/emoji/pipeline/" + UNET: "",
-        "resources/emoji/clip/config.json": "{}",
-        "resources/emoji/clipseg/config.json": "{}",
+        **model_stand_ins(),
         "results/README.md": "",
         "../outside/mine.txt": "mine",
         **{f"resources/templates/{kind}.txt": "{}\n" for kind in ("object", "person", "style", "explicit")},

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
-from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from conftest import CPU
@@ -51,9 +51,9 @@ def test_projection_weights_are_those_of_the_network(base_folder: Path, base_une
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("shard", ["10GB", "100KB"])
 def test_weights_in_shards_and_in_half_precision_are_read(
-    sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str, variant: str | None
+    sdxl_folder: Path, tmp_path: Path, hub_cache: Callable, shard: str, variant: str | None
 ) -> None:
-    folder, asked = tmp_path / "base", []
+    folder = tmp_path / "base"
     pipeline = load_pipeline(str(sdxl_folder), None, device=CPU, precision="float16" if variant else "float32")
     pipeline.save_pretrained(folder, variant=variant)
     for path in (folder / "unet").glob("*.safetensors"):
@@ -65,17 +65,10 @@ def test_weights_in_shards_and_in_half_precision_are_read(
     assert read.keys() == found.keys()
     assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
 
-    def download(model: str, name: str, *, revision: str) -> str:
-        asked.append(name)
-        if not (folder / name).exists():
-            raise EntryNotFoundError(name)
-        return str(folder / name)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert projection_weights("owner/name", "abc123", variant=variant).keys() == found.keys()
-    fetched = {name.removeprefix("unet/") for name in asked if name.endswith(".safetensors")}
-    assert fetched <= files
-    assert (len(files) > 2 and 1 < len(fetched) < len(files)) if shard == "100KB" else fetched == files
+    model, revision = hub_cache(folder)
+    cached = projection_weights(model, revision, variant=variant)
+    assert all(torch.equal(weight, read[name]) for name, weight in cached.items())
+    assert cached.keys() == found.keys()
     whole = load_pipeline(str(folder), None, device=CPU, precision="float32", variant=variant)
     alone = load_text(str(folder), None, device=CPU, precision="float32", variant=variant)
     for mine, its in [(whole.unet, pipeline.unet), *zip(alone.encoders, text_encoders(pipeline).encoders, strict=True)]:
@@ -83,22 +76,14 @@ def test_weights_in_shards_and_in_half_precision_are_read(
 
 
 def test_projection_weights_of_a_hub_id_come_from_its_revision(
-    sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+    sd_folder: Path, sd2_folder: Path, hub_cache: Callable
 ) -> None:
-    asked: list[tuple] = []
-
-    def download(model: str, name: str, *, revision: str) -> str:
-        asked.append((model, name, revision))
-        if name.endswith(".index.json"):
-            raise EntryNotFoundError(name)
-        return str(sd_folder / name)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert len(projection_weights("owner/no-such-folder", "abc123")) == 14
-    assert asked == [
-        ("owner/no-such-folder", f"unet/diffusion_pytorch_model.safetensors{end}", "abc123")
-        for end in (".index.json", "")
-    ]
+    model, first = hub_cache(sd_folder)
+    _, second = hub_cache(sd2_folder)
+    for revision, folder in ((first, sd_folder), (second, sd2_folder)):
+        found, want = projection_weights(model, revision), projection_weights(str(folder), None)
+        assert len(found) == 14
+        assert all(torch.equal(weight, want[name]) for name, weight in found.items())
 
 
 def test_projections_of_different_widths_are_refused() -> None:
@@ -175,12 +160,25 @@ def test_load_pipeline_leaves_out_a_checker_that_a_folder_names(sd_folder: Path,
 
 
 def test_load_pipeline_takes_a_folder_that_never_had_a_checker(sd_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd_folder, tmp_path / "base")
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    for name in ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"):
+        del index[name]
+    path.write_text(json.dumps(index))
+    pipeline = load_pipeline(str(folder), None, device=CPU, precision="float32")
+    assert pipeline.safety_checker is None
+    assert len(pipeline("a ship", num_inference_steps=1).images) == 1
+
+
+def test_a_pipeline_that_draws_without_text_is_refused(sd_folder: Path, tmp_path: Path) -> None:
     from diffusers import DDIMPipeline
 
     own = DDIMScheduler.from_pretrained(sd_folder / "scheduler")
     unet = UNet2DConditionModel.from_pretrained(sd_folder / "unet")
     DDIMPipeline(unet=unet, scheduler=own).save_pretrained(tmp_path)
-    assert type(load_pipeline(str(tmp_path), None, device=CPU, precision="float32")).__name__ == "DDIMPipeline"
+    with pytest.raises(ValueError, match="reads text with no encoder; a base must be of one of the families"):
+        load_pipeline(str(tmp_path), None, device=CPU, precision="float32")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
@@ -213,15 +211,12 @@ def test_a_base_that_reads_text_otherwise_is_refused(sd_folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("hub", [False, True])
 def test_describe_reads_the_facts_without_weights(
-    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+    base_folder: Path, tmp_path: Path, hub_cache: Callable, hub: bool
 ) -> None:
     for path in base_folder.rglob("*.json"):
         (tmp_path / path.relative_to(base_folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / path.relative_to(base_folder))
-    monkeypatch.setattr(
-        huggingface_hub, "hf_hub_download", lambda model, name, *, revision: str(tmp_path / name) if revision else model
-    )
-    assert describe(*(("owner/name", "abc123") if hub else (str(tmp_path), None))) == {
+    assert describe(*(hub_cache(base_folder) if hub else (str(tmp_path), None))) == {
         "pipeline": f"StableDiffusion{'XL' if base_folder.name == 'sdxl' else ''}Pipeline",
         "cross_attention_dim": 48 if base_folder.name == "sdxl" else 32,
         "window": 77,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi, constants
 from torch import Tensor
 
 from conftest import ROOT
@@ -112,10 +113,14 @@ def test_a_hub_id_is_downloaded_at_its_revision(
 
     def download(model: str, *, revision: str, variant: str | None, use_safetensors: bool) -> str:
         asked.append((model, revision, variant, use_safetensors))
-        if model == "owner/gone":
-            raise OSError("404 Client Error.\n\nRepository Not Found")
         return str(sd_folder)
 
+    def look_up(self: HfApi, model: str, *, revision: str, timeout: float) -> None:
+        if model == "owner/gone":
+            raise OSError("404 Client Error.\n\nRepository Not Found")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "model_info", look_up)
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     rest = ["--revision", "abc", "--edit", str(edit), "--out", str(tmp_path / "out")]
     assert main(["apply", "--base", "owner/name", *rest]) == 0

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conftest import CPU
+from conftest import CPU, ROOT
 from lethe import export
 from lethe.adapters import save_lora
 from lethe.bases import load_pipeline, projection_weights, weights_hash
@@ -121,6 +121,75 @@ def test_the_base_keeps_its_precision(copy: Path, tmp_path: Path, drawn: Callabl
         weight = full[f"{name}.weight"].half().double()
         want = weight @ edit.transform.double() + update.up.double() @ update.down.double()
         assert torch.equal(new[f"{name}.weight"], want.half())
+
+
+def in_half_precision(base: Path, parts: tuple[str, ...], said: str | None) -> None:
+    """Store parts in half precision; `said` is the dtype in the text encoder's configuration, none at all for None."""
+    for part in parts:
+        (path,) = (base / part).glob("*.safetensors")
+        save_file({name: t.half() for name, t in load_file(path).items()}, path, {"format": "pt"})
+    path = base / "text_encoder/config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "dtype"}
+    path.write_text(json.dumps(config | ({"dtype": said} if said else {})))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("unet",), "float32"),
+        (("unet", "vae"), "float32"),
+        (("text_encoder",), "float16"),
+        (("text_encoder",), None),
+        (("unet", "vae", "text_encoder"), "float16"),
+        (("unet", "vae", "text_encoder"), None),
+        (("unet", "vae"), "bfloat16"),
+        ((), None),
+    ],
+)
+def test_a_written_folder_draws_without_naming_a_dtype(
+    copy: Path, tmp_path: Path, drawn: Callable[..., Tensor], parts: tuple[str, ...], said: str | None
+) -> None:
+    in_half_precision(copy, parts, said)
+    edit = factored_for(copy, drawn)
+    write_pipeline(copy, edit, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    away = abs(image(pipeline).astype(int) - image(edited_pipeline(copy, edit))).max()
+    assert away <= (3 if "unet" in parts else 0)  # there the edited weights are rounded to half precision
+    for path in sorted((tmp_path / "out").glob("*/*.safetensors")):  # nothing is stored otherwise than in the base
+        dtypes = {name: t.dtype for name, t in load_file(copy / path.relative_to(tmp_path / "out")).items()}
+        assert {name: t.dtype for name, t in load_file(path).items()} == dtypes
+
+
+def test_each_text_encoder_of_a_written_folder_loads_in_float32(sdxl_folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(sdxl_folder, tmp_path / "base"))
+    load_pipeline(str(base), None, device=CPU, precision="float16").save_pretrained(base)
+    edit = Edit({"conv_in.bias": torch.ones(16)}, record_for(base))
+    write_pipeline(base, edit, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert {pipeline.text_encoder.dtype, pipeline.text_encoder_2.dtype, pipeline.unet.dtype} == {torch.float32}
+    away = abs(image(pipeline).astype(int) - image(edited_pipeline(base, edit))).max()
+    assert away <= 3
+
+
+def test_the_shipped_pipeline_draws_without_naming_a_dtype() -> None:
+    folder = ROOT / "resources/emoji/pipeline"
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    whole = load_pipeline(str(folder), None, device=CPU, precision="float32")
+    assert np.array_equal(image(pipeline), image(whole))
+
+
+def test_a_written_folder_names_no_checker_that_the_base_does_not_hold(
+    copy: Path, tmp_path: Path, weighted: Edit
+) -> None:
+    path = copy / "model_index.json"
+    named = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    named["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    write_pipeline(copy, weighted, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert pipeline.safety_checker is None
+    assert image(pipeline).shape == (32, 32, 3)
 
 
 def test_a_base_in_shards_stays_in_shards(copy: Path, tmp_path: Path, factored: FactoredEdit) -> None:

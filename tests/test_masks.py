@@ -9,8 +9,10 @@ import json
 import logging
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -449,6 +452,48 @@ def test_grounded_sam_counts_no_boxes_where_the_union_is_empty(grounding_folder:
         masks, found = grounded_sam_masks(detector, *readers, [image], "a ship.", **thresholds)
         assert found.tolist() == [count]
         assert masks.any() == bool(count)
+
+
+def emptied(folder: Path, part: str) -> None:
+    path = folder / "model.safetensors"
+    save_file({name: t for name, t in load_file(path).items() if part not in name}, path, {"format": "pt"})
+
+
+def of_type(folder: Path, kind: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
+
+
+@pytest.mark.parametrize(
+    ("model", "spoil", "told"),
+    [
+        ("detector", lambda f: emptied(f, "encoder.layers.0.fusion"), "lack [0-9]+ of the weights of GroundingDinoFor"),
+        ("detector", lambda f: emptied(f, "text_backbone"), "lack [0-9]+ of the weights of GroundingDinoFor"),
+        ("detector", lambda f: of_type(f, "owlvit"), "is of the type 'owlvit', and GroundingDinoForObjectDetection"),
+        ("detector", lambda f: (f / "tokenizer.json").unlink(), "lacks tokenizer.json"),
+        ("detector", lambda f: (f / "processor_config.json").unlink(), "lacks preprocessor_config.json"),
+        ("sam", lambda f: emptied(f, "mask_decoder"), "lack [0-9]+ of the weights of SamModel"),
+        ("sam", lambda f: of_type(f, "sam2"), "is of the type 'sam2', and SamModel is wanted"),
+        ("sam", lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors"),
+        (
+            "sam",
+            lambda f: SamProcessor(
+                SamImageProcessor(size={"longest_edge": 80}, pad_size={"height": 80, "width": 80})
+            ).save_pretrained(f),
+            f"makes images of 80 pixels, and the network reads {SAM_SIDE}",
+        ),
+    ],
+)
+def test_segmenters_that_are_not_whole_are_refused_with_their_key(
+    tmp_path: Path, grounding_folder: Path, sam_folder: Path, model: str, spoil: Callable, told: str
+) -> None:
+    folder = Path(shutil.copytree({"detector": grounding_folder, "sam": sam_folder}[model], tmp_path / "spoilt"))
+    spoil(folder)
+    settings = grounded(grounding_folder, sam_folder, **{model: dict(model=str(folder), revision=None)})
+    with pytest.raises(ValueError, match=told) as caught:
+        load_segmenter(settings, device=CPU)
+    assert str(caught.value).startswith(f"masks.grounded-sam.{model}.model: {folder}: ")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 # The step

@@ -17,6 +17,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import model_stand_ins
 from lethe.settings import (
     ConfigError,
     check_config,
@@ -39,10 +40,7 @@ def config(tmp_path, monkeypatch):
         "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
         "resources/emoji/reference/captions.csv": "row,type,prompt,evaluation_seed\n",
         "resources/emoji/reference/images.zip": "",
-        "resources/emoji/pipeline/model_index.json": "{}",
-        "resources/emoji/pipeline/unet/diffusion_pytorch_model.safetensors": "",
-        "resources/emoji/clip/config.json": "{}",
-        "resources/emoji/clipseg/config.json": "{}",
+        **model_stand_ins(),
         **{f"resources/templates/{kind}.txt": "{}\n" for kind in ("object", "person", "style", "explicit")},
     }
     for name, text in files.items():
@@ -348,15 +346,200 @@ def test_the_same_key_in_two_mappings_is_no_repetition(tmp_path):
     check_config({}, {}, files=[path, path])
 
 
-def test_a_folder_of_half_precision_needs_its_variant(config, tmp_path):
-    for name in ("model_index.json", "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"):
-        (tmp_path / "half" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "half" / name).touch()
-    config["bases"]["emoji"] = {"model": str(tmp_path / "half"), "revision": None}
+@pytest.mark.parametrize("parts", [["unet"], ["text_encoder"], ["text_encoder", "unet", "vae"]])
+def test_a_folder_of_half_precision_needs_its_variant(config, tmp_path, parts):
+    folder = shutil.copytree("resources/emoji/pipeline", tmp_path / "half")
+    config["bases"]["emoji"] = {"model": str(folder), "revision": None, "variant": "fp16"}
+    (line,) = problems_of(config)
+    assert (
+        line == f"{SOURCE}: bases.emoji.variant: {str(folder / 'unet')!r} holds no *.fp16.safetensors; remove the key."
+    )
+    for part in parts:
+        (path,) = (folder / part).glob("*.safetensors")
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    check_config(config, SCHEMA, source=SOURCE)
+    del config["bases"]["emoji"]["variant"]
     (line,) = problems_of(config)
     assert line.startswith(f"{SOURCE}: bases.emoji lacks the key variant: ")
     assert line.endswith("holds only half precision; add variant: fp16.")
-    config["bases"]["emoji"]["variant"] = "fp16"
+
+
+def changed(path: str, **values) -> None:
+    """Give a JSON file other values; DROP removes a key."""
+    content = json.loads(Path(path).read_text()) | values
+    Path(path).write_text(json.dumps({key: value for key, value in content.items() if value is not DROP}))
+
+
+EMOJI = "resources/emoji"
+BASE = f"{EMOJI}/pipeline"
+TEXT_ALONE = "name a base that draws from text alone"
+
+
+def of_json(path: str, **values):
+    return lambda: changed(path, **values)
+
+
+def without(path: str):
+    return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+
+def scheduled(name: str, **values):
+    return of_json(f"{BASE}/scheduler/scheduler_config.json", _class_name=name, **values)
+
+
+def index(**values):
+    return of_json(f"{BASE}/model_index.json", **values)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place", "words"),
+    [
+        *(
+            (index(_class_name=name), "bases.emoji.model", ("model_index.json names the pipeline", name, "text alone"))
+            for name in (
+                "StableDiffusionInpaintPipeline",
+                "StableDiffusionImg2ImgPipeline",
+                "StableDiffusionInstructPix2PixPipeline",
+                "StableDiffusionXLImg2ImgPipeline",
+                "LatentConsistencyModelPipeline",
+                "StableDiffusion3Pipeline",
+                "FluxPipeline",
+                "DDIMPipeline",
+            )
+        ),
+        (index(_class_name=DROP), "bases.emoji.model", ("names the pipeline None",)),
+        (index(text_encoder=["transformers", "T5EncoderModel"]), "bases.emoji.model", ("reads text with T5",)),
+        (index(unet=DROP), "bases.emoji.model", ("lists no unet", "name a whole pipeline")),
+        (index(prior=["diffusers", "PriorTransformer"]), "bases.emoji.model", ("lists a part 'prior'", "take it out")),
+        (
+            index(vae=["diffusers", "AutoencoderTiny"]),
+            "bases.emoji.model",
+            ("its vae is of the class AutoencoderTiny",),
+        ),
+        (
+            of_json(f"{BASE}/vae/config.json", _class_name="AutoencoderTiny"),
+            "bases.emoji.model",
+            ("its vae is of the class AutoencoderTiny", "must be AutoencoderKL"),
+        ),
+        (of_json(f"{BASE}/unet/config.json", in_channels=9), "bases.emoji.model", ("has 9 in_channels", TEXT_ALONE)),
+        (of_json(f"{BASE}/unet/config.json", out_channels=8), "bases.emoji.model", ("has 8 out_channels", TEXT_ALONE)),
+        (of_json(f"{BASE}/vae/config.json", latent_channels=16), "bases.emoji.model", ("latents have 16",)),
+        (
+            of_json(f"{BASE}/unet/config.json", time_cond_proj_dim=256),
+            "bases.emoji.model",
+            ("reads the scale of guidance", "time_cond_proj_dim is 256"),
+        ),
+        (of_json(f"{BASE}/unet/config.json", num_class_embeds=1000), "bases.emoji.model", ("upscalers", TEXT_ALONE)),
+        (
+            of_json(f"{BASE}/unet/config.json", cross_attention_dim=768),
+            "bases.emoji.model",
+            ("reads text states 768 wide and its text encoders make 96", "of two bases"),
+        ),
+        (
+            of_json(f"{BASE}/unet/config.json", addition_embed_type="text_time"),
+            "bases.emoji.model",
+            ("of two families (addition_embed_type)",),
+        ),
+        (of_json(f"{BASE}/vae/config.json", latents_mean=[0.0] * 4), "bases.emoji.model", ("shifts latents",)),
+        (
+            of_json(f"{BASE}/text_encoder/config.json", model_type="t5"),
+            "bases.emoji.model",
+            ("its text_encoder is of the type 't5'", "'clip_text_model'"),
+        ),
+        *(
+            (without(f"{BASE}/{file}"), "bases.emoji.model", ("does not load", f"lacks {told or file}", "download all"))
+            for file, told in {
+                "tokenizer/tokenizer.json": "tokenizer/tokenizer.json (or vocab.json and merges.txt)",
+                "tokenizer/tokenizer_config.json": "",
+                "scheduler/scheduler_config.json": "",
+                "text_encoder": "text_encoder/config.json",
+                "vae/diffusion_pytorch_model.safetensors": "",
+                "unet/config.json": "",
+                "scheduler": "scheduler/scheduler_config.json",
+            }.items()
+        ),
+        (scheduled("LCMScheduler"), "bases.emoji.model", ("LCMScheduler", "distilled", "set scheduler: own")),
+        (scheduled("TCDScheduler"), "bases.emoji.model", ("TCDScheduler", "distilled", "set scheduler: own")),
+        (scheduled("EDMEulerScheduler"), "bases.emoji.model", ("EDMEulerScheduler", "no betas", "another base")),
+        (scheduled("FlowMatchEulerDiscreteScheduler"), "bases.emoji.model", ("FlowMatchEuler", "no betas")),
+        (scheduled("UniPCMultistepScheduler", use_flow_sigmas=True), "bases.emoji.model", ("flow matching",)),
+        (scheduled("DDPMScheduler", prediction_type="sample"), "bases.emoji.model", ("prediction_type 'sample'",)),
+        *(
+            (of_json(f"{EMOJI}/{folder}/config.json", model_type=found), place, (f"of the type '{found}'", kind))
+            for folder, found, place, kind in (
+                ("clip", "clipseg", "evaluations.objects.clip.model", "CLIPModel"),
+                ("clip", "clip_vision_model", "evaluations.objects.clip.model", "CLIPModel"),
+                ("clip", "siglip", "evaluations.objects.clip.model", "CLIPModel"),
+                ("clipseg", "clip", "masks.clipseg.model", "CLIPSegForImageSegmentation"),
+            )
+        ),
+        *(
+            (without(f"{EMOJI}/{folder}/{file}"), place, ("does not load", f"lacks {file}"))
+            for folder, place in (("clip", "evaluations.objects.clip.model"), ("clipseg", "masks.clipseg.model"))
+            for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+        ),
+    ],
+)
+def test_what_a_models_files_tell_is_said_before_anything_runs(config, spoil, place, words):
+    spoil()
+    (line,) = problems_of(config)
+    assert line.startswith(f"{SOURCE}: {place}: ")
+    for word in words:
+        assert word in line
+    assert line.endswith(".")
+
+
+@pytest.mark.parametrize("choice", ["dpm-solver++", "ddim", "own"])
+def test_a_scheduler_that_does_not_draw_with_a_base_is_named_with_its_keys(config, choice):
+    scheduled("LCMScheduler")()
+    config["sampling"]["scheduler"] = choice
+    if choice == "own":
+        (line,) = problems_of(config)
+        assert "bases.emoji.model: 'resources/emoji/pipeline', under images.scheduler: the base is sampled" in line
+        config["images"]["scheduler"] = choice
+        check_config(config, SCHEMA, source=SOURCE)
+    else:
+        lines = problems_of(config)
+        told = (
+            ["images.scheduler and sampling.scheduler"]
+            if choice == "dpm-solver++"
+            else ["images.scheduler:", "sampling.scheduler:"]
+        )
+        assert len(lines) == len(told)
+        assert all(f"under {keys}" in line for keys, line in zip(told, lines, strict=True))
+
+
+def test_a_base_of_other_noise_can_be_named_as_long_as_nothing_is_trained_on_it(config, tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "edm")
+    changed(folder / "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler")
+    config["bases"]["edm"] = {"model": str(folder), "revision": None}
+    config["images"]["scheduler"] = config["sampling"]["scheduler"] = "own"
+    check_config(config, SCHEMA, source=SOURCE)
+    config["tasks"]["objects"]["base"] = "edm"
+    (line,) = problems_of(config)
+    assert "bases.edm.model" in line
+
+
+@pytest.mark.parametrize("name", ["v1-5-pruned.safetensors", "model.ckpt", "some.PT"])
+@pytest.mark.parametrize("place", ["bases.emoji.model", "evaluations.objects.clip.model"])
+def test_a_single_file_is_no_model(config, tmp_path, place, name):
+    (tmp_path / name).touch()
+    for path in (name, f"./{name}", str(tmp_path / name)):
+        put(config, place, path)
+        (line,) = problems_of(config)
+        assert line.startswith(
+            f"{SOURCE}: {place}: {path!r} is a single file, no folder in diffusers format; convert it"
+        )
+        assert ".from_single_file(FILE).save_pretrained(FOLDER), and name that folder." in line
+
+
+def test_parts_that_draw_nothing_may_be_absent(config):
+    for name, kind in {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    }.items():
+        index(**{name: kind})()
     check_config(config, SCHEMA, source=SOURCE)
 
 

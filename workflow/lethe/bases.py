@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from lethe.model_folders import UNET_WEIGHTS, base_file, check_index, parts_of, read_part, weight_files, weight_map
+from lethe.loading import WEIGHTS, load_network, load_tokenizer, told_of
+from lethe.model_checks import CLASSES, base_problem, text_problem
+from lethe.model_folders import UNET_WEIGHTS, UNUSED, base_folder, check_index, parts_of, read_object, weight_files
+from lethe.schedulers import CONFIG, OWN, build_scheduler
 from lethe.tensor_files import check_finite, open_tensors
 from lethe.text import TextEncoders
 
@@ -21,11 +23,6 @@ if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the func
 PROJECTIONS = ("attn2.to_k", "attn2.to_v")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
-TEXT_CLASSES = {  # of the text encoders, and the families that have them
-    ("CLIPTextModel",): "Stable Diffusion 1.x and 2.x",
-    ("CLIPTextModel", "CLIPTextModelWithProjection"): "Stable Diffusion XL",
-}
-SCHEDULERS = {"ddim": "DDIMScheduler", "dpm-solver++": "DPMSolverMultistepScheduler"}
 
 
 def load_pipeline(
@@ -35,90 +32,93 @@ def load_pipeline(
     device: torch.device,
     precision: str,
     variant: str | None = None,
-    scheduler: str | None = None,
+    scheduler: str = OWN,
+    key: str = "",
 ) -> DiffusionPipeline:
     """Load a base from a folder or the hub: weights as safetensors only, no safety checker, watermark or progress bar.
 
-    `variant` (fp16) picks the weight files of that name; `scheduler` (a key of SCHEDULERS) replaces the base's own,
-    keeping its noise schedule and what the U-Net predicts.
+    `variant` (fp16) picks the weight files of that name where a part has them; `scheduler` (a key of
+    `lethe.schedulers.SCHEDULERS`) replaces the base's own, keeping its noise schedule and what the U-Net predicts.
+    `key`, where the configuration names the base, stands in messages.
 
-    Raises ValueError for an index that names code of other packages (`check_index`), and for a base that has no weights
-    as safetensors or does not load for another reason.
+    Raises ValueError for an index that names code of other packages (`check_index`), for what is no base that draws
+    from text alone (`base_problem`), for parts that are not whole (`lethe.loading`), and for a scheduler that does not
+    draw with this base.
     """
     import diffusers
 
-    index = read_part(model, revision, "model_index.json")
-    check_index(model, index)
-    with _loading(model):
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            model,
-            revision=revision,
-            variant=variant,
-            dtype=PRECISIONS[precision],
-            use_safetensors=True,
-            **({"safety_checker": None} if "safety_checker" in index else {}),
-        ).to(device)
+    folder = base_folder(model, revision, variant=variant, key=key)
+    model = f"{key}: {model}" if key else model
+    index = _checked_index(model, folder, variant)
+    text = _load_text(model, folder, index, precision=precision, variant=variant)
+    parts: dict = {name: None for name in UNUSED if name in index}  # they draw nothing
+    if "requires_safety_checker" in index:
+        parts["requires_safety_checker"] = False
+    for (tokenizer, encoder), words, network in zip(TEXT_PARTS, text.tokenizers, text.encoders, strict=False):
+        parts |= {tokenizer: words, encoder: network}
+    for name, kind in CLASSES.items():
+        parts[name] = load_network(
+            getattr(diffusers, kind), folder / name, dtype=PRECISIONS[precision], variant=variant, model=model
+        )
+    try:
+        parts["scheduler"] = build_scheduler(read_object(folder / CONFIG), scheduler)
+    except ValueError as error:
+        raise ValueError(f"{model}: {error}") from None
+    with told_of(model, WEIGHTS):
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **parts).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if getattr(pipeline, "watermark", None) is not None:  # SDXL's pipeline draws one where a certain package is found
         pipeline.watermark = None
-    if scheduler is not None:
-        use_scheduler(pipeline, scheduler)
     return pipeline
 
 
-@contextmanager
-def _loading(model: str) -> Iterator[None]:
-    """Turn what the libraries raise while they load a model into a sentence that names it."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        mend = "name a model in diffusers format whose weights are safetensors"
-        raise ValueError(f"{model}: it does not load ({reason}); {mend}") from None
+def _checked_index(model: str, folder: Path, variant: str | None) -> dict:
+    """The index of a base's folder. Raises ValueError as `load_pipeline` does for what its JSON files tell."""
+    index = read_object(folder / "model_index.json")
+    check_index(model, index)
+    for name in parts_of(folder):
+        code = f"{index[name][0]}.py"
+        if (folder / name / code).is_file():
+            raise ValueError(f"{model}: {name} contains custom code in {code}, which is not run; remove the file")
+    _check_text_classes(model, tuple(index[part][1] for _, part in TEXT_PARTS if (index.get(part) or [None])[0]))
+    if problem := base_problem(folder, variant=variant):
+        raise ValueError(f"{model}: {problem}")
+    return index
 
 
 def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     """Sample with another scheduler (a key of SCHEDULERS) from now on, on the pipeline's own noise schedule."""
-    import diffusers
-
-    pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipeline.scheduler.config)
+    own = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
+    pipeline.scheduler = build_scheduler(own, name)
 
 
 def load_text(
-    model: str, revision: str | None, *, device: torch.device, precision: str, variant: str | None = None
+    model: str,
+    revision: str | None,
+    *,
+    device: torch.device,
+    precision: str,
+    variant: str | None = None,
+    key: str = "",
 ) -> TextEncoders:
-    """Load only the text side of a base.
+    """Load only the text side of a base. Raises ValueError as `load_pipeline` does."""
+    folder = base_folder(model, revision, variant=variant, key=key)
+    model = f"{key}: {model}" if key else model
+    text = _load_text(model, folder, _checked_index(model, folder, variant), precision=precision, variant=variant)
+    return TextEncoders(text.tokenizers, tuple(encoder.to(device) for encoder in text.encoders))
 
-    Raises ValueError as `load_pipeline` does, and for a base of another family than TEXT_CLASSES tells.
-    """
+
+def _load_text(model: str, folder: Path, index: Mapping, *, precision: str, variant: str | None) -> TextEncoders:
+    """The text side of a base's folder, on the CPU."""
     import transformers
 
-    index = read_part(model, revision, "model_index.json")
-    check_index(model, index)
-    parts = [pair for pair in TEXT_PARTS if (index.get(pair[1]) or [None])[0]]
-    classes = tuple(index[encoder][1] for _, encoder in parts)
-    _check_text_classes(model, classes)
-    with _loading(model):
-        tokenizers = [
-            transformers.CLIPTokenizer.from_pretrained(model, subfolder=tokenizer, revision=revision)
-            for tokenizer, _ in parts
-        ]
-        encoders = [
-            getattr(transformers, name)
-            .from_pretrained(
-                model,
-                subfolder=encoder,
-                revision=revision,
-                variant=variant,
-                dtype=PRECISIONS[precision],
-                use_safetensors=True,
-            )
-            .to(device)
-            .eval()
-            for name, (_, encoder) in zip(classes, parts, strict=True)
-        ]
+    tokenizers, encoders = [], []
+    for tokenizer, encoder in TEXT_PARTS:
+        if (index.get(encoder) or [None])[0]:
+            kind = getattr(transformers, index[encoder][1])
+            network = load_network(kind, folder / encoder, dtype=PRECISIONS[precision], variant=variant, model=model)
+            encoders.append(network)
+            tokenizers.append(load_tokenizer(folder / tokenizer, network.config, model=model))
     return TextEncoders(tuple(tokenizers), tuple(encoders))
 
 
@@ -135,11 +135,13 @@ def text_encoders(pipeline: DiffusionPipeline) -> TextEncoders:
 def projection_weights(model: str, revision: str | None, *, variant: str | None = None) -> dict[str, torch.Tensor]:
     """The weights of the cross-attention projections `[out, d]` by module name, on the CPU, as they are stored.
 
-    Read from the U-Net's file, or those of its shards that hold them, without building the U-Net. Raises ValueError,
+    Read from the U-Net's file or shards without building the U-Net. Raises ValueError,
     naming the file, when it is no safetensors file or a projection is not finite.
     """
+    unet = base_folder(model, revision, variant=variant) / "unet"
+    files = weight_files(unet, variant=variant) or {"": unet / f"{UNET_WEIGHTS}.safetensors"}
     weights = {}
-    for path in _projection_files(model, revision, variant):
+    for path in files.values():
         with open_tensors(path) as file:
             for name in filter(_is_projection, file.keys()):
                 weight = file.get_tensor(name)
@@ -167,20 +169,20 @@ def set_projections(unet: UNet2DConditionModel, weights: Mapping[str, torch.Tens
         unet.get_submodule(name).weight.copy_(weight)
 
 
-def describe(model: str, revision: str | None) -> dict:
+def describe(model: str, revision: str | None, *, variant: str | None = None, key: str = "") -> dict:
     """Facts of a base read from its JSON files alone: pipeline class, text width, window, what the U-Net predicts."""
     facts = {
         "pipeline": ("model_index.json", "_class_name"),
         "cross_attention_dim": ("unet/config.json", "cross_attention_dim"),
         "window": ("text_encoder/config.json", "max_position_embeddings"),
     }
-    found = {}
+    folder, found = base_folder(model, revision, variant=variant, key=key), {}
     for fact, (name, key) in facts.items():
-        content = read_part(model, revision, name)
+        content = read_object(folder / name)
         if key not in content:
             raise ValueError(f"{model}: {name} has no {key!r}; a base must be a pipeline as diffusers saves it")
         found[fact] = content[key]
-    scheduler = read_part(model, revision, "scheduler/scheduler_config.json")
+    scheduler = read_object(folder / CONFIG)
     return found | {"prediction_type": scheduler.get("prediction_type", "epsilon")}
 
 
@@ -188,25 +190,9 @@ def _is_projection(weight: str) -> bool:
     return weight.removesuffix(".weight").endswith(PROJECTIONS)
 
 
-def _projection_files(model: str, revision: str | None, variant: str | None) -> list[Path]:
-    """The U-Net's weights, or those of its shards that hold projections; an index counts first, as in diffusers."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    part = f".{variant}" if variant else ""
-    try:
-        path = base_file(model, revision, f"unet/{UNET_WEIGHTS}.safetensors.index{part}.json")
-        files = sorted({file for name, file in weight_map(path).items() if _is_projection(name)})
-    except (FileNotFoundError, EntryNotFoundError):
-        files = [f"{UNET_WEIGHTS}{part}.safetensors"]
-    return [base_file(model, revision, f"unet/{file}") for file in files]
-
-
 def _check_text_classes(base: str, classes: tuple[str, ...]) -> None:
-    if classes not in TEXT_CLASSES:
-        raise ValueError(
-            f"{base} reads text with {' and '.join(classes) or 'no encoder'}; a base must be of one of the families "
-            f"{', '.join(TEXT_CLASSES.values())}"
-        )
+    if problem := text_problem(classes):
+        raise ValueError(f"{base} {problem}")
 
 
 def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:

@@ -17,7 +17,7 @@ from lethe.bases import weights_hash
 from lethe.edits import Edit, FactoredEdit, check_edited, check_fit
 from lethe.files import folder_written_whole
 from lethe.low_rank import LowRank
-from lethe.model_folders import LEGAL, WEIGHTS, parts_of, weight_files
+from lethe.model_folders import LEGAL, UNUSED, WEIGHTS, parts_of, read_object, weight_files
 from lethe.tensor_files import open_tensors
 from lethe.text_files import read_json
 
@@ -51,10 +51,12 @@ def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
     """
     check_base(edit, base)
     with folder_written_whole(folder) as part:
-        shutil.copyfile(base / "model_index.json", part / "model_index.json")
+        _copy_index(base, part)
         for name in parts_of(base):
             if (base / name).is_dir():
                 _copy_component(base / name, part / name, edit.record["base"].get("variant"))
+                if name.startswith("text_encoder"):
+                    load_in_float32(part / name)
         for path in weight_files(part / "unet").values():
             _overwrite(path, edit)
         for path in base.iterdir():
@@ -153,6 +155,47 @@ def card(record: Mapping, own: str) -> str:
     if body.strip():
         lines += ["", "The card of the base follows.", "", body.strip()]
     return (front or "") + "\n".join(lines) + "\n"
+
+
+def load_in_float32(component: Path) -> None:
+    """Let a text encoder's folder load in float32 where no dtype is named; its weights stay as they are stored.
+
+    diffusers then loads its own parts in float32, and transformers a text encoder in the dtype of its configuration or
+    else of its weights: parts stored in half precision would be of two dtypes, and the pipeline could not draw.
+    """
+    path = component / "config.json"
+    config = read_object(path)
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    said = {key: node[key] for node in (config, text) for key in ("dtype", "torch_dtype") if node.get(key)}
+    if set(said.values()) == {"float32"} or (not said and _stored_dtypes(component) <= {"F32"}):
+        return
+    for node in (config, text):
+        node.pop("torch_dtype", None)
+        node["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _stored_dtypes(component: Path) -> set[str]:
+    """Dtypes of the floating-point tensors in a component's weight files, as safetensors names them."""
+    found: set[str] = set()
+    for path in weight_files(component).values():
+        with open_tensors(path) as file:
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {dtype for dtype in found if dtype.startswith(("F", "BF"))}
+
+
+def _copy_index(base: Path, folder: Path) -> None:
+    """Copy a pipeline's index; parts that draw nothing and whose folder is not there are no longer named."""
+    index = read_object(base / "model_index.json")
+    absent = [name for name in parts_of(base) if name in UNUSED and not (base / name).is_dir()]
+    if not absent:
+        shutil.copyfile(base / "model_index.json", folder / "model_index.json")
+        return
+    index |= {name: [None, None] for name in absent}
+    if "safety_checker" in absent:
+        index["requires_safety_checker"] = False
+    text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _copy_component(source: Path, target: Path, variant: str | None) -> None:

@@ -22,6 +22,7 @@ from lethe.bases import PROJECTIONS, text_encoders
 from lethe.finite import mend_of, require_finite
 from lethe.pixels import NORMALISATIONS
 from lethe.prompts import end_positions, fill, phrase_positions
+from lethe.schedulers import training_schedule
 from lethe.text import added_conditions, encode_prompts
 
 LARGEST_SCALE, SMALLEST_SCALE = 2.0**16, 2.0**-8  # of the loss in float16
@@ -100,12 +101,12 @@ def preserved_examples(
     pipeline: DiffusionPipeline, prompts: Sequence[str], images: Sequence[np.ndarray], settings: LoraSettings
 ) -> Preserved:
     """Encode images to preserve (uint8 `[H, W, 3]`) and the prompt of each, for `train_lora`."""
-    text = text_encoders(pipeline)
+    text, (_, prediction) = text_encoders(pipeline), training_schedule(pipeline.scheduler)
     return Preserved(
         encode_images(pipeline.vae, NORMALISATIONS[settings.pixels](images), seed=settings.seed),
         torch.cat(list(encode_prompts(text, prompts))),
         added_conditions(text, prompts, images[0].shape[:2]),
-        pipeline.scheduler.config.prediction_type,
+        prediction,
     )
 
 

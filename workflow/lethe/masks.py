@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lethe.finite import require_finite
+from lethe.loading import (
+    check_image_side,
+    check_words,
+    check_words_there,
+    load_network,
+    load_processor,
+    load_tokenizer,
+    square_side,
+)
+from lethe.model_folders import model_folder
 from lethe.prompts import fill
 
 if TYPE_CHECKING:
@@ -62,23 +73,14 @@ def load_segmenter(settings: Mapping[str, Any], *, device: torch.device) -> Segm
     `grounded_sam_masks`.
     """
     if settings["segmenter"] == "clipseg":
-        from transformers import AutoImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
-
-        parts = (
-            _network(CLIPSegForImageSegmentation, settings, device),
-            _reader(CLIPTokenizer, settings),
-            _reader(AutoImageProcessor, settings),
-        )
+        parts = load_clipseg(settings["model"], settings["revision"], device=device)
         return lambda images, concept: clipseg_masks(
             *parts, images, fill(settings["prompt"], concept), threshold=settings["threshold"]
         )
-    from transformers import AutoProcessor, GroundingDinoForObjectDetection, SamModel, SamProcessor
-
+    detector, sam = settings["detector"], settings["sam"]
     parts = (
-        _network(GroundingDinoForObjectDetection, settings["detector"], device),
-        _reader(AutoProcessor, settings["detector"]),
-        _network(SamModel, settings["sam"], device),
-        _reader(SamProcessor, settings["sam"]),
+        *load_detector(detector["model"], detector["revision"], device=device),
+        *load_sam(sam["model"], sam["revision"], device=device),
     )
     thresholds = {key: settings[key] for key in ("box_threshold", "text_threshold")}
     return lambda images, concept: grounded_sam_masks(
@@ -86,13 +88,54 @@ def load_segmenter(settings: Mapping[str, Any], *, device: torch.device) -> Segm
     )
 
 
-def _network(kind: Any, source: Mapping[str, Any], device: torch.device) -> Any:
-    weights = dict(dtype=torch.float32, use_safetensors=True)
-    return kind.from_pretrained(source["model"], revision=source["revision"], **weights).to(device).eval()
+def _folder(model: str, revision: str | None, key: str) -> tuple[Path, str]:
+    """A model's folder, and its name for messages."""
+    return model_folder(model, revision, key=key), f"{key}: {model}"
 
 
-def _reader(kind: Any, source: Mapping[str, Any]) -> Any:
-    return kind.from_pretrained(source["model"], revision=source["revision"])
+def load_clipseg(
+    model: str, revision: str | None, *, device: torch.device
+) -> tuple[CLIPSegForImageSegmentation, CLIPTokenizer, BaseImageProcessor]:
+    """A CLIPSeg folder or hub id in float32, with its tokenizer and image processor.
+
+    Raises ValueError, naming the model, when it is no whole CLIPSeg (`lethe.loading`).
+    """
+    from transformers import AutoImageProcessor, CLIPSegForImageSegmentation
+
+    folder, model = _folder(model, revision, "masks.clipseg.model")
+    network = load_network(CLIPSegForImageSegmentation, folder, dtype=torch.float32, model=model)
+    tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
+    processor = load_processor(AutoImageProcessor, folder, model=model)
+    # It stretches its position embeddings to any size, of whole patches.
+    patch = network.config.vision_config.patch_size
+    check_image_side(square_side(processor), square_side(processor) // patch * patch, model=model)
+    return network.to(device), tokenizer, processor
+
+
+def load_detector(
+    model: str, revision: str | None, *, device: torch.device
+) -> tuple[GroundingDinoForObjectDetection, GroundingDinoProcessor]:
+    """A GroundingDINO folder or hub id in float32, with its processor. Raises ValueError as `load_clipseg`."""
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+
+    folder, model = _folder(model, revision, "masks.grounded-sam.detector.model")
+    network = load_network(GroundingDinoForObjectDetection, folder, dtype=torch.float32, model=model)
+    check_words_there(folder, model)
+    processor = load_processor(GroundingDinoProcessor, folder, model=model)
+    check_words(processor.tokenizer, network.config.text_config, folder, model)
+    return network.to(device), processor
+
+
+def load_sam(model: str, revision: str | None, *, device: torch.device) -> tuple[SamModel, SamProcessor]:
+    """A SAM folder or hub id in float32, with its processor. Raises ValueError as `load_clipseg`."""
+    from transformers import SamModel, SamProcessor
+
+    folder, model = _folder(model, revision, "masks.grounded-sam.sam.model")
+    network = load_network(SamModel, folder, dtype=torch.float32, model=model)
+    processor = load_processor(SamProcessor, folder, model=model)
+    pad = processor.image_processor.pad_size
+    check_image_side(int(pad["height"]), network.config.vision_config.image_size, model=model)
+    return network.to(device), processor
 
 
 @torch.no_grad()
@@ -124,13 +167,6 @@ def clipseg_masks(
 
 def _numbered(images: Sequence[np.ndarray]) -> list[str]:
     return [f"image {number}" for number in range(len(images))]
-
-
-def square_side(processor: BaseImageProcessor) -> int:
-    """The side in pixels of the squares that an image processor makes of square images."""
-    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    sides = [size[key] for key in ("height", "shortest_edge") if size.get(key)]
-    return int(sides[0])
 
 
 def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lethe.hub import hub_problem
-from lethe.messages import has_control
+from lethe.messages import has_control, sentence
+from lethe.model_checks import base_problem, model_problem
+from lethe.model_folders import NETWORKS, cached_folder, read_object, single_file_problem
+from lethe.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_problem, training_problem
 from lethe.text_files import without_comments
 
 # Where the configuration holds what, `*` standing for any name a user chose.
@@ -34,12 +37,12 @@ FILES = {  # paths of files, and the keys beside them that name columns
     "evaluations.*.classes.table": ("column",),
     "evaluations.*.reference_images": (),
 }
-MODELS = {  # model folders or hub ids, and the file that such a folder holds
-    "bases.*.model": "model_index.json",
-    "masks.clipseg.model": "config.json",
-    "masks.grounded-sam.detector.model": "config.json",
-    "masks.grounded-sam.sam.model": "config.json",
-    "evaluations.*.clip.model": "config.json",
+MODELS = {  # model folders or hub ids, the file that such a folder holds, and the class that is wanted of transformers
+    "bases.*.model": ("model_index.json", None),
+    "masks.clipseg.model": ("config.json", "CLIPSegForImageSegmentation"),
+    "masks.grounded-sam.detector.model": ("config.json", "GroundingDinoForObjectDetection"),
+    "masks.grounded-sam.sam.model": ("config.json", "SamModel"),
+    "evaluations.*.clip.model": ("config.json", "CLIPModel"),
 }
 SEEDS = ("suites.*.seeds", "figures.examples.seeds")
 FORMS = {  # keys that tell the forms of a section's entries, in the order of the schema's oneOf, and what they hold
@@ -434,10 +437,10 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
         for place, model, holder in _find(config, pattern):
             unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
             if isinstance(model, str) and not model.startswith(made) and not unread:
-                yield from _model_problems(_at(place), model, holder.get("revision"), holds)
+                yield from _model_problems(_at(place), model, holder.get("revision"), *holds)
     for place, model, base in _find(config, "bases.*.model"):
         if isinstance(model, str) and not model.startswith(made):
-            yield from _variant_problems(_at(place[:-1]), Path(model) / "unet", base.get("variant"))
+            yield from _base_problems(config, _at(place[:-1]), place[1], base)
 
 
 def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool) -> Iterator[str]:
@@ -458,26 +461,83 @@ def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]],
             yield f"{_at(place)}: {shown(path)} has no column {shown(column)}{hint}"
 
 
-def _variant_problems(place: str, unet: Path, variant: Any) -> Iterator[str]:
-    """A folder must store its U-Net as safetensors; if in only one number format, it must be asked for that one."""
-    names = [path.name for path in unet.iterdir()] if _is_folder(unet) else []
-    files = {".fp16" in name for name in names if name.endswith(".safetensors")}
-    pickles = sorted(name for name in names if name.endswith(".bin"))
-    if pickles and not files:
-        mend = "load it once with diffusers and save it with safe_serialization=True"
-        yield f"{place}.model: {str(unet)!r} has its weights only as a pickle, {pickles[0]}; {mend}."
-    elif files == {True} and variant is None:
-        yield f"{place} lacks the key variant: {str(unet)!r} holds only half precision; add variant: fp16."
-    elif files == {False} and variant == "fp16":
-        yield f"{place}.variant: {str(unet)!r} holds no *.fp16.safetensors; remove the key."
+def _base_problems(config: dict, place: str, name: Any, base: dict) -> Iterator[str]:
+    """What speaks against a base's folder, or a hub id's snapshot in the cache, and against sampling it as told."""
+    folder, variant = _cached(base["model"], base.get("revision"), base.get("variant")), base.get("variant")
+    if folder is None or not (folder / "model_index.json").is_file():
+        return
+    if problems := list(_variant_problems(place, folder, variant)):
+        yield from problems
+        return
+    try:
+        if problem := base_problem(folder, variant=variant):
+            yield f"{place}.model: {str(folder)!r}: {problem}."
+            return
+        scheduler = read_object(folder / CONFIG)
+    except (ValueError, OSError) as error:
+        yield f"{place}.model: {sentence(error)}; download the model again."
+        return
+    tasks = config.get("tasks") if isinstance(config.get("tasks"), dict) else {}
+    trained = any(isinstance(task, dict) and task.get("base") == name for task in tasks.values())
+    if trained and (problem := training_problem(scheduler)):
+        yield f"{place}.model: {str(folder)!r}: {problem}; name another base."
+        return
+    keys: dict[str, list[str]] = {}
+    for section in ("images", "sampling"):
+        choice = config[section].get("scheduler") if isinstance(config.get(section), dict) else None
+        if choice in (*SCHEDULERS, OWN):
+            keys.setdefault(choice, []).append(f"{section}.scheduler")
+    for choice, told in keys.items():
+        if problem := scheduler_problem(scheduler, choice):
+            mend = mend_of(scheduler, choice)
+            yield f"{place}.model: {str(folder)!r}, under {' and '.join(told)}: {problem}{mend}."
 
 
-def _model_problems(place: str, model: str, revision: Any, holds: str) -> Iterator[str]:
-    """A path must be a model's folder; anything else must be a hub id, which only a download can tell."""
-    if model.startswith(("/", "./", "../")) or _is_folder(Path(*Path(model).parts[:1])):
+def _cached(model: str, revision: Any, variant: Any) -> Path | None:
+    if _is_folder(model):
+        return Path(model)
+    return cached_folder(model, revision if isinstance(revision, str) else None, variant)
+
+
+def _variant_problems(place: str, folder: Path, variant: Any) -> Iterator[str]:
+    """A base must store its parts as safetensors; those in only one number format must be asked for in that one."""
+    stored: dict[str, set[bool]] = {}
+    for part in filter(_is_folder, (folder / name for name in NETWORKS)):
+        names = sorted(path.name for path in part.iterdir())
+        stored[str(part)] = {".fp16" in name for name in names if name.endswith(".safetensors")}
+        pickles = [name for name in names if name.endswith(".bin")]
+        if pickles and not stored[str(part)]:
+            mend = "load it once with diffusers and save it with safe_serialization=True"
+            yield f"{place}.model: {str(part)!r} has its weights only as a pickle, {pickles[0]}; {mend}."
+            return
+    half = next((part for part, formats in stored.items() if formats == {True}), None)
+    if half and variant is None:
+        yield f"{place} lacks the key variant: {half!r} holds only half precision; add variant: fp16."
+    elif stored and variant == "fp16" and not any(True in formats for formats in stored.values()):
+        yield f"{place}.variant: {next(iter(stored))!r} holds no *.fp16.safetensors; remove the key."
+
+
+def _model_problems(place: str, model: str, revision: Any, holds: str, kind: str | None) -> Iterator[str]:
+    """A path must be the folder of a model, of a class of transformers if one is wanted; or else a hub id.
+
+    What a hub id that is not cached holds, only a download can tell.
+    """
+    revision = revision if isinstance(revision, str) else None
+    if problem := single_file_problem(model):
+        yield f"{place}: {problem}."
+    elif model.startswith(("/", "./", "../")) or _is_folder(Path(*Path(model).parts[:1])):
         if not _is_folder(model):
             yield f"{place}: there is no folder {_full(model)}; correct the path."
         elif not (Path(model) / holds).is_file():
             yield f"{place}: the folder {_full(model)} holds no {holds}; name the folder that does."
-    elif problem := hub_problem(model, revision if isinstance(revision, str) else None):
+    elif problem := hub_problem(model, revision):
         yield f"{place}: {problem}, and there is no folder {_full(model)}; correct it."
+        return
+    folder = _cached(model, revision, None) if kind else None
+    if folder is None or not (folder / holds).is_file():
+        return
+    try:
+        if problem := model_problem(folder, kind):
+            yield f"{place}: {str(folder)!r}: {problem}."
+    except (ValueError, OSError) as error:
+        yield f"{place}: {sentence(error)}; download the model again."

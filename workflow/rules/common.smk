@@ -26,7 +26,7 @@ from lethe.cluster import refusal
 from lethe.concepts import read_concepts
 from lethe.priors import prior_files
 from lethe.fingerprints import KEPT, KeptHashes, fingerprint, sha256_of, text_fingerprint
-from lethe.model_folders import base_folder, cached_folder, loaded_files
+from lethe.model_folders import base_folder, cached_folder, loaded_files, model_folder
 from lethe.provenance import code_hash, python_problem
 from lethe.records import notes
 from lethe.rerun_notes import renew_notes
@@ -149,24 +149,25 @@ def check_cluster():
 
 
 @cache
-def folder_of(model, revision, variant=None):
+def folder_of(model, revision, variant=None, key=""):
     """The folder of a model: itself, or where the hub keeps it, downloaded unless this is but a look at the plan."""
-    found = cached_folder(model, revision, variant)
-    runs = not workflow.is_main_process or (workflow.executor_plugin is not None and not workflow.dryrun)
-    if found is None and runs:
-        try:
-            found = base_folder(model, revision, variant=variant)
-        except ValueError as error:
-            raise WorkflowError(str(error)) from None
-    elif found is None:
-        logger.warning(f"{model} is downloaded when the run starts; until then nobody can say which files it is behind")
-    return found
+    if found := cached_folder(model, revision, variant):
+        return found
+    if workflow.is_main_process and (workflow.executor_plugin is None or workflow.dryrun):
+        logger.warning(f"{key}: {model} is downloaded when the run starts; until then nobody knows its content.")
+        return None
+    try:
+        if key.startswith("bases."):
+            return base_folder(model, revision, variant=variant, key=key)
+        return model_folder(model, revision, key=key)
+    except ValueError as error:
+        raise WorkflowError(str(error)) from None
 
 
 @cache
-def identified(model, revision, variant=None):
-    """What identifies a model: where it is, which files, and what their content is."""
-    place, where = dict(model=model, revision=revision, variant=variant), folder_of(model, revision, variant)
+def identified(model, revision, variant=None, key=""):
+    """What identifies the model at a key of the configuration: where it is, which files, and what their content is."""
+    place, where = dict(model=model, revision=revision, variant=variant), folder_of(model, revision, variant, key)
     content = fingerprint(where, variant=variant, hash_of=HASHES) if where else f"{model}@{revision} {variant}"
     return place | dict(fingerprint=content)
 
@@ -174,14 +175,14 @@ def identified(model, revision, variant=None):
 @cache
 def base_settings(name):
     """What identifies a base: its name, and where and what the pipeline is."""
-    return dict(name=name) | identified(**config["bases"][name])
+    return dict(name=name) | identified(**config["bases"][name], key=f"bases.{name}.model")
 
 
 @cache
 def text_of(name):
     """Which text encoders a base has, in 16 hex digits."""
     base = base_settings(name)
-    if where := folder_of(base["model"], base["revision"], base["variant"]):
+    if where := folder_of(base["model"], base["revision"], base["variant"], f"bases.{name}.model"):
         return text_fingerprint(where, variant=base["variant"], hash_of=HASHES)
     return hashlib.sha256(base["fingerprint"].encode()).hexdigest()[:16]
 

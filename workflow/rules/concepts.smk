@@ -25,10 +25,10 @@ def anchor_images_made_by(base, concept):
 def segmentation(concept):
     """How to find a concept, and what the content of the models is that find it."""
     chosen = mask_settings(config["masks"], CONCEPTS[concept].kind)
-    models = {
-        key: part | identified(**part) for key, part in chosen.items() if isinstance(part, dict) and "model" in part
-    }
-    own = identified(chosen["model"], chosen["revision"]) if "model" in chosen else {}
+    at = f"masks.{chosen['segmenter']}"
+    parts = {key: part for key, part in chosen.items() if isinstance(part, dict) and "model" in part}
+    models = {name: part | identified(**part, key=f"{at}.{name}.model") for name, part in parts.items()}
+    own = identified(chosen["model"], chosen["revision"], key=f"{at}.model") if "model" in chosen else {}
     return chosen | models | own
 
 

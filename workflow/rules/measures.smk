@@ -6,9 +6,15 @@ def judge_model(wildcards):
 
 
 @cache
+def judge(evaluation):
+    """What identifies the evaluation CLIP."""
+    return identified(**config["evaluations"][evaluation]["clip"], key=f"evaluations.{evaluation}.clip.model")
+
+
+@cache
 def judge_settings(evaluation, **values):
     """The evaluation CLIP and what its content is."""
-    common = dict(clip=identified(**config["evaluations"][evaluation]["clip"]), device=config["device"])
+    common = dict(clip=judge(evaluation), device=config["device"])
     return Argument(common | values)
 
 

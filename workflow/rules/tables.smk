@@ -54,7 +54,7 @@ def objects_table_settings(task):
             concepts=sorted(chosen["concepts"]),
             shards=shard_counts(task, ROLES),
             methods=list(edits(task)),
-            clip=identified(**config["evaluations"][chosen["evaluation"]]["clip"]),
+            clip=judge(chosen["evaluation"]),
             sampling=config["sampling"],
         )
     )

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel, CLIPSegForImageSegmentation
 
+from lethe.bases import load_pipeline
 from lethe.embedded.world import World
+from lethe.export import load_in_float32
+from lethe.loading import load_network
 
 LICENCES = {
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
@@ -21,13 +23,18 @@ LICENCES = {
 
 
 def halve(pipeline: Path, clip: Path, clipseg: Path, folder: Path) -> None:
-    """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16."""
-    StableDiffusionPipeline.from_pretrained(pipeline, dtype=torch.float16).save_pretrained(folder / "pipeline")
+    """Copy the three models into `folder` (pipeline/, clip/, clipseg/) with their weights in float16.
+
+    The pipeline draws as it is loaded, in float32.
+    """
+    whole = load_pipeline(str(pipeline), None, device=torch.device("cpu"), precision="float16")
+    whole.save_pretrained(folder / "pipeline")
     for source, model in ((clip, CLIPModel), (clipseg, CLIPSegForImageSegmentation)):
         shutil.copytree(
             source, folder / source.name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
         )
-        model.from_pretrained(source, dtype=torch.float16).save_pretrained(folder / source.name)
+        load_network(model, source, dtype=torch.float16).save_pretrained(folder / source.name)
+    load_in_float32(folder / "pipeline" / "text_encoder")
     for path in folder.glob("*/**/*.json"):
         forget_origin(path)
 

@@ -14,6 +14,8 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from lethe.files import check_images
 from lethe.finite import require_directions
+from lethe.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
+from lethe.model_folders import model_folder
 
 BROKEN = "the evaluation CLIP's weights are broken, download them again"
 
@@ -27,15 +29,18 @@ class Judge:
     processor: CLIPImageProcessor
 
 
-def load_judge(model: str, revision: str | None = None, *, device: torch.device) -> Judge:
-    """Load a CLIP folder, or a hub id at a revision, in float32."""
-    return Judge(
-        CLIPModel.from_pretrained(model, revision=revision, dtype=torch.float32, use_safetensors=True)
-        .to(device)
-        .eval(),
-        CLIPTokenizer.from_pretrained(model, revision=revision),
-        CLIPImageProcessor.from_pretrained(model, revision=revision),
-    )
+def load_judge(model: str, revision: str | None = None, *, device: torch.device, key: str = "") -> Judge:
+    """Load a CLIP folder, or a hub id at a revision, in float32; `key` names it in the configuration, for messages.
+
+    Raises ValueError, naming the model, when it is no whole CLIP (`lethe.loading`).
+    """
+    folder = model_folder(model, revision, key=key)
+    model = f"{key}: {model}" if key else model
+    network = load_network(CLIPModel, folder, dtype=torch.float32, model=model)
+    tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
+    processor = load_processor(CLIPImageProcessor, folder, model=model)
+    check_image_side(square_side(processor), network.config.vision_config.image_size, model=model)
+    return Judge(network.to(device), tokenizer, processor)
 
 
 def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch: int = 64) -> np.ndarray:

@@ -14,6 +14,8 @@ if __name__ == "__main__":
         use_threads(args.threads)
         settings = args.settings
         names = [phrase for _, phrase in phrases(args.table, settings.column)]
-        judge = load_judge(settings.clip["model"], settings.clip["revision"], device=pick_device(settings.device))
+        judge = load_judge(
+            settings.clip["model"], settings.clip["revision"], device=pick_device(settings.device), key="clip.model"
+        )
         texts = text_embeddings(judge, [fill(settings.class_prompt, name) for name in names])
         write_measure(args.out_classes, pd.DataFrame({"class": names}), text=texts)

@@ -13,6 +13,7 @@ from lethe.embedded.recipes import Budget, encode, train_diffusion
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import caption_corpus, read_world
 from lethe.files import written_whole
+from lethe.loading import load_network
 from lethe.steps.arguments import step, use_threads
 
 if __name__ == "__main__":
@@ -26,7 +27,7 @@ if __name__ == "__main__":
             seed=settings.picture_seed,
             variation=Variation(**settings.variation),
         )
-        vae = AutoencoderKL.from_pretrained(args.vae)
+        vae = load_network(AutoencoderKL, args.vae, dtype=torch.float32)
         latents = encode(vae, pictures.images) * vae.config.scaling_factor
         logging.info("encoded %d pictures", len(latents))
         tokenizer = train_tokenizer(caption_corpus(world), args.out_model / "tokenizer")

@@ -3,15 +3,14 @@
 import json
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors.numpy import load_file
-from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from lethe.bases import load_pipeline
 from lethe.embedded.quality import judge_quality, pipeline_quality, segmenter_quality, vae_quality
 from lethe.embedded.renders import make_pictures
 from lethe.embedded.world import read_world
 from lethe.files import written_whole
+from lethe.masks import load_clipseg
 from lethe.measures.clip import load_judge
 from lethe.steps.arguments import step, use_threads
 
@@ -27,11 +26,10 @@ if __name__ == "__main__":
         pipeline = load_pipeline(
             str(args.pipeline), None, device=device, precision="float32", scheduler=settings.sampling["scheduler"]
         )
-        clipseg = CLIPSegForImageSegmentation.from_pretrained(args.clipseg, dtype=torch.float32).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(args.clipseg)
+        clipseg, tokenizer, _ = load_clipseg(str(args.clipseg), None, device=device)
         quality = {
             **judge_quality(judge, world, pictures),
-            **vae_quality(AutoencoderKL.from_pretrained(args.pipeline / "vae").eval(), judge, world, pictures),
+            **vae_quality(pipeline.vae, judge, world, pictures),
             **segmenter_quality(clipseg, tokenizer, icons, world, settings.scenes, seed=settings.seed),
             **pipeline_quality(pipeline, judge, world, seeds=settings.seeds, sampling=settings.sampling),
         }

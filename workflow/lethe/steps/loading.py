@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from lethe.bases import load_pipeline, load_text
 from lethe.devices import pick_device
 from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
 from lethe.model_folders import base_folder
+from lethe.schedulers import OWN
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from lethe.text import TextEncoders
 
 
-def pipeline_of(settings: SimpleNamespace, *, scheduler: str | None = None) -> DiffusionPipeline:
-    """The base's pipeline on the configured device, with another scheduler if named."""
+def pipeline_of(settings: SimpleNamespace, *, scheduler: str = OWN) -> DiffusionPipeline:
+    """The base's pipeline on the configured device, with its own scheduler or the one named."""
     return load_pipeline(**_where(settings.base, settings), scheduler=scheduler)
 
 
@@ -27,18 +29,25 @@ def text_of(settings: SimpleNamespace) -> TextEncoders:
     return load_text(**_where(getattr(settings, "base", None) or settings.text, settings))
 
 
-def check_unchanged(base: Mapping) -> None:
-    """Raise ValueError when a base (`model`, `revision`, `variant`) is not the one that `fingerprint` says any more.
+def folder_of(base: Mapping) -> Path:
+    """The folder of a base (`model`, `revision`, `variant`, and its `name` if it has one).
 
-    16 digits say which text encoders it has, 64 say all of it.
+    Raises ValueError when it is not there, or not what `fingerprint` says any more: 16 digits say which text encoders
+    it has, 64 say all of it.
     """
-    folder = base_folder(base["model"], base["revision"], variant=base["variant"])
+    folder = base_folder(base["model"], base["revision"], variant=base["variant"], key=_key(base))
     of = text_fingerprint if len(base["fingerprint"]) == 16 else fingerprint
     if of(folder, variant=base["variant"], hash_of=KeptHashes(KEPT)) != base["fingerprint"]:
         raise ValueError(f"{base['model']} has changed since this run was planned; run snakemake again")
+    return folder
 
 
 def _where(base: Mapping, settings: SimpleNamespace) -> dict:
-    check_unchanged(base)
-    place = {key: base[key] for key in ("model", "revision", "variant")}
-    return place | {"device": pick_device(settings.device), "precision": settings.precision}
+    folder_of(base)
+    place = {name: base[name] for name in ("model", "revision", "variant")}
+    return place | {"key": _key(base), "device": pick_device(settings.device), "precision": settings.precision}
+
+
+def _key(base: Mapping) -> str:
+    """The key of a base in the configuration; a prior's text encoders may be those of several."""
+    return f"bases.{base['name']}.model" if "name" in base else ""

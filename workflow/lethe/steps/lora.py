@@ -9,6 +9,7 @@ from lethe.lora import LoraSettings, concept_examples, preserved_examples, train
 from lethe.methods.mace import RefinementSettings, preserved, refinement, transformed
 from lethe.moments import load_concept_moments, load_moment
 from lethe.prompts import read_templates
+from lethe.schedulers import training_schedule
 from lethe.steps.arguments import record_of, step, use_threads
 from lethe.steps.loading import pipeline_of
 
@@ -25,6 +26,7 @@ if __name__ == "__main__":
         settings = args.settings
         name, lora = settings.concept["name"], LoraSettings(**settings.lora, seed=settings.seed)
         pipeline = pipeline_of(settings)
+        alphas, _ = training_schedule(pipeline.scheduler)
         priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
         moments = Loaded(load_concept_moments, args.moments)
         kept = preserved(*priors, weight=settings.preserve_weight)
@@ -38,7 +40,7 @@ if __name__ == "__main__":
         for path in args.anchor_images:
             anchor = preserved_examples(pipeline, list(read_rows(path)["prompt"]), read_images(path), lora)
         try:
-            state, curve = train_lora(pipeline.unet, pipeline.scheduler.alphas_cumprod, concept, lora, preserved=anchor)
+            state, curve = train_lora(pipeline.unet, alphas, concept, lora, preserved=anchor)
         except FloatingPointError as error:
             raise ValueError(f"the LoRA of {name!r} cannot be trained: {error}") from None
         save_lora(args.out_lora.parent, state, record_of("lora", args))

@@ -6,18 +6,17 @@ from lethe.devices import pick_device
 from lethe.edits import Edit, FactoredEdit, save_edit
 from lethe.files import Loaded
 from lethe.methods.mace import MaceSettings, erase, join, preserved
-from lethe.model_folders import base_folder
 from lethe.moments import load_concept_moments, load_moment
 from lethe.steps.arguments import record_of, step, use_threads
-from lethe.steps.loading import check_unchanged
+from lethe.steps.loading import folder_of
 
 if __name__ == "__main__":
     with step("mace", __doc__, lists=["moments", "loras", "prior", "domain-prior"], outputs=["edit"]) as args:
         use_threads(args.threads)
         settings, base = args.settings, args.settings.base
         target = {"device": pick_device(settings.device), "dtype": PRECISIONS[settings.precision]}
-        check_unchanged(base)
-        projections = projection_weights(base["model"], base["revision"], variant=base["variant"])
+        folder = folder_of(base)
+        projections = projection_weights(str(folder), None, variant=base["variant"])
         priors = (load_moment(paths[0]) if paths else None for paths in (args.prior, args.domain_prior))
         joined = (
             Loaded(load_concept_moments, args.moments),
@@ -25,9 +24,7 @@ if __name__ == "__main__":
             preserved(*priors, weight=settings.preserve_weight),
             MaceSettings(**settings.mace),
         )
-        hashes = weights_hash(
-            base_folder(base["model"], base["revision"], variant=base["variant"]), variant=base["variant"]
-        )
+        hashes = weights_hash(folder, variant=base["variant"])
         record = record_of(
             "mace", args, base=base | {"weights_sha256": hashes}, task=settings.task, concepts=settings.concepts
         )
