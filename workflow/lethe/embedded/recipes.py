@@ -22,12 +22,16 @@ from lethe.pixels import to_pixels
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`."""
+    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`.
+
+    `checkpoint_every` is in steps; it changes no result.
+    """
 
     steps: int
     batch: int
     learning_rate: float
     seed: int
+    checkpoint_every: int = 500
 
 
 def train_vae(vae: AutoencoderKL, pictures: Pictures, budget: Budget, checkpoint: Path) -> list[tuple[int, float]]:
@@ -211,4 +215,9 @@ def _soften(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _settings(budget: Budget) -> dict:
-    return dict(steps=budget.steps, learning_rate=budget.learning_rate, seed=budget.seed)
+    return dict(
+        steps=budget.steps,
+        learning_rate=budget.learning_rate,
+        seed=budget.seed,
+        checkpoint_every=budget.checkpoint_every,
+    )

@@ -1,0 +1,171 @@
+"""Make the large emoji world part by part, each resumable, in two lines of work that can run side by side.
+
+    python -m lethe.embedded.parts --folder FOLDER pipeline   # icons, scenes, autoencoder, latents, U-Net
+    python -m lethe.embedded.parts --folder FOLDER judges     # the text encoder's start, judges, segmenter
+
+A part whose result lies in FOLDER is skipped, one that was cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from diffusers import AutoencoderKL
+from safetensors.numpy import load_file, save_file
+
+from lethe.embedded.models import build_vae
+from lethe.embedded.recipes import Budget, encode, train_vae
+from lethe.embedded.renders import Pictures, Variation, render_icons
+from lethe.embedded.scenes import Mixture, Scenes, make_scenes
+from lethe.embedded.sources import fetch_collections
+from lethe.embedded.world import World, read_world
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where the parts lie, what they are made from and how."""
+
+    folder: Path
+    world: World
+    recipe: dict
+
+    def checkpoint(self, part: str) -> Path:
+        """Where a part's training is saved as it goes."""
+        return self.folder / "checkpoints" / f"{part}.safetensors"
+
+    def budget(self, part: str) -> Budget:
+        """How long a part trains."""
+        return Budget(**self.recipe[part]["budget"])
+
+
+def make_icons(work: Work, out: Path) -> None:
+    """Fetch the sets and render every subject in every style."""
+    collections = work.folder / "collections"
+    if not all((collections / f"{name}.json").exists() for name in work.recipe["collections"]):
+        fetch_collections(work.recipe["collections"], collections)
+    save_file({"icons": render_icons(work.world, collections)}, out)
+
+
+def scenes_maker(name: str) -> Callable[[Work, Path], None]:
+    """The part that draws one set of scenes, by its section of the recipe."""
+
+    def make(work: Work, out: Path) -> None:
+        settings = work.recipe[name]
+        scenes = make_scenes(
+            work.world,
+            load_file(work.folder / "icons.safetensors")["icons"],
+            settings["pictures"],
+            seed=settings["seed"],
+            variation=Variation(**settings["variation"]),
+            mixture=Mixture(**settings.get("mixture", {})),
+            ghosts=settings["ghosts"],
+        )
+        save_file(vars(scenes), out)
+
+    return make
+
+
+def make_vae(work: Work, out: Path) -> None:
+    """Train the autoencoder on the pipeline's scenes."""
+    scenes = Scenes(**load_file(work.folder / "scenes.safetensors"))
+    budget = work.budget("vae")
+    torch.manual_seed(budget.seed)
+    vae = build_vae(widths=tuple(work.recipe["vae"]["widths"]))
+    none = np.zeros(0)
+    curve = train_vae(vae, Pictures(scenes.images, none, none, none), budget, work.checkpoint("vae"))
+    vae.save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
+def make_latents(work: Work, out: Path) -> None:
+    """Encode the pipeline's scenes, scaled, in half precision."""
+    vae = AutoencoderKL.from_pretrained(work.folder / "vae").eval()
+    images = load_file(work.folder / "scenes.safetensors")["images"]
+    save_file({"latents": (encode(vae, images) * vae.config.scaling_factor).half().numpy()}, out)
+
+
+LINES: dict[str, dict[str, Callable[[Work, Path], None]]] = {
+    "pipeline": {
+        "icons.safetensors": make_icons,
+        "scenes.safetensors": scenes_maker("scenes"),
+        "vae": make_vae,
+        "latents.safetensors": make_latents,
+    },
+}
+
+
+def make_line(work: Work, line: str) -> None:
+    """Make the parts of a line that are not there yet, in order; each appears whole or not at all."""
+    for name, make in LINES[line].items():
+        out = work.folder / name
+        if out.exists():
+            log.info("%s is there", name)
+            continue
+        log.info("making %s", name)
+        part = out.with_name(f"{out.name}.part")
+        if part.is_dir():
+            shutil.rmtree(part)
+        started = time.monotonic()
+        make(work, part)
+        part.replace(out)
+        log.info("made %s in %.0f s", name, time.monotonic() - started)
+
+
+def wait_for(path: Path) -> Path:
+    """Wait until the other line has made `path`."""
+    while not path.exists():
+        log.info("waiting for %s", path)
+        time.sleep(60)
+    return path
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process; raise SystemExit when another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{path} is locked: this line is already being made") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def main() -> None:
+    """Make one line of the world in a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("line", choices=list(LINES))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--world", type=Path, default=ROOT / "resources" / "emoji_large")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "config" / "emoji_world_large.yaml")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    work = Work(args.folder, read_world(args.world), yaml.safe_load(args.recipe.read_text()))
+    with only_one(args.folder / f"{args.line}.lock"):
+        make_line(work, args.line)
+
+
+if __name__ == "__main__":
+    main()
