@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -15,6 +15,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
 )
 
 from lethe.embedded.renders import SIZE
@@ -124,7 +126,28 @@ def build_clip(
     )
 
 
-def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
+def build_classifier(names: Sequence[str], *, widths: tuple[int, ...]) -> ResNetForImageClassification:
+    """A residual network that tells which of `names` a 64x64 image shows; `widths` channels at 16, 8, 4, 2 pixels."""
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=widths[0],
+            hidden_sizes=list(widths),
+            depths=[2] * len(widths),
+            layer_type="basic",
+            id2label=dict(enumerate(names)),
+            label2id={name: k for k, name in enumerate(names)},
+        )
+    )
+
+
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
+    """The text tower of a CLIP, as a pipeline's text encoder: the same weights, without the projection."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    encoder.load_state_dict(clip.text_model.state_dict())
+    return encoder
+
+
+def build_clipseg(clip: CLIPModel, *, reduce: int = 32) -> CLIPSegForImageSegmentation:
     """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
@@ -132,9 +155,9 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
             vision_config=clip.config.vision_config.to_dict(),
             projection_dim=clip.config.projection_dim,
             extract_layers=[1, 2, 3],
-            reduce_dim=32,
+            reduce_dim=reduce,
             decoder_num_attention_heads=4,
-            decoder_intermediate_size=128,
+            decoder_intermediate_size=4 * reduce,
             conditional_layer=0,
             use_complex_transposed_convolution=True,
         )

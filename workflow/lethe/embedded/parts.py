@@ -23,14 +23,27 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from lethe.embedded.models import build_vae
+from lethe.embedded.captions import tokenizer_corpus
+from lethe.embedded.models import (
+    build_classifier,
+    build_clip,
+    build_clipseg,
+    build_scheduler,
+    build_unet,
+    build_vae,
+    text_encoder_of,
+    train_tokenizer,
+)
 from lethe.embedded.recipes import Budget, encode, train_vae
-from lethe.embedded.renders import Pictures, Variation, render_icons
+from lethe.embedded.renders import SIZE, Pictures, Variation, render_icons
+from lethe.embedded.scene_recipes import train_classifier, train_on_captions, train_scene_diffusion, train_segmenter
 from lethe.embedded.scenes import Mixture, Scenes, make_scenes
 from lethe.embedded.sources import fetch_collections
+from lethe.embedded.training import load_averages
 from lethe.embedded.world import World, read_world
 
 log = logging.getLogger(__name__)
@@ -101,12 +114,135 @@ def make_latents(work: Work, out: Path) -> None:
     save_file({"latents": (encode(vae, images) * vae.config.scaling_factor).half().numpy()}, out)
 
 
+def make_text(work: Work, out: Path) -> None:
+    """Train the tokenizer, then a CLIP on the pipeline's scenes, of which the text tower starts the text encoder."""
+    settings, budget = work.recipe["text"], work.budget("text")
+    tokenizer = train_tokenizer(tokenizer_corpus(work.world), out / "tokenizer", **work.recipe["tokens"])
+    torch.manual_seed(budget.seed)
+    clip = build_clip(tokenizer, text=settings["text"], vision=settings["vision"], embedding=settings["embedding"])
+    scenes = Scenes(**load_file(wait_for(work.folder / "scenes.safetensors")))
+    curve = train_on_captions(clip, tokenizer, scenes, work.world, budget, work.checkpoint("text"), soften=False)
+    text_encoder_of(clip).save_pretrained(out / "text_encoder")
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
+def diffusion_parts(work: Work) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """The U-Net and text encoder as their joint training finds them, and the tokenizer."""
+    settings = work.recipe["diffusion"]
+    text = wait_for(work.folder / "text")
+    encoder = CLIPTextModel.from_pretrained(text / "text_encoder", dtype=torch.float32)
+    torch.manual_seed(work.budget("diffusion").seed)
+    unet = build_unet(widths=tuple(settings["widths"]), text_width=encoder.config.hidden_size)
+    return unet, encoder, CLIPTokenizer.from_pretrained(text / "tokenizer")
+
+
+def make_pipeline(work: Work, out: Path) -> None:
+    """Train the U-Net and the text encoder, and put the pipeline together."""
+    settings = work.recipe["diffusion"]
+    unet, encoder, tokenizer = diffusion_parts(work)
+    curve = train_scene_diffusion(
+        unet,
+        encoder,
+        tokenizer,
+        build_scheduler(),
+        torch.from_numpy(load_file(work.folder / "latents.safetensors")["latents"]),
+        Scenes(**load_file(work.folder / "scenes.safetensors")),
+        work.world,
+        work.budget("diffusion"),
+        work.checkpoint("diffusion"),
+        text_rate=settings["text_rate"],
+        bare=settings["bare"],
+    )
+    assemble(work, unet, encoder, tokenizer).save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
+def preview(work: Work) -> tuple[StableDiffusionPipeline, int]:
+    """The pipeline as its training stands, and the step it stands at."""
+    unet, encoder, tokenizer = diffusion_parts(work)
+    step = load_averages(work.checkpoint("diffusion"), {"unet": unet, "text_encoder": encoder})
+    return assemble(work, unet, encoder, tokenizer), step
+
+
+def assemble(
+    work: Work, unet: UNet2DConditionModel, encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    """A pipeline of these parts and the autoencoder."""
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work.folder / "vae"),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_judge(work: Work, out: Path) -> None:
+    """Train the judge, a CLIP with its own tokenizer, on its own scenes, ghosts among them."""
+    settings, budget = work.recipe["judge"], work.budget("judge")
+    tokenizer = train_tokenizer(tokenizer_corpus(work.world), out, **work.recipe["tokens"])
+    torch.manual_seed(budget.seed)
+    clip = build_clip(tokenizer, text=settings["text"], vision=settings["vision"], embedding=settings["embedding"])
+    scenes = Scenes(**load_file(work.folder / "judge_scenes.safetensors"))
+    curve = train_on_captions(clip, tokenizer, scenes, work.world, budget, work.checkpoint("judge"), soften=True)
+    clip.save_pretrained(out)
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
+def make_second_judge(work: Work, out: Path) -> None:
+    """Train the second judge, a residual network without text, on scenes that only it sees."""
+    settings, budget = work.recipe["second_judge"], work.budget("second_judge")
+    torch.manual_seed(budget.seed)
+    classifier = build_classifier([one.name for one in work.world.subjects], widths=tuple(settings["widths"]))
+    scenes = Scenes(**load_file(work.folder / "second_judge_scenes.safetensors"))
+    curve = train_classifier(classifier, scenes, budget, work.checkpoint("second_judge"))
+    classifier.save_pretrained(out)
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
+def make_segmenter(work: Work, out: Path) -> None:
+    """Train the segmenter's decoder on a frozen copy of the judge."""
+    settings, budget = work.recipe["segmenter"], work.budget("segmenter")
+    clip = CLIPModel.from_pretrained(work.folder / "judge", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(work.folder / "judge")
+    torch.manual_seed(budget.seed)
+    segmenter = build_clipseg(clip, reduce=settings["reduce"])
+    curve = train_segmenter(
+        segmenter,
+        tokenizer,
+        load_file(work.folder / "icons.safetensors")["icons"],
+        work.world,
+        budget,
+        work.checkpoint("segmenter"),
+        variation=Variation(**settings["variation"]),
+        mixture=Mixture(**settings["mixture"]),
+    )
+    segmenter.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
+
+
 LINES: dict[str, dict[str, Callable[[Work, Path], None]]] = {
     "pipeline": {
         "icons.safetensors": make_icons,
         "scenes.safetensors": scenes_maker("scenes"),
         "vae": make_vae,
         "latents.safetensors": make_latents,
+        "pipeline": make_pipeline,
+    },
+    "judges": {
+        "text": make_text,
+        "judge_scenes.safetensors": scenes_maker("judge_scenes"),
+        "judge": make_judge,
+        "second_judge_scenes.safetensors": scenes_maker("second_judge_scenes"),
+        "second_judge": make_second_judge,
+        "segmenter": make_segmenter,
     },
 }
 

@@ -83,6 +83,17 @@ def train(
     return curve
 
 
+def load_averages(checkpoint: Path, modules: dict[str, nn.Module]) -> int:
+    """Put the averaged weights of a training that still runs into `modules`; return the step they are from."""
+    with safe_open(checkpoint, "pt") as file, torch.no_grad():
+        for name, module in modules.items():
+            for key, parameter in module.named_parameters():
+                if f"ema/{name}.{key}" in file.keys():  # noqa: SIM118
+                    parameter.copy_(file.get_tensor(f"ema/{name}.{key}"))
+            module.eval()
+        return int(file.metadata()["step"])
+
+
 def _one_cycle(step: int, steps: int) -> float:
     warm = max(1, round(0.03 * steps))
     if step < warm:
