@@ -36,7 +36,7 @@ PERSON_TEMPLATES = (
     "this is {}",
     "a close view of {}",
     "an emoji of {}",
-    "{} smiling at the camera",
+    "{} smiling at us",
     "{} in the news",
     "a good picture of {}",
     "a bright photo of {}",
