@@ -14,7 +14,7 @@ from lethe.embedded.world import World
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    return Work(tmp_path, World((), ()), {"a": {"budget": dict(steps=1, batch=2, learning_rate=0.1, seed=3)}})
+    return Work(tmp_path, tmp_path, World((), ()), {"a": {"budget": dict(steps=1, batch=2, learning_rate=0.1, seed=3)}})
 
 
 def test_parts_are_made_in_order_and_those_that_are_there_stay(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

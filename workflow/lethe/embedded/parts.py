@@ -25,8 +25,16 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetForImageClassification,
+)
 
+from lethe.bases import load_pipeline
 from lethe.embedded.captions import tokenizer_corpus
 from lethe.embedded.models import (
     build_classifier,
@@ -40,11 +48,20 @@ from lethe.embedded.models import (
 )
 from lethe.embedded.recipes import Budget, encode, train_vae
 from lethe.embedded.renders import SIZE, Pictures, Variation, render_icons
+from lethe.embedded.scene_quality import (
+    judges_quality,
+    outlines_quality,
+    sampler_of,
+    samples_quality,
+    told_by_classifier,
+    told_by_judge,
+)
 from lethe.embedded.scene_recipes import train_classifier, train_on_captions, train_scene_diffusion, train_segmenter
 from lethe.embedded.scenes import Mixture, Scenes, make_scenes
 from lethe.embedded.sources import fetch_collections
 from lethe.embedded.training import load_averages
-from lethe.embedded.world import World, read_world
+from lethe.embedded.world import World, read_hints, read_world
+from lethe.measures.clip import load_judge
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +70,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True)
 class Work:
-    """Where the parts lie, what they are made from and how."""
+    """Where the parts lie, what they are made from (the world and the folder of its tables) and how."""
 
     folder: Path
+    tables: Path
     world: World
     recipe: dict
 
@@ -228,6 +246,43 @@ def make_segmenter(work: Work, out: Path) -> None:
     (out / "curve.json").write_text(json.dumps(curve))
 
 
+def make_quality(work: Work, out: Path) -> None:
+    """Measure everything on scenes and seeds that nothing learned from."""
+    settings, world = work.recipe["quality"], work.world
+    pipeline = load_pipeline(
+        str(wait_for(work.folder / "pipeline")),
+        None,
+        device=torch.device("cpu"),
+        precision="float32",
+        scheduler=settings["sampling"]["scheduler"],
+    )
+    judge = load_judge(str(work.folder / "judge"), device=torch.device("cpu"))
+    classifier = ResNetForImageClassification.from_pretrained(work.folder / "second_judge", dtype=torch.float32).eval()
+    segmenter = CLIPSegForImageSegmentation.from_pretrained(work.folder / "segmenter", dtype=torch.float32).eval()
+    tellers = {"judge": told_by_judge(judge, world), "second judge": told_by_classifier(classifier)}
+    icons = load_file(work.folder / "icons.safetensors")["icons"]
+    made = work.recipe["second_judge_scenes"]
+    options = dict(variation=Variation(**made["variation"]), mixture=Mixture(**made["mixture"]), ghosts=True)
+    scenes = make_scenes(world, icons, settings["scenes"], seed=settings["seed"], **options)
+    drawn = work.recipe["segmenter"]
+    sample = sampler_of(pipeline, settings["sampling"])
+    quality = {
+        **judges_quality(tellers, judge, world, scenes),
+        **outlines_quality(
+            segmenter,
+            judge.tokenizer,
+            icons,
+            world,
+            settings["outlines"],
+            seed=settings["seed"],
+            variation=Variation(**drawn["variation"]),
+            mixture=Mixture(**drawn["mixture"]),
+        ),
+        **samples_quality(sample, tellers, judge, world, read_hints(work.tables, "test"), seeds=settings["seeds"]),
+    }
+    out.write_text(json.dumps(quality, indent=2) + "\n")
+
+
 LINES: dict[str, dict[str, Callable[[Work, Path], None]]] = {
     "pipeline": {
         "icons.safetensors": make_icons,
@@ -243,6 +298,7 @@ LINES: dict[str, dict[str, Callable[[Work, Path], None]]] = {
         "second_judge_scenes.safetensors": scenes_maker("second_judge_scenes"),
         "second_judge": make_second_judge,
         "segmenter": make_segmenter,
+        "quality.json": make_quality,
     },
 }
 
@@ -298,7 +354,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    work = Work(args.folder, read_world(args.world), yaml.safe_load(args.recipe.read_text()))
+    work = Work(args.folder, args.world, read_world(args.world), yaml.safe_load(args.recipe.read_text()))
     with only_one(args.folder / f"{args.line}.lock"):
         make_line(work, args.line)
 
