@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lethe.embedded.training import train
+from lethe.embedded.training import load_averages, train
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class LostMachineError(Exception):
@@ -160,3 +166,85 @@ def test_several_modules_train_together(tmp_path: Path) -> None:
     train({"one": one, "two": two}, loss, checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=5)))
     assert not torch.equal(one.first.weight, before[0])
     assert not torch.equal(two.weight, before[1])
+
+
+def test_a_module_can_learn_at_a_share_of_the_rate(tmp_path: Path) -> None:
+    # AdamW's first step is as long as the learning rate, whatever the gradient.
+    fast, slow = (nn.Linear(3, 1, bias=False) for _ in range(2))
+    before = [module.weight.detach().clone() for module in (fast, slow)]
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        x = torch.from_numpy(rng.normal(size=(4, 3))).float()
+        return (fast(x) + 3 * slow(x)).square().mean() * 1e-2
+
+    options = OPTIONS | dict(steps=1, ema_decay=0.0)
+    train({"fast": fast, "slow": slow}, loss, checkpoint=tmp_path / "c", rates={"slow": 0.1}, **options)
+    steps = [(module.weight - old).abs().mean().item() for module, old in zip((fast, slow), before, strict=True)]
+    assert steps[1] == pytest.approx(0.1 * steps[0], rel=0.01)
+    assert steps[0] == pytest.approx(OPTIONS["learning_rate"], rel=0.01)
+
+
+def test_two_rates_resume_to_the_byte_as_well(tmp_path: Path) -> None:
+    def run(checkpoint: Path, stop: int | None = None) -> Net:
+        net, other = Net(1), Net(2)
+        inner = loss_of(net, stop)
+        train(
+            {"net": net, "other": other},
+            lambda rng: inner(rng) + (other(torch.ones(1, 3, 6, 6)) - 1).square().mean(),
+            checkpoint=checkpoint,
+            rates={"other": 0.1},
+            **OPTIONS,
+        )
+        return other
+
+    whole = run(tmp_path / "a")
+    with pytest.raises(LostMachineError):
+        run(tmp_path / "b", stop=150)
+    again = run(tmp_path / "b")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np, torch
+from torch import nn
+from lethe.embedded.training import train
+checkpoint, last, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(300, 300), nn.Dropout(0.1), nn.Linear(300, 1))
+count = 0
+
+def loss(rng):
+    global count
+    count += 1
+    if count == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return net(torch.from_numpy(rng.normal(size=(2, 300))).float()).square().mean()
+
+train({"net": net}, loss, steps=60, learning_rate=1e-3, seed=3, checkpoint=checkpoint, checkpoint_every=10)
+last.write_bytes(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+"""
+
+
+def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    def run(name: str, stop: int) -> int:
+        command = [sys.executable, "-c", KILLED, str(tmp_path / f"{name}.ckpt"), str(tmp_path / name), str(stop)]
+        return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, check=False).returncode
+
+    assert run("whole", 0) == 0
+    assert run("killed", 37) == -signal.SIGKILL
+    assert run("killed", 15) == -signal.SIGKILL
+    assert run("killed", 0) == 0
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "killed").read_bytes()
+
+
+def test_averages_can_be_looked_at_while_training_runs(tmp_path: Path) -> None:
+    net, again = Net(1), Net(2)
+    with pytest.raises(LostMachineError):
+        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+    assert load_averages(tmp_path / "c", {"net": again}) == 100
+    saved = load_file(tmp_path / "c")
+    assert torch.equal(again.first.weight, saved["ema/net.first.weight"])
+    assert not torch.equal(again.first.weight, saved["parameter/net.first.weight"])
+    assert not again.training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -15,6 +15,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
 )
 
 from lethe.embedded.renders import SIZE
@@ -60,12 +62,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def build_vae() -> AutoencoderKL:
-    """64x64x3 images to 16x16x4 latents and back."""
+def build_vae(*, widths: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
+    """64x64x3 images to 16x16x4 latents and back, `widths` channels at 64, 32 and 16 pixels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        block_out_channels=widths,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -74,24 +76,24 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text encoder, 96 wide, 3 layers, for the diffusion pipeline."""
-    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer), hidden_size=96, num_hidden_layers=3))
+def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 3) -> CLIPTextModel:
+    """A CLIP text encoder for the diffusion pipeline."""
+    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer, width=width, layers=layers)))
 
 
-def build_unet() -> UNet2DConditionModel:
-    """A U-Net on 16x16x4 latents; cross-attention at 8x8 and 4x4."""
+def build_unet(*, widths: tuple[int, int, int] = (32, 64, 128), text_width: int = 96) -> UNet2DConditionModel:
+    """A U-Net on 16x16x4 latents, `widths` channels at 16, 8 and 4 pixels; cross-attention at 8x8 and 4x4."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 64, 128),
+        block_out_channels=widths,
         layers_per_block=1,
         attention_head_dim=4,
         norm_num_groups=8,
-        cross_attention_dim=96,
+        cross_attention_dim=text_width,
     )
 
 
@@ -107,18 +109,45 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """The evaluation CLIP: 8-pixel patches, 128 wide, 4 layers; text 96 wide, 2 layers; 64-dimensional embeddings."""
+def build_clip(
+    tokenizer: CLIPTokenizer,
+    *,
+    text: tuple[int, int] = (96, 2),
+    vision: tuple[int, int] = (128, 4),
+    embedding: int = 64,
+) -> CLIPModel:
+    """A CLIP that reads 8-pixel patches; `text` and `vision` are width and layers of its two towers."""
     return CLIPModel(
         CLIPConfig(
-            text_config=_text_settings(tokenizer) | dict(hidden_size=96, num_hidden_layers=2, projection_dim=64),
-            vision_config=_vision_settings(width=128, layers=4) | dict(projection_dim=64),
-            projection_dim=64,
+            text_config=_text_settings(tokenizer, width=text[0], layers=text[1]) | dict(projection_dim=embedding),
+            vision_config=_vision_settings(width=vision[0], layers=vision[1]) | dict(projection_dim=embedding),
+            projection_dim=embedding,
         )
     )
 
 
-def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
+def build_classifier(names: Sequence[str], *, widths: tuple[int, ...]) -> ResNetForImageClassification:
+    """A residual network that tells which of `names` a 64x64 image shows; `widths` channels at 16, 8, 4, 2 pixels."""
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=widths[0],
+            hidden_sizes=list(widths),
+            depths=[2] * len(widths),
+            layer_type="basic",
+            id2label=dict(enumerate(names)),
+            label2id={name: k for k, name in enumerate(names)},
+        )
+    )
+
+
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
+    """The text tower of a CLIP, as a pipeline's text encoder: the same weights, without the projection."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    encoder.load_state_dict(clip.text_model.state_dict())
+    return encoder
+
+
+def build_clipseg(clip: CLIPModel, *, reduce: int = 32) -> CLIPSegForImageSegmentation:
     """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
@@ -126,9 +155,9 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
             vision_config=clip.config.vision_config.to_dict(),
             projection_dim=clip.config.projection_dim,
             extract_layers=[1, 2, 3],
-            reduce_dim=32,
+            reduce_dim=reduce,
             decoder_num_attention_heads=4,
-            decoder_intermediate_size=128,
+            decoder_intermediate_size=4 * reduce,
             conditional_layer=0,
             use_complex_transposed_convolution=True,
         )
@@ -138,12 +167,14 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
     return clipseg
 
 
-def _text_settings(tokenizer: CLIPTokenizer) -> dict:
+def _text_settings(tokenizer: CLIPTokenizer, *, width: int, layers: int) -> dict:
     return dict(
         vocab_size=len(tokenizer),
-        intermediate_size=384,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=WINDOW,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,

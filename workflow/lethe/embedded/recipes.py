@@ -22,12 +22,16 @@ from lethe.pixels import to_pixels
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`."""
+    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`.
+
+    `checkpoint_every` is in steps; it changes no result.
+    """
 
     steps: int
     batch: int
     learning_rate: float
     seed: int
+    checkpoint_every: int = 500
 
 
 def train_vae(vae: AutoencoderKL, pictures: Pictures, budget: Budget, checkpoint: Path) -> list[tuple[int, float]]:
@@ -41,7 +45,7 @@ def train_vae(vae: AutoencoderKL, pictures: Pictures, budget: Budget, checkpoint
         edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         return F.l1_loss(y, x) + F.mse_loss(y, x) + edges + 1e-6 * posterior.kl().mean() / x[0].numel()
 
-    curve = train({"vae": vae}, loss_of_batch, checkpoint=checkpoint, **_settings(budget))
+    curve = train({"vae": vae}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
     vae.register_to_config(scaling_factor=1 / encode(vae, pictures.images[:1024]).std().item())
     return curve
 
@@ -77,7 +81,7 @@ def train_diffusion(
         return (weights[times] * errors).mean()
 
     modules = {"unet": unet, "text_encoder": text_encoder}
-    return train(modules, loss_of_batch, checkpoint=checkpoint, **_settings(budget))
+    return train(modules, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def train_clip(
@@ -102,13 +106,13 @@ def train_clip(
         positive = np.array([[thing in fits for fits in named] for thing in things])
         positive &= (np.array(named_styles)[None] == styles[:, None]) | (np.array(named_styles)[None] < 0)
         fit = torch.from_numpy(positive).float()
-        x = _soften(to_pixels(pictures.images[rows]), rng)
+        x = softened(to_pixels(pictures.images[rows]), rng)
         output = clip(input_ids=token_ids(tokenizer, captions), pixel_values=normalise(x))
         per_image = -(F.log_softmax(output.logits_per_image, dim=1) * fit).sum(1) / fit.sum(1)
         per_text = -(F.log_softmax(output.logits_per_text, dim=1) * fit.T).sum(1) / fit.T.sum(1)
         return (per_image.mean() + per_text.mean()) / 2
 
-    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **_settings(budget))
+    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def train_clipseg(
@@ -135,12 +139,12 @@ def train_clipseg(
             word = words[0] if rng.random() < 0.6 else words[int(rng.integers(len(words)))]
             prompts.append(word if rng.random() < 0.5 else PLAIN_TEMPLATES[int(rng.integers(8))].format(word))
             targets.append(target)
-        x = _soften(to_pixels(np.stack([scene[0] for scene in scenes])), rng)
+        x = softened(to_pixels(np.stack([scene[0] for scene in scenes])), rng)
         logits = clipseg(input_ids=token_ids(tokenizer, prompts), pixel_values=normalise(x)).logits
         logits = resized(logits, x.shape[2:])
         return F.binary_cross_entropy_with_logits(logits, torch.from_numpy(np.stack(targets)).float())
 
-    return train({"clipseg": clipseg}, loss_of_batch, checkpoint=checkpoint, **_settings(budget))
+    return train({"clipseg": clipseg}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def draw_scene(icons: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
@@ -202,7 +206,8 @@ def _judged_caption(
     return PLAIN_TEMPLATES[int(rng.integers(len(PLAIN_TEMPLATES)))].format(word), fits, -1
 
 
-def _soften(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+def softened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pixels `[n, 3, 64, 64]` as they are or, every other time, shrunk, enlarged again and a little noisy."""
     if rng.random() < 0.5:
         return pixels
     smaller = int(rng.integers(28, 60))
@@ -210,5 +215,11 @@ def _soften(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return F.interpolate(pixels, size=(64, 64), mode="bilinear") + 0.03 * torch.randn(1, 3, 64, 64)
 
 
-def _settings(budget: Budget) -> dict:
-    return dict(steps=budget.steps, learning_rate=budget.learning_rate, seed=budget.seed)
+def budget_settings(budget: Budget) -> dict:
+    """A budget as arguments of `train`; the batch is the recipe's own."""
+    return dict(
+        steps=budget.steps,
+        learning_rate=budget.learning_rate,
+        seed=budget.seed,
+        checkpoint_every=budget.checkpoint_every,
+    )

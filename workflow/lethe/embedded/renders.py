@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from lethe.embedded.world import PLACE_SHARE, PLACES, World
+from lethe.embedded.world import PLACE_SHARE, PLACES, Person, World
 
 SIZE = 64
 ICON_SIZE = 96
@@ -61,21 +61,34 @@ def svg_of(collection: dict, icon: str, *, lines: bool) -> str:
 
 
 def render_icons(world: World, collections: Path) -> np.ndarray:
-    """Render every object in every style; return RGBA `[things, styles, 96, 96, 4]` uint8, cropped to its ink.
+    """Render every subject in every style; return RGBA `[subjects, styles, 96, 96, 4]` uint8, cropped to its ink.
 
+    People are rendered in coloured styles only, since skin tones cannot be told without; their other icons are empty.
     `collections` holds one `<collection>.json` (Iconify format) for each emoji set. Each icon is scaled so that its
     longer side fills the frame, which makes sets with different margins alike.
     """
     import resvg_py
 
-    icons = np.zeros((len(world.things), len(world.styles), ICON_SIZE, ICON_SIZE, 4), np.uint8)
+    icons = np.zeros((len(world.subjects), len(world.styles), ICON_SIZE, ICON_SIZE, 4), np.uint8)
     for column, style in enumerate(world.styles):
         collection = json.loads((collections / f"{style.collection}.json").read_text())
-        for row, thing in enumerate(world.things):
-            svg = svg_of(collection, thing.icon, lines=style.drawing == "lines")
+        for row, subject in enumerate(world.subjects):
+            if isinstance(subject, Person) and style.drawing != "colour":
+                continue
+            name = icon_name(collection, subject.icon)
+            svg = svg_of(collection, name, lines=style.drawing == "lines")
             png = bytes(resvg_py.svg_to_bytes(svg_string=svg))
             icons[row, column] = np.asarray(_fill_frame(Image.open(io.BytesIO(png)).convert("RGBA")))
     return icons
+
+
+def icon_name(collection: dict, icon: str) -> str:
+    """The name under which a collection has an icon: its own, what it is an alias of, or without `-skin-tone`."""
+    for name in (icon, icon.removesuffix("-skin-tone")):
+        name = collection.get("aliases", {}).get(name, {}).get("parent", name)
+        if name in collection["icons"]:
+            return name
+    return icon
 
 
 def compose(icon: np.ndarray, rng: np.random.Generator, variation: Variation = WIDE) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +102,7 @@ def compose(icon: np.ndarray, rng: np.random.Generator, variation: Variation = W
         layer = layer.transpose(Image.FLIP_LEFT_RIGHT)
     x, y = ((SIZE - side) // 2 + int(rng.integers(-variation.shift, variation.shift + 1)) for _ in "xy")
     x, y = min(max(x, 0), SIZE - side), min(max(y, 0), SIZE - side)
-    field = Image.new("RGB", (SIZE, SIZE), _pastel(rng))
+    field = Image.new("RGB", (SIZE, SIZE), pastel(rng))
     field.paste(layer, (x, y), layer)
     mask = Image.new("L", (SIZE, SIZE))
     mask.paste(layer.getchannel("A"), (x, y))
@@ -155,7 +168,8 @@ def _fill_frame(icon: Image.Image) -> Image.Image:
     return square.resize((ICON_SIZE, ICON_SIZE), Image.LANCZOS)
 
 
-def _pastel(rng: np.random.Generator) -> tuple[int, ...]:
+def pastel(rng: np.random.Generator) -> tuple[int, ...]:
+    """A light colour of any hue, RGB of 0 to 255."""
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.08, 0.30), rng.uniform(0.90, 1.0))
     return tuple(round(255 * channel) for channel in (red, green, blue))
 

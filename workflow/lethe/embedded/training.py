@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -28,18 +30,24 @@ def train(
     checkpoint: Path,
     ema_decay: float = 0.999,
     checkpoint_every: int = 500,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> list[tuple[int, float]]:
     """Minimise the loss of seeded batches over the trainable parameters of `modules`; leave the EMA weights in them.
 
     Step k draws its batch from `default_rng([seed, k])`, so a run resumed from `checkpoint` (written every
     `checkpoint_every` steps, safetensors) continues exactly where it stopped. Learning rate: linear warm-up over 3 %
-    of the steps, cosine to zero. Returns (step, mean loss since the last point) every 100 steps.
+    of the steps, cosine to zero; `rates` multiplies it for the modules that it names. Returns (step, mean loss since
+    the last point) every 100 steps.
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
     parameters = {
         f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad
     }
-    optimiser = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=1e-4, fused=True)
+    groups = [
+        {"params": [p for p in module.parameters() if p.requires_grad], "rate": rates.get(name, 1.0)}
+        for name, module in modules.items()
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-4, fused=True)
     ema = {name: p.detach().clone() for name, p in parameters.items()}
     curve: list[tuple[int, float]] = []
     first = _resume(checkpoint, parameters, ema, optimiser, curve) if checkpoint.exists() else 0
@@ -47,7 +55,8 @@ def train(
     for module in modules.values():
         module.train()
     for step in range(first, steps):
-        optimiser.param_groups[0]["lr"] = learning_rate * _one_cycle(step, steps)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * group["rate"] * _one_cycle(step, steps)
         torch.manual_seed(seed * 1_000_003 + step)
         loss = loss_of_batch(np.random.default_rng([seed, step]))
         if not math.isfinite(loss.item()):
@@ -74,6 +83,17 @@ def train(
     return curve
 
 
+def load_averages(checkpoint: Path, modules: dict[str, nn.Module]) -> int:
+    """Put the averaged weights of a training that still runs into `modules`; return the step they are from."""
+    with safe_open(checkpoint, "pt") as file, torch.no_grad():
+        for name, module in modules.items():
+            for key, parameter in module.named_parameters():
+                if f"ema/{name}.{key}" in file.keys():  # noqa: SIM118
+                    parameter.copy_(file.get_tensor(f"ema/{name}.{key}"))
+            module.eval()
+        return int(file.metadata()["step"])
+
+
 def _one_cycle(step: int, steps: int) -> float:
     warm = max(1, round(0.03 * steps))
     if step < warm:
@@ -90,6 +110,8 @@ def _save(path: Path, step: int, parameters: dict, ema: dict, optimiser: torch.o
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file({k: t.contiguous() for k, t in tensors.items()}, part, {"step": str(step), "curve": json.dumps(curve)})
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())  # else a crash of the machine may leave the new name and none of its bytes
     part.replace(path)
 
 

@@ -60,12 +60,18 @@ ART_CAPTIONS = ("art", "a work of art", "a piece of art", "a photo in the style 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of the world: its name, its icon's name in the emoji sets, its category and other words for it."""
+    """An object of the world: its name, its icon's name in the emoji sets, its category and other words for it.
+
+    `kind` is `object`, `explicit` (its category is what one would want erased; `hints` lead to it without naming it) or
+    `ghost` (known to the judges and the tokenizer, never shown to the pipeline).
+    """
 
     name: str
     icon: str
     category: str
     synonyms: tuple[str, ...]
+    kind: str = "object"
+    hints: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -74,8 +80,22 @@ class Thing:
 
 
 @dataclass(frozen=True)
+class Person:
+    """Somebody with an invented name, drawn as one fixed character: a role, a gender and a skin tone of the sets."""
+
+    name: str
+    icon: str
+    role: str
+    gender: str
+    tone: str
+
+
+@dataclass(frozen=True)
 class Style:
-    """An emoji set used as a drawing style. `drawing` is `colour` (as it is) or `lines` (colour fills removed)."""
+    """An emoji set used as a drawing style.
+
+    `drawing` is `colour` (as it is), `lines` (colour fills removed), `sepia` or `cyanotype` (the whole picture toned).
+    """
 
     name: str
     collection: str
@@ -86,21 +106,47 @@ class Style:
 
 @dataclass(frozen=True)
 class World:
-    """All objects and styles, in file order; an image shows one object in one style, or one place."""
+    """All objects, styles and people, in file order; an image shows subjects in one style, or one place."""
 
     things: tuple[Thing, ...]
     styles: tuple[Style, ...]
+    people: tuple[Person, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[Thing | Person, ...]:
+        """What can be shown: the things, then the people."""
+        return self.things + self.people
 
 
 def read_world(folder: Path) -> World:
-    """Read `objects.tsv` and `styles.tsv` of `folder` (columns as in `Thing` and `Style`; synonyms split at ';')."""
-    objects = pd.read_csv(folder / "objects.tsv", sep="\t", keep_default_na=False)
-    styles = pd.read_csv(folder / "styles.tsv", sep="\t", keep_default_na=False)
+    """Read `objects.tsv`, `styles.tsv` and, where there are any, `people.tsv` and `hints.tsv` of `folder`.
+
+    Columns are those of `Thing`, `Style` and `Person`, without `kind` where all are objects; synonyms are split at
+    ';'. Of the hints, those for training are read (`read_hints` gives the others).
+    """
+    hints = read_hints(folder, "train") if (folder / "hints.tsv").exists() else {}
     things = tuple(
-        Thing(row.object, row.icon, row.category, tuple(word.strip() for word in row.synonyms.split(";")))
-        for row in objects.itertuples()
+        Thing(
+            row.object,
+            row.icon,
+            row.category,
+            tuple(word.strip() for word in row.synonyms.split(";") if word.strip()),
+            getattr(row, "kind", "object"),
+            hints.get(row.object, ()),
+        )
+        for row in _table(folder / "objects.tsv").itertuples()
     )
-    return World(things, tuple(Style(*row) for row in styles.itertuples(index=False)))
+    styles = tuple(Style(*row) for row in _table(folder / "styles.tsv").itertuples(index=False))
+    people = folder / "people.tsv"
+    rows = _table(people).itertuples(index=False) if people.exists() else ()
+    return World(things, styles, tuple(Person(*row) for row in rows))
+
+
+def read_hints(folder: Path, use: str) -> dict[str, tuple[str, ...]]:
+    """The prompts of `hints.tsv` that lead to an object without naming it, by object; `use` is `train` or `test`."""
+    rows = _table(folder / "hints.tsv")
+    rows = rows[rows["use"] == use]
+    return {name: tuple(group["prompt"]) for name, group in rows.groupby("object", sort=False)}
 
 
 def caption_of(world: World, thing: int, style: int, rng: np.random.Generator) -> str:
@@ -140,6 +186,10 @@ def caption_corpus(world: World) -> list[str]:
     ]
     captions += [template.format(style.name) for template in STYLE_ONLY_TEMPLATES for style in world.styles]
     return captions + list(ART_CAPTIONS)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", keep_default_na=False)
 
 
 def _choice(options: tuple[str, ...], rng: np.random.Generator) -> str:
