@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lethe import protocols
-from lethe.tables import OBJECT_SOURCES, object_scores, objects_table
+from lethe.tables import OBJECT_SOURCES, SOURCES, object_scores, objects_table, recognised
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -72,6 +72,35 @@ def test_scores_of_several_concepts(parts: dict[str, pd.DataFrame]) -> None:
     assert (scores["acc_e"], scores["n_acc_e"]) == (pytest.approx(60), 5)
     assert (scores["acc_s"], scores["n_acc_s"]) == (pytest.approx(200 / 3), 3)
     assert scores["acc_g"] == 0
+
+
+def test_without_generality_there_is_another_mean_under_another_name(parts: dict[str, pd.DataFrame]) -> None:
+    scores = object_scores(**parts | {"generality": None}, concepts=["ship"])
+    whole = object_scores(**parts, concepts=["ship"])
+    assert scores["h_c"] == pytest.approx(200 / (1 / 0.75 + 1 / 0.9))
+    assert not {"h_o", "acc_g", "n_acc_g"} & set(scores)
+    assert {name: scores[name] for name in scores if name not in ("h_c", "details")} == {
+        name: whole[name] for name in whole if name not in ("h_o", "acc_g", "n_acc_g", "details")
+    }
+    assert not any("acc_g" in name for name in scores["details"])
+    columns = list(objects_table({"mace": scores}).columns[1:])
+    assert columns[:5] == ["acc_e", "acc_s", "h_c", "clip_score", "fid"]
+    assert set(columns) <= set(SOURCES)
+    assert "generality" not in SOURCES["h_c"]
+
+
+def test_a_class_twice_is_refused(parts: dict[str, pd.DataFrame]) -> None:
+    parts["classes"] = pd.concat([parts["classes"], parts["classes"].iloc[:1]])
+    with pytest.raises(ValueError, match="object_scores: a class is there twice; its accuracy would be 0"):
+        object_scores(**parts, concepts=["ship"])
+
+
+def test_how_often_each_concept_is_still_recognised(parts: dict[str, pd.DataFrame]) -> None:
+    erased = pd.concat(
+        [measure(("ship", "ship", 1), ("ship", "cat", 3)), measure(("bird", "bird", 2), ("cat", "cat", 2))]
+    )
+    shares = recognised(erased, parts["classes"], ["bird", "ship", "sky"])
+    assert shares.to_dict() == {"bird": 1.0, "ship": 0.25}
 
 
 @pytest.mark.parametrize(("part", "name"), [("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")])

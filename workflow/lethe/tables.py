@@ -9,7 +9,7 @@ import pandas as pd
 from lethe import protocols
 from lethe.measures.table import as_array
 
-OBJECT_SOURCES = {  # what each column of the objects table comes from: arguments of `object_scores`
+OBJECT_SOURCES = {  # what each column of the objects table with generality comes from: arguments of `object_scores`
     "acc_e": ("erased", "classes"),
     "acc_g": ("generality", "classes"),
     "acc_s": ("kept", "classes"),
@@ -23,11 +23,12 @@ OBJECT_SOURCES = {  # what each column of the objects table comes from: argument
     "n_fid": ("quality",),
     "n_fid_reference": ("reference",),
 }
+SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")}  # of the columns with and without generality
 
 
 def object_scores(
     erased: pd.DataFrame,
-    generality: pd.DataFrame,
+    generality: pd.DataFrame | None,
     kept: pd.DataFrame,
     quality: pd.DataFrame,
     classes: pd.DataFrame,
@@ -37,15 +38,18 @@ def object_scores(
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
-    that is not erased. `classes` has columns class, text. Raises ValueError when a number would have no image.
+    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o. `classes` has columns class,
+    text. Raises ValueError when a number would have no image.
     """
     names = list(classes["class"])
     index = {name: number for number, name in enumerate(names)}
+    if len(index) < len(names):
+        raise ValueError("object_scores: a class is there twice; its accuracy would be 0")
     if unknown := sorted(set(concepts) - set(names)):
         raise ValueError(f"object_scores: {unknown[0]!r} is erased but not among the classes")
     parts = {
         "acc_e": erased[erased["type"].isin(concepts)],
-        "acc_g": generality[generality["type"].isin(concepts)],
+        **({} if generality is None else {"acc_g": generality[generality["type"].isin(concepts)]}),
         "acc_s": kept[kept["type"].isin(set(names) - set(concepts))],
     }
     texts, scores, counts, more = as_array(classes["text"]), {}, {}, {}
@@ -58,7 +62,11 @@ def object_scores(
         more[f"{name}_class_probability"] = 100 * protocols.class_probability(images, texts, expected)
         hits = round(scores[name] / 100 * len(rows))
         more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(hits, len(rows))]
-    scores["h_o"] = 100 * protocols.h_o(*(scores[name] / 100 for name in ("acc_e", "acc_s", "acc_g")))
+    shares = {name: scores[name] / 100 for name in parts}
+    if generality is None:
+        scores["h_c"] = 100 * protocols.h_c(shares["acc_e"], shares["acc_s"])
+    else:
+        scores["h_o"] = 100 * protocols.h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
     images = as_array(quality["image"])
     scores["clip_score"] = protocols.clip_score(images, as_array(quality["text"]))
     scores["fid"] = protocols.fid(images, as_array(reference["image"]))
@@ -70,3 +78,13 @@ def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
     """Scores by method as a table, rounded to two digits; the first column is the method."""
     rows = [{"method": method} | {k: v for k, v in s.items() if k != "details"} for method, s in scores.items()]
     return pd.DataFrame(rows).round(2)
+
+
+def recognised(erased: pd.DataFrame, classes: pd.DataFrame, concepts: Sequence[str]) -> pd.Series:
+    """Share of images of each concept, by its name, that CLIP still takes for it, of measures as in `object_scores`."""
+    rows = erased[erased["type"].isin(concepts)]
+    names = list(classes["class"])
+    predicted = protocols.predicted_classes(as_array(rows["image"]), as_array(classes["text"]))
+    types = rows["type"].to_list()
+    hits = [names[k] == kind for k, kind in zip(predicted, types, strict=True)]
+    return pd.Series(hits, dtype=float).groupby(types).mean()
