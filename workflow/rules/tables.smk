@@ -1,6 +1,7 @@
 # Tables and pictures of a task: one row per method, every number with its n.
 
-ROLES = ("erased", "generality", "kept", "quality")
+# Where the configuration leaves the picture out, it is still drawn for whoever asks for it by name.
+EXAMPLES = config["figures"]["examples"] or dict(seeds=[1, 2], kept=7)
 
 
 def tables():
@@ -8,7 +9,8 @@ def tables():
 
 
 def figures():
-    examples = [f"results/figures/{task}.png" for task in config["tasks"]]
+    shown = config["figures"]["examples"] is not None
+    examples = [f"results/figures/{task}.png" for task in config["tasks"]] if shown else []
     of_training = [
         f"results/{task['base']}/edits/{name}/{picture}"
         for name, task in config["tasks"].items()
@@ -24,9 +26,9 @@ def print_results():
 
 
 def role_suites(task, roles=ROLES):
-    """The suite of each role in a task's evaluation."""
+    """The suite of each role in a task's evaluation that has one."""
     evaluation = config["evaluations"][config["tasks"][task]["evaluation"]]
-    return {role: evaluation[role] for role in roles}
+    return {role: evaluation[role] for role in roles if evaluation[role] is not None}
 
 
 def task_shards(task, roles):
@@ -71,22 +73,45 @@ def examples_settings(task):
             concepts=sorted(config["tasks"][task]["concepts"]),
             shards=shard_counts(task, ROLES[:3]),
             methods=list(edits(task)),
-            **config["figures"]["examples"],
+            **EXAMPLES,
         )
     )
 
 
+def ranking_shards(task):
+    """What tells the worst of more concepts than a picture holds: the shards of edits with erased concepts."""
+    columns = len(config["tasks"][task]["concepts"]) * len(role_suites(task, ROLES[:2]))
+    if shown_columns(columns, EXAMPLES["kept"])[0] == columns:
+        return []
+    return [shard for shard in task_shards(task, ROLES[:1]) if shard[1] != "original"]
+
+
 def examples_made_by(task):
+    evaluation = config["tasks"][task]["evaluation"]
     shards_made_by = [sample_made_by(*shard) for shard in task_shards(task, ROLES[:3])]
-    return made_by("examples", examples_settings(task), shards_made_by)
+    ranking = [clip_made_by(*shard, evaluation) for shard in ranking_shards(task)]
+    classes = clip_classes_made_by(evaluation) if ranking else None
+    return made_by("examples", examples_settings(task), shards_made_by, ranking, classes)
+
+
+def measures_of(task, shards):
+    evaluation = config["tasks"][task]["evaluation"]
+    return [
+        f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
+        for base, edit, suite, shard in shards
+    ]
 
 
 def task_measures(wildcards):
-    evaluation = config["tasks"][wildcards.task]["evaluation"]
-    return [
-        f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
-        for base, edit, suite, shard in task_shards(wildcards.task, ROLES)
-    ]
+    return measures_of(wildcards.task, task_shards(wildcards.task, ROLES))
+
+
+def example_measures(wildcards):
+    return measures_of(wildcards.task, ranking_shards(wildcards.task))
+
+
+def example_classes(wildcards):
+    return [evaluation_file("classes-clip.parquet")(wildcards)] if ranking_shards(wildcards.task) else []
 
 
 def example_shards(wildcards):
@@ -130,6 +155,8 @@ rule objects_table:
 rule examples:
     input:
         shards=example_shards,
+        measures=example_measures,
+        classes=example_classes,
     output:
         figure="results/figures/{task}.png",
     log:
@@ -145,5 +172,5 @@ rule examples:
     shell:
         """
         python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
-            --out-figure {output.figure:q} 2> {log:q}
+            --measures {input.measures:q} --classes {input.classes:q} --out-figure {output.figure:q} 2> {log:q}
         """
