@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import yaml
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.resources import Resource
 
 LIBRARY = Path(workflow.basedir) / "workflow"
@@ -21,21 +22,28 @@ sys.path.insert(0, str(LIBRARY))
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELEMETRY=1; ")
 
 from lethe.concepts import read_concepts
+from lethe.examples import shown_columns
+from lethe.planning import check_plan, read_classes, read_suites, remarks
 from lethe.priors import prior_files
-from lethe.provenance import code_hash, fingerprint, python_problem, sha256_of, text_fingerprint
-from lethe.settings import check_config, encode_argument, load_schema, mask_settings
-from lethe.suites import phrases, shard_count, shard_digests, suite_rows
+from lethe.provenance import code_hash, content_hash, fingerprint, python_problem, sha256_of, text_fingerprint
+from lethe.settings import ROLES, check_config, encode_argument, load_schema, mask_settings
+from lethe.suites import shard_count, shard_digests
 
 try:
+    source = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
     check_config(
         config,
         load_schema(LIBRARY / "schemas" / "config.schema.yaml"),
-        source=", ".join(os.path.relpath(path) for path in workflow.configfiles),
+        source=source,
         files=workflow.configfiles,
         made=("results/",),
     )
     CONCEPTS = {concept.slug: concept for concept in read_concepts(Path(config["concepts"]))}
-    SUITES = {name: suite_rows(suite) for name, suite in config["suites"].items()}
+    SUITES, CLASSES = read_suites(config, source), read_classes(config, source)
+    if workflow.is_main_process:  # and not in the process of each job, for which all this was said
+        check_plan(config, list(CONCEPTS.values()), SUITES, CLASSES, source)
+        for remark in remarks(config, list(CONCEPTS.values()), SUITES, CLASSES):
+            logger.warning(remark)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
@@ -91,7 +99,10 @@ def of(function):
 
 @cache
 def content(path):
-    """Digest of a given file. As an input it is ancient: this, and no time of a checkout, decides whether to rerun."""
+    """Digest of a given file or folder. As an input it is ancient: this, and no time of a checkout, decides whether to
+    rerun."""
+    if Path(path).is_dir():
+        return content_hash(path)
     return sha256_of(path) if Path(path).is_file() else path
 
 
