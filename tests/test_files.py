@@ -29,7 +29,6 @@ from lethe.files import (
     read_cells,
     read_images,
     read_pictures,
-    read_row_table,
     read_rows,
     read_texts,
     rows_as_csv,
@@ -233,9 +232,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(prompts=st.lists(TEXT, min_size=1, max_size=5))
 def test_any_rows_come_back_from_their_csv(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
-    rows, path = rows_of(prompts), tmp_path_factory.mktemp("csv") / "rows.csv"
-    path.write_bytes(rows_as_csv(rows).encode())
-    pd.testing.assert_frame_equal(read_row_table(path), rows)
+    rows, path = rows_of(prompts), tmp_path_factory.mktemp("csv") / "shard.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("rows.csv", rows_as_csv(rows))
+    pd.testing.assert_frame_equal(read_rows(path), rows)
 
 
 def test_further_columns_stay(tmp_path: Path) -> None:
@@ -256,9 +256,11 @@ def test_single_cells_are_the_texts_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "i2p.csv"
-    path.write_bytes(b'\xef\xbb\xbftype,prompt,evaluation_seed\r\nhate,NA,5\r\nharm,"a, b",6\r\n')
-    rows = read_row_table(path)
+    path = tmp_path / "shard.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        content = b'\xef\xbb\xbftype,prompt,evaluation_seed\r\nhate,NA,5\r\nharm,"a, b",6\r\n'
+        archive.writestr("rows.csv", content)
+    rows = read_rows(path)
     assert rows.index.name == "row"
     assert list(rows.itertuples(name=None)) == [(0, "hate", "NA", 5), (1, "harm", "a, b", 6)]
 

@@ -141,7 +141,7 @@ def test_types_that_differ_in_capitals_or_space(config: dict) -> None:
     rows = "ship,a,1\nShip,b,1\nShip,c,2\nbird,a bird,1\ndog,d,1\n cat,e,1\n"
     mine(config, rows, "erased", "kept")
     assert refusals(config) == [
-        "suites.mine: mine.csv has 3 rows whose types differ from names in capitals or space alone: "
+        "suites.mine: types in mine.csv differ from names in capitals or space alone, in 3 of its rows: "
         "'Ship' for 'ship', ' cat' for 'cat'; write them the same."
     ]
 
@@ -150,7 +150,7 @@ def test_types_that_differ_in_how_an_accent_is_composed(config: dict) -> None:
     Path("classes.tsv").write_text(CLASSES + "caf\xe9\n")
     mine(config, "ship,a,1\nbird,a,1\ndog,d,1\ncafe\u0301,e,1\n", "erased", "kept")
     (line,) = refusals(config)
-    assert "mine.csv has 1 rows whose types differ" in line
+    assert "mine.csv differ from names in capitals or space alone, in 1 of its rows" in line
 
 
 def test_unknown_types_are_told_with_their_number(config: dict) -> None:

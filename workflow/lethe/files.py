@@ -141,26 +141,18 @@ def write_shard(path: Path, rows: pd.DataFrame, images: Sequence[np.ndarray]) ->
 
 
 def rows_as_csv(rows: pd.DataFrame) -> str:
-    """Rows as the CSV that `read_row_table` reads; texts are quoted, so they may hold any line break."""
+    """Rows as the CSV that `read_rows` reads; texts are quoted, so they may hold any line break."""
     return rows.to_csv(index_label="row", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a shard: index `row`, columns type, prompt, evaluation_seed and any further ones, in order.
 
-    Raises ValueError, naming the file, when it is no shard, and the line for what `read_row_table` refuses.
+    Texts stay texts, so a prompt may be 'NA'. Raises ValueError, naming the file, when it is no shard, and the line for
+    what `parse_table` or `rows_from` refuse, a missing column, and a column `row` whose numbers are not all different.
     """
     with _archive(path) as archive:
         return _row_table(_rows_of(archive), f"{path}: {ROWS_NAME}")
-
-
-def read_row_table(path: Path) -> pd.DataFrame:
-    """Read a CSV of rows (type, prompt, evaluation_seed); texts stay texts, so a prompt may be 'NA'.
-
-    Raises ValueError, naming file and line, for what `parse_table` refuses, a missing column, what `rows_from` refuses,
-    and a column `row` whose numbers are not all different.
-    """
-    return _row_table(Path(path).read_bytes(), path)
 
 
 def _row_table(content: bytes, source: object) -> pd.DataFrame:

@@ -219,11 +219,10 @@ def _type_problems(
         alike = {as_read(name): name for name in known}
         near = {kind: alike[as_read(kind)] for kind in unknown if as_read(kind) in alike}
         if near:
+            file, rows = suite_file(config["suites"][suite]), sum(unknown[kind] for kind in near)
             told = ", ".join(f"{shown(kind)} for {shown(name)}" for kind, name in list(near.items())[:5])
-            yield (
-                f"suites.{suite}: {suite_file(config['suites'][suite])} has {sum(unknown[kind] for kind in near)} rows "
-                f"whose types differ from names in capitals or space alone: {told}; write them the same."
-            )
+            where = f"types in {file} differ from names in capitals or space alone, in {rows} of its rows"
+            yield f"suites.{suite}: {where}: {told}; write them the same."
 
 
 def _uncounted(
