@@ -313,6 +313,16 @@ def test_real_images_have_any_names_and_come_in_colour(tmp_path: Path, kind: str
     assert found["print.jpg"].min() > 250  # no ink
 
 
+def test_images_behind_links_are_found_once(tmp_path: Path) -> None:
+    elsewhere = folder_of(tmp_path / "elsewhere", {"a.png": MEMBERS["palette.png"], "in/b.png": MEMBERS["palette.png"]})
+    (elsewhere / "in" / "back").symlink_to(elsewhere)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "link").symlink_to(elsewhere)
+    (tmp_path / "real" / "c.png").symlink_to(elsewhere / "a.png")
+    assert picture_names(tmp_path / "real") == ["c.png", "link/a.png", "link/in/b.png"]
+    assert len(list(read_pictures(tmp_path / "real", picture_names(tmp_path / "real")))) == 3
+
+
 def test_the_names_of_a_shards_images_are_those_of_its_rows(tmp_path: Path) -> None:
     rows, images = rows_of(["a", "b"]), some_images(2, 4, 4, 3)
     write_shard(tmp_path / "shard.zip", rows, images)

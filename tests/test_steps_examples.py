@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from lethe.files import write_shard
-from lethe.measures.table import write_measure
 from running import ROOT
 
 CONCEPTS = [f"thing {k}" for k in range(40)]
@@ -33,9 +32,7 @@ def shard(path: Path, types: list[str], seeds: list[int], method: int) -> Path:
     return path
 
 
-def drawn(
-    folder: Path, concepts: list[str], seeds: dict[str, list[int]], measures: list[Path], classes: list[Path]
-) -> np.ndarray:
+def drawn(folder: Path, concepts: list[str], seeds: dict[str, list[int]], *scores: Path) -> np.ndarray:
     """The picture of erased things and one other, before and after, that is asked to show seeds 1 and 2."""
     types = [kind for kind in concepts for _ in seeds[kind]]
     numbers = [seed for kind in concepts for seed in seeds[kind]]
@@ -46,7 +43,7 @@ def drawn(
     settings = dict(
         concepts=concepts, shards=dict(erased=1, kept=1), methods=["original", "mace"], seeds=[1, 2], kept=7
     )
-    command = ["--settings", json.dumps(settings), "--shards", *shards, "--measures", *measures, "--classes", *classes]
+    command = ["--settings", json.dumps(settings), "--shards", *shards, "--scores", *scores]
     run = subprocess.run(
         [sys.executable, "-m", "lethe.steps.examples", *map(str, command), "--out-figure", str(folder / "a.png")],
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
@@ -66,13 +63,10 @@ def left_of(picture: np.ndarray, concept: int) -> float | None:
 
 
 def test_of_many_concepts_those_that_are_still_recognised_come_first(tmp_path: Path) -> None:
-    names = [*CONCEPTS, "other 45"]
-    looks_like = [33 if k == 33 else 40 for k in range(40)]  # only one of them is not erased
-    rows = pd.DataFrame({"type": CONCEPTS, "prompt": CONCEPTS, "evaluation_seed": 1}).rename_axis("row")
-    write_measure(tmp_path / "measure.parquet", rows, image=np.eye(41)[looks_like])
-    write_measure(tmp_path / "classes.parquet", pd.DataFrame({"class": names}), text=np.eye(41))
-    seeds = {name: [1, 2] for name in CONCEPTS}
-    picture = drawn(tmp_path, CONCEPTS, seeds, [tmp_path / "measure.parquet"], [tmp_path / "classes.parquet"])
+    recognised = {name: 50.0 if name == "thing 33" else 0.0 for name in CONCEPTS}
+    details = {"original": {"acc_e_by_concept": {"thing 7": 100.0}}, "mace": {"acc_e_by_concept": recognised}}
+    (tmp_path / "table.json").write_text(json.dumps({"details": details}))
+    picture = drawn(tmp_path, CONCEPTS, {name: [1, 2] for name in CONCEPTS}, tmp_path / "table.json")
     places = {k: left_of(picture, k) for k in range(40)}
     shown = sorted((place, k) for k, place in places.items() if place is not None)
     assert [k for _, k in shown] == [33, *range(18)]
@@ -81,7 +75,7 @@ def test_of_many_concepts_those_that_are_still_recognised_come_first(tmp_path: P
 
 
 def test_prompts_with_seeds_of_their_own_show_what_there_is(tmp_path: Path) -> None:
-    picture = drawn(tmp_path, CONCEPTS[:2], {"thing 0": [4065, 2904, 7], "thing 1": [77]}, [], [])
+    picture = drawn(tmp_path, CONCEPTS[:2], {"thing 0": [4065, 2904, 7], "thing 1": [77]})
     ink = [int((picture == colour(k, 0)).all(axis=2).sum()) for k in (0, 1, 45)]
     assert ink[0] == pytest.approx(ink[2], rel=0.03)  # two images each
     assert ink[0] == pytest.approx(2 * ink[1], rel=0.03)

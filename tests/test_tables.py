@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lethe import protocols
-from lethe.tables import OBJECT_SOURCES, SOURCES, object_scores, objects_table, recognised
+from lethe.tables import OBJECT_SOURCES, SOURCES, object_scores, objects_table
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -96,11 +96,10 @@ def test_a_class_twice_is_refused(parts: dict[str, pd.DataFrame]) -> None:
 
 
 def test_how_often_each_concept_is_still_recognised(parts: dict[str, pd.DataFrame]) -> None:
-    erased = pd.concat(
-        [measure(("ship", "ship", 1), ("ship", "cat", 3)), measure(("bird", "bird", 2), ("cat", "cat", 2))]
-    )
-    shares = recognised(erased, parts["classes"], ["bird", "ship", "sky"])
-    assert shares.to_dict() == {"bird": 1.0, "ship": 0.25}
+    parts["erased"] = pd.concat([measure(("ship", "ship", 1), ("ship", "cat", 3)), measure(("bird", "bird", 2))])
+    parts["generality"] = measure(("ship", "ship", 1))
+    scores = object_scores(**parts, concepts=["bird", "ship"])
+    assert scores["details"]["acc_e_by_concept"] == {"bird": 100, "ship": 25}
 
 
 @pytest.mark.parametrize(("part", "name"), [("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")])

@@ -239,8 +239,14 @@ class _Folder:
         self._path = Path(path)
 
     def namelist(self) -> list[str]:
-        names = (path.relative_to(self._path).as_posix() for path in self._path.rglob("*") if path.is_file())
-        return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        names: list[str] = []
+        seen: set[str] = set()  # of folders, since links may lead back
+        for folder, inner, files in os.walk(self._path, followlinks=True):
+            real = os.path.realpath(folder)
+            inner[:] = [] if real in seen else [name for name in inner if not name.startswith(".")]
+            names += [] if real in seen else [f"{folder}/{file}" for file in files if not file.startswith(".")]
+            seen.add(real)
+        return [Path(name).relative_to(self._path).as_posix() for name in names]
 
     def open(self, name: str) -> IO[bytes]:
         return (self._path / name).open("rb")
@@ -267,7 +273,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _pictures(path: Path) -> Iterator[zipfile.ZipFile | _Folder]:
-    """The same, or a folder."""
+    """What `_archive` opens, or a folder."""
     if Path(path).is_dir():
         yield _Folder(path)
     else:

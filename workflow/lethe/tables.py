@@ -58,6 +58,9 @@ def object_scores(
             raise ValueError(f"object_scores: no row counts towards {name}; look at the suites of the evaluation")
         images, expected = as_array(rows["image"]), [index[kind] for kind in rows["type"]]
         scores[name] = 100 * protocols.accuracy(images, texts, expected)
+        if name == "acc_e":
+            hits_of = pd.Series(protocols.predicted_classes(images, texts) == expected).groupby(rows["type"].to_numpy())
+            more["acc_e_by_concept"] = {concept: 100 * float(share) for concept, share in hits_of.mean().items()}
         counts[f"n_{name}"] = len(rows)
         more[f"{name}_class_probability"] = 100 * protocols.class_probability(images, texts, expected)
         hits = round(scores[name] / 100 * len(rows))
@@ -78,13 +81,3 @@ def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
     """Scores by method as a table, rounded to two digits; the first column is the method."""
     rows = [{"method": method} | {k: v for k, v in s.items() if k != "details"} for method, s in scores.items()]
     return pd.DataFrame(rows).round(2)
-
-
-def recognised(erased: pd.DataFrame, classes: pd.DataFrame, concepts: Sequence[str]) -> pd.Series:
-    """Share of images of each concept, by its name, that CLIP still takes for it, of measures as in `object_scores`."""
-    rows = erased[erased["type"].isin(concepts)]
-    names = list(classes["class"])
-    predicted = protocols.predicted_classes(as_array(rows["image"]), as_array(classes["text"]))
-    types = rows["type"].to_list()
-    hits = [names[k] == kind for k, kind in zip(predicted, types, strict=True)]
-    return pd.Series(hits, dtype=float).groupby(types).mean()

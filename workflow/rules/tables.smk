@@ -78,40 +78,28 @@ def examples_settings(task):
     )
 
 
-def ranking_shards(task):
-    """What tells the worst of more concepts than a picture holds: the shards of edits with erased concepts."""
+def holds_every_concept(task):
+    """Whether a picture has room for all that a task erases. Where it has not, it shows the worst."""
     columns = len(config["tasks"][task]["concepts"]) * len(role_suites(task, ROLES[:2]))
-    if shown_columns(columns, EXAMPLES["kept"])[0] == columns:
-        return []
-    return [shard for shard in task_shards(task, ROLES[:1]) if shard[1] != "original"]
+    return shown_columns(columns, EXAMPLES["kept"])[0] == columns
 
 
 def examples_made_by(task):
-    evaluation = config["tasks"][task]["evaluation"]
     shards_made_by = [sample_made_by(*shard) for shard in task_shards(task, ROLES[:3])]
-    ranking = [clip_made_by(*shard, evaluation) for shard in ranking_shards(task)]
-    classes = clip_classes_made_by(evaluation) if ranking else None
-    return made_by("examples", examples_settings(task), shards_made_by, ranking, classes)
-
-
-def measures_of(task, shards):
-    evaluation = config["tasks"][task]["evaluation"]
-    return [
-        f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
-        for base, edit, suite, shard in shards
-    ]
+    scores = None if holds_every_concept(task) else objects_table_made_by(task)
+    return made_by("examples", examples_settings(task), shards_made_by, scores)
 
 
 def task_measures(wildcards):
-    return measures_of(wildcards.task, task_shards(wildcards.task, ROLES))
+    evaluation = config["tasks"][wildcards.task]["evaluation"]
+    return [
+        f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
+        for base, edit, suite, shard in task_shards(wildcards.task, ROLES)
+    ]
 
 
-def example_measures(wildcards):
-    return measures_of(wildcards.task, ranking_shards(wildcards.task))
-
-
-def example_classes(wildcards):
-    return [evaluation_file("classes-clip.parquet")(wildcards)] if ranking_shards(wildcards.task) else []
+def example_scores(wildcards):
+    return [] if holds_every_concept(wildcards.task) else [f"results/tables/{wildcards.task}.json"]
 
 
 def example_shards(wildcards):
@@ -155,8 +143,7 @@ rule objects_table:
 rule examples:
     input:
         shards=example_shards,
-        measures=example_measures,
-        classes=example_classes,
+        scores=example_scores,
     output:
         figure="results/figures/{task}.png",
     log:
@@ -172,5 +159,5 @@ rule examples:
     shell:
         """
         python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
-            --measures {input.measures:q} --classes {input.classes:q} --out-figure {output.figure:q} 2> {log:q}
+            --scores {input.scores:q} --out-figure {output.figure:q} 2> {log:q}
         """

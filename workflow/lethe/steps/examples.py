@@ -1,5 +1,6 @@
 """Draw samples before and after, same prompts and seeds: erased concepts and their synonyms, then what should stay."""
 
+import json
 import os
 
 import pandas as pd
@@ -7,13 +8,11 @@ import pandas as pd
 from lethe.examples import chosen_prompts, chosen_seeds
 from lethe.figures import image_grid
 from lethe.files import read_images, read_rows
-from lethe.measures.table import read_measures
 from lethe.settings import ROLES
 from lethe.steps.arguments import step
-from lethe.tables import recognised
 
 if __name__ == "__main__":
-    with step("examples", __doc__, lists=["shards", "measures", "classes"], outputs=["figure"]) as args:
+    with step("examples", __doc__, lists=["shards", "scores"], outputs=["figure"]) as args:
         settings, paths, samples = args.settings, iter(args.shards), {}
         for method in settings.methods:
             tables = [
@@ -23,9 +22,10 @@ if __name__ == "__main__":
             ]
             samples[method] = pd.concat(tables).reset_index()
         first_rows, shares = next(iter(samples.values())), None
-        if args.measures:
-            (classes,) = args.classes
-            shares = recognised(read_measures(args.measures), pd.read_parquet(classes), settings.concepts)
+        for path in args.scores:  # the record of the task's table, where there are more concepts than columns
+            details = json.loads(path.read_text(encoding="utf-8"))["details"]
+            edits = [details[method]["acc_e_by_concept"] for method in settings.methods if method != "original"]
+            shares = pd.DataFrame(edits).mean()
         columns = chosen_prompts(first_rows, settings.concepts, kept=settings.kept, recognised=shares)
         seeds = []
         for role, prompt in columns:
@@ -48,7 +48,7 @@ if __name__ == "__main__":
         gone = sum(role != "kept" for role, _ in columns)
         erased = ", ".join(settings.concepts)
         if (shown := sum(role == "erased" for role, _ in columns)) < len(settings.concepts):
-            worst = ", those that the judge recognises most often after the edit, worst first" if args.measures else ""
+            worst = ", those that the judge recognises most often after the edit, worst first" if args.scores else ""
             erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
         image_grid(
             args.out_figure,
