@@ -65,7 +65,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def base_config(folder: Path, *, concepts: int, rows: int = 20) -> dict:
+def base_config(folder: Path, *, concepts: int, rows: int = 80) -> dict:
     """The shipped configuration with one task of `concepts` concepts and a quality suite of `rows` rows."""
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     names = [f"thing {k}" for k in range(concepts)]
@@ -77,6 +77,10 @@ def base_config(folder: Path, *, concepts: int, rows: int = 20) -> dict:
     (task,) = config["tasks"].values()
     config["tasks"] = {"large": task | {"concepts": names}}
     config["suites"]["synonyms"] |= {"table": str(table), "seeds": [1, 1]}
+    classes = folder / "classes.tsv"  # what is erased, and one thing that stays
+    classes.write_text("".join(f"{line}\n" for line in ["object", *names, "calm"]))
+    config["evaluations"][task["evaluation"]]["classes"]["table"] = str(classes)
+    config["suites"]["objects"] |= {"table": str(classes), "seeds": [1, 1]}
     config["suites"][config["evaluations"][task["evaluation"]]["quality"]] = {"file": str(suite)}
     return config
 

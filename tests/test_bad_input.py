@@ -210,6 +210,7 @@ NAMES = {
     "300 characters": "n" * 300,
     "formula of mathematics": "$\\frac{a}$",
 }
+ALIKE = ["C", "C++", "C#", "a quite long name " * 4 + "1", "a quite long name " * 4 + "2"]  # but each has its files
 
 
 def as_table(*names: str) -> str:
@@ -248,6 +249,18 @@ def name_travels(name: str) -> Prepare:
 handled("a concept's name", {key: (name,) for key, name in NAMES.items()}, name_travels)
 
 
+def names_alike(place: Place) -> Act:
+    place.write("config/concepts.tsv", HEADER + "".join(f"{name}\tobject\tsky\tboat\n" for name in ["ship", *ALIKE]))
+
+    def act() -> None:
+        assert len({concept.slug for concept in place.start()[0]}) == 1 + len(ALIKE)
+
+    return act
+
+
+CASES.append(Case("the concept table: names that share their first letters", names_alike))
+
+
 def table(content: str | bytes) -> Prepare:
     def prepare(place: Place) -> Act:
         place.write("config/concepts.tsv", content)
@@ -283,10 +296,7 @@ refused(
             HEADER + "caf\xe9\tobject\tsky\t\ncafe\u0301\tobject\tsky\t\n",
             ("row 3", "row 2 share the slug cafe", "reword one"),
         ),
-        "a name differs after 60 letters": (
-            HEADER + "".join(f"{'a quite long name ' * 4}{n}\tobject\tsky\t\n" for n in (1, 2)),
-            ("row 3", "share the slug a-quite-long-name", "reword one"),
-        ),
+        "a name differs in a hyphen alone": (named("ship yard") + "Ship-Yard\tobject\tsky\t\n", ("row 4", "the slug")),
         "a cell of 200,000 letters": (named("x" * 200_000), ("row 3", "field larger than field limit")),
         "UTF-16": (named("x").encode("utf-16"), ("row 1: these bytes are not UTF-8",)),
         "latin-1": (named("café").encode("latin-1"), ("row 3: these bytes are not UTF-8",)),
@@ -1229,12 +1239,13 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
     files |= {"rows": f"rows {odd}.csv", "classes": f"classes {odd}.tsv", "images": f"images {odd}.zip"}
     for name in files.values():
         (work / name).write_text("{}\n")
-    (work / files["rows"]).write_text(ROWS + f"a,{odd.replace(chr(34), '')},1\n")
-    (work / files["classes"]).write_text("$(touch canary)\nship\n")
+    (work / files["rows"]).write_text(ROWS + "".join(f"a,{odd.replace(chr(34), '')},{n}\n" for n in range(9)))
+    (work / files["images"]).write_bytes(zipped(*((f"{odd} {n}.png", GOOD) for n in range(9))))
 
     config = pickle.loads(pickle.dumps(SHIPPED))
     config["bases"] = {"b.a-s_e": {"model": f"./sd {odd}", "revision": None}}
     erased = [NAMES[key] for key in ("command", "traversal", "braces of wildcards", "option")]
+    (work / files["classes"]).write_text("\n".join(["$(touch canary)", "ship", *erased, ""]))  # under a hostile header
     task = {"base": "b.a-s_e", "concepts": erased, "methods": ["mace"], "evaluation": "e.v-a_l"}
     config["tasks"] = {"t.a-s_k": task}
     config["templates"] = {kind: files[kind] for kind in SHIPPED["templates"]}

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lethe.figures import chosen_prompts, image_grid, loss_curves
+from lethe.examples import COLUMNS, chosen_prompts, chosen_seeds, shown_columns
+from lethe.figures import image_grid, loss_curves
 
 ROWS = pd.DataFrame(
     [
@@ -45,6 +46,94 @@ def test_chosen_prompts(concepts: list[str], kept: int, expected: list[str]) -> 
     for role, prompt in chosen:
         assert ((ROWS["role"] == role) & (ROWS["prompt"] == prompt)).any()
     assert ROWS.equals(before)
+
+
+@pytest.mark.parametrize(
+    ("erased", "kept", "shown"),
+    [
+        (6, 7, (6, 7)),
+        (13, 7, (13, 7)),
+        (14, 7, (14, 6)),
+        (6, 50, (6, 14)),
+        (2000, 7, (14, 6)),
+        (2000, 0, (20, 0)),
+        (0, 99, (0, 20)),
+    ],
+)
+def test_at_most_twenty_columns_fit(erased: int, kept: int, shown: tuple[int, int]) -> None:
+    assert shown_columns(erased, kept) == shown
+    assert sum(shown) == min(erased + kept, COLUMNS)
+
+
+def many(concepts: int, *roles: str) -> pd.DataFrame:
+    rows = [(role, f"thing {k}", f"a {role} {k}") for role in roles for k in range(concepts)]
+    rows += [("kept", f"other {k}", f"an other {k}") for k in range(9)]
+    return pd.DataFrame(rows, columns=["role", "type", "prompt"])
+
+
+def test_of_many_concepts_the_worst_come_first() -> None:
+    names = [f"thing {k}" for k in range(1000)]
+    shares = pd.Series({"thing 700": 1.0, "thing 3": 0.5, "thing 990": 0.5})
+    found = chosen_prompts(many(1000, "erased", "generality"), names, kept=7, recognised=shares)
+    order = [700, 3, 990, 0, 1, 2, 4]
+    assert found == [
+        *(("erased", f"a erased {k}") for k in order),
+        *(("generality", f"a generality {k}") for k in order),
+        *(("kept", f"an other {k}") for k in range(6)),
+    ]
+    alone = chosen_prompts(many(1000, "erased"), names, kept=7, recognised=shares)
+    assert [prompt for role, prompt in alone if role == "erased"][:4] == [f"a erased {k}" for k in (700, 3, 990, 0)]
+    assert len(alone) == COLUMNS
+    first = chosen_prompts(many(1000, "erased"), names, kept=7)
+    assert first[0] == ("erased", "a erased 0")
+
+
+def test_concepts_that_fit_stay_in_the_order_of_their_suite() -> None:
+    shares = pd.Series({"thing 2": 1.0})
+    found = chosen_prompts(many(3, "erased", "generality"), [f"thing {k}" for k in range(3)], kept=7, recognised=shares)
+    assert [prompt for _, prompt in found[:3]] == ["a erased 0", "a erased 1", "a erased 2"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [([1, 2, 3], [1, 2]), ([3, 2, 1], [1, 2]), ([2904], [2904]), ([7, 7, 5, 6], [7, 5]), ([9, 2], [2, 9]), ([], [])],
+)
+def test_the_first_seeds_of_a_prompt_are_shown_where_others_are_wanted(seeds: list[int], shown: list[int]) -> None:
+    assert chosen_seeds(seeds, 1, 2) == shown
+
+
+def test_a_grid_of_a_thousand_concepts_is_no_wider_than_one_of_ten_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, title, **_: titles.append(title))
+    image = np.zeros((8, 8, 3), np.uint8)
+    for concepts in (6, 1000):
+        columns = 2 * concepts + 7
+        names = [f"a rather long name of a thing {k}" for k in range(columns)]
+        image_grid(
+            tmp_path / f"{concepts}.png",
+            [[image] * (columns - 1) + [None]] * 2,
+            columns=names,
+            rows=["a", "b"],
+            divider=2 * concepts,
+            title="Erased",
+        )
+    sizes = [Image.open(tmp_path / f"{concepts}.png").size for concepts in (6, 1000)]
+    assert sizes[1][0] <= 1.1 * sizes[0][0]
+    assert titles == ["Erased", "Erased (20 of 2007 columns)"]
+
+
+def test_a_place_without_an_image_stays_empty(tmp_path: Path) -> None:
+    image = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    options = dict(columns=["x", "y"], rows=["a"], divider=1, title="t")
+    image_grid(tmp_path / "a.png", [[image, image]], **options)
+    image_grid(tmp_path / "b.png", [[image, None]], **options)
+    ink = [
+        (np.asarray(Image.open(tmp_path / name).convert("RGB")) == (255, 0, 0)).all(axis=2).sum()
+        for name in ("a.png", "b.png")
+    ]
+    assert ink[0] == pytest.approx(2 * ink[1], rel=0.02)
 
 
 def grid(path: Path, colours: list[list[tuple[int, int, int]]], divider: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -21,11 +22,13 @@ from PIL import Image
 import lethe.files
 from lethe.files import (
     Loaded,
+    check_images,
     folder_written_whole,
     image_name,
+    picture_names,
     read_cells,
     read_images,
-    read_row_table,
+    read_pictures,
     read_rows,
     read_texts,
     rows_as_csv,
@@ -229,9 +232,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(prompts=st.lists(TEXT, min_size=1, max_size=5))
 def test_any_rows_come_back_from_their_csv(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
-    rows, path = rows_of(prompts), tmp_path_factory.mktemp("csv") / "rows.csv"
-    path.write_bytes(rows_as_csv(rows).encode())
-    pd.testing.assert_frame_equal(read_row_table(path), rows)
+    rows, path = rows_of(prompts), tmp_path_factory.mktemp("csv") / "shard.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("rows.csv", rows_as_csv(rows))
+    pd.testing.assert_frame_equal(read_rows(path), rows)
 
 
 def test_further_columns_stay(tmp_path: Path) -> None:
@@ -252,14 +256,149 @@ def test_single_cells_are_the_texts_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "i2p.csv"
-    path.write_bytes(b'\xef\xbb\xbftype,prompt,evaluation_seed\r\nhate,NA,5\r\nharm,"a, b",6\r\n')
-    rows = read_row_table(path)
+    path = tmp_path / "shard.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        content = b'\xef\xbb\xbftype,prompt,evaluation_seed\r\nhate,NA,5\r\nharm,"a, b",6\r\n'
+        archive.writestr("rows.csv", content)
+    rows = read_rows(path)
     assert rows.index.name == "row"
     assert list(rows.itertuples(name=None)) == [(0, "hate", "NA", 5), (1, "harm", "a, b", 6)]
 
 
+# Real images
+
+
+def image_bytes(colour: object, kind: str, mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, kind)
+    return file.getvalue()
+
+
+MEMBERS = {
+    "val2014/COCO_000000000042.jpg": image_bytes((200, 0, 0), "JPEG"),
+    "a picture, Ünder.PNG": image_bytes((0, 200, 0), "PNG"),
+    "deep/er/grey.jpeg": image_bytes(99, "JPEG", "L", (5, 7)),
+    "palette.png": image_bytes(0, "PNG", "P"),
+    "print.jpg": image_bytes((0, 0, 0, 0), "JPEG", "CMYK"),
+}
+BESIDE = {"rows.csv": b"row\n", ".hidden/x.jpg": b"", "__MACOSX/._x.jpg": b"", "Thumbs.db": b""}
+
+
+def folder_of(folder: Path, members: dict[str, bytes]) -> Path:
+    for name, content in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def zip_of(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.mkdir("val2014")
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "archive of another name"])
+def test_real_images_have_any_names_and_come_in_colour(tmp_path: Path, kind: str) -> None:
+    members = MEMBERS | BESIDE
+    path = folder_of(tmp_path / "real.zip.d", members) if kind == "folder" else zip_of(tmp_path / kind, members)
+    names = picture_names(path)
+    assert names == sorted(MEMBERS)
+    check_images(path, names)
+    found = dict(zip(names, read_pictures(path, names), strict=True))
+    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in found.values())
+    assert found["deep/er/grey.jpeg"].shape == (7, 5, 3)
+    assert abs(found["val2014/COCO_000000000042.jpg"].astype(int) - (200, 0, 0)).max() < 4
+    assert found["print.jpg"].min() > 250  # no ink
+
+
+def test_images_behind_links_are_found_once(tmp_path: Path) -> None:
+    elsewhere = folder_of(tmp_path / "elsewhere", {"a.png": MEMBERS["palette.png"], "in/b.png": MEMBERS["palette.png"]})
+    (elsewhere / "in" / "back").symlink_to(elsewhere)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "link").symlink_to(elsewhere)
+    (tmp_path / "real" / "c.png").symlink_to(elsewhere / "a.png")
+    assert picture_names(tmp_path / "real") == ["c.png", "link/a.png", "link/in/b.png"]
+    assert len(list(read_pictures(tmp_path / "real", picture_names(tmp_path / "real")))) == 3
+
+
+def test_the_names_of_a_shards_images_are_those_of_its_rows(tmp_path: Path) -> None:
+    rows, images = rows_of(["a", "b"]), some_images(2, 4, 4, 3)
+    write_shard(tmp_path / "shard.zip", rows, images)
+    names = picture_names(tmp_path / "shard.zip")
+    assert names == [image_name(row) for row in rows.index]
+    assert np.array_equal(list(read_pictures(tmp_path / "shard.zip", names)), images)
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({}, "there is no PNG or JPEG in it; put images there"),
+        ({"rows.csv": b""}, "there is no PNG or JPEG in it"),
+        ({"notes.txt": b"", "a.png": b""}, "'notes.txt' in it is no PNG or JPEG by its name; remove it, or convert it"),
+        ({"b.webp": b"", "c.bmp": b"", "a.png": b""}, "'b.webp' and 1 more files in it is no PNG or JPEG by its name"),
+    ],
+)
+def test_what_is_no_image_by_its_name_is_named(tmp_path: Path, members: dict[str, bytes], told: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (folder_of(tmp_path / "folder", members), zip_of(tmp_path / "a.zip", members)):
+        with pytest.raises(ValueError, match=re.escape(f"{path}: {told}")):
+            picture_names(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"text", "x.jpg is no PNG or JPEG that can be read"),
+        (image_bytes(0, "GIF", "L"), "x.jpg is no PNG or JPEG that can be read"),
+        (image_bytes(0, "BMP"), "x.jpg is no PNG or JPEG that can be read"),
+        (image_bytes(0, "PNG", "I;16"), "x.jpg has more than 8 bits a channel; save it with 8"),
+    ],
+)
+def test_what_is_no_image_by_its_content_is_named_first(tmp_path: Path, content: bytes, told: str) -> None:
+    members = {"a.png": MEMBERS["palette.png"], "x.jpg": content}
+    for path in (folder_of(tmp_path / "folder", members), zip_of(tmp_path / "a.zip", members)):
+        with pytest.raises(ValueError, match=re.escape(f"{path}: {told}")):
+            check_images(path, picture_names(path))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path, kind: str) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, kind)
+    for path in (
+        folder_of(tmp_path / "folder", {"x.png": file.getvalue()[:900]}),
+        zip_of(tmp_path / "a.zip", {"x.png": file.getvalue()[:900]}),
+    ):
+        check_images(path, ["x.png"])  # its header is whole
+        with pytest.raises(ValueError, match="x.png is no PNG or JPEG that can be read .*truncated.*; make it again"):
+            list(read_pictures(path, ["x.png"]))
+
+
 # Texts
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\x85", "\v", "\f"])
+def test_a_text_may_hold_what_ends_lines_elsewhere(tmp_path: Path, inside: str) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_bytes(f"a cat{inside}and a dog\r\n\n a bird{inside}\n".encode())
+    assert read_texts(path, None) == [f"a cat{inside}and a dog", "a bird"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("prompts.csv", "prompt\nA bicycle.\n", "it is a table, whose header and cells are no texts; name the column"),
+        ("names.json", '{"ship": []}', "it is JSON, whose lines are no texts; write one text a line"),
+        ("names.txt", '[\n"ship"]', "it is JSON"),
+        ("names.txt", "a\rb", "line 1: it holds a carriage return"),
+    ],
+)
+def test_read_texts_takes_no_table_and_no_json_for_lines(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    with pytest.raises(ValueError, match=re.escape(told)):
+        read_texts(tmp_path / name, None)
 
 
 def test_read_texts_takes_a_column_as_text(tmp_path: Path) -> None:

@@ -68,6 +68,17 @@ def test_read_templates_skips_blank_lines_and_comments(tmp_path: Path) -> None:
     assert read_templates(path) == ["a {}", "the {} à Paris"]
 
 
+@pytest.mark.parametrize("inside", ["\u2028", "\x85", "\v", "\f"])
+def test_read_templates_takes_no_other_sign_for_the_end_of_a_line(tmp_path: Path, inside: str) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_text(f"a {{}}\nthe {{}}{inside}a {{}} here\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.txt, line 2: .*holds an invisible or control character; remove it"):
+        read_templates(path)
+    path.write_text("a {}\rthe {}\r")
+    with pytest.raises(ValueError, match=r"bad\.txt, line 1: it holds a carriage return that ends no line"):
+        read_templates(path)
+
+
 @pytest.mark.parametrize("bad", ["a photo", "{} and {}", "a { }"])
 def test_read_templates_names_file_and_line_of_a_bad_template(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "bad.txt"

@@ -108,6 +108,21 @@ def test_h_o_is_zero_when_one_part_is(worst: tuple[float, ...]) -> None:
     assert protocols.h_o(*worst) == 0
 
 
+# Rows of Table 4 of MACE and of Table 2 of arXiv 2504.12782: Acc_e, Acc_s and the H_c printed beside them, in percent.
+@pytest.mark.parametrize(
+    ("erased", "kept", "printed"),
+    [(4.31, 84.56, 89.78), (67.79, 85.05, 46.72), (18.70, 61.78, 70.21), (27.84, 27.93, 40.27)],
+)
+def test_h_c_is_the_published_one(erased: float, kept: float, printed: float) -> None:
+    assert 100 * protocols.h_c(erased / 100, kept / 100) == pytest.approx(printed, abs=0.02)
+
+
+def test_h_c_is_zero_when_one_part_is_and_no_h_o() -> None:
+    assert protocols.h_c(1, 0.5) == protocols.h_c(0.5, 0) == 0
+    assert protocols.h_c(0, 1) == 1
+    assert protocols.h_c(0.2, 0.9) != protocols.h_o(0.2, 0.9, 0.2)
+
+
 def test_h_o_of_a_perfect_edit_is_one() -> None:
     assert protocols.h_o(0, 1, 0) == pytest.approx(1)
 
@@ -179,5 +194,6 @@ def test_interval_solves_wilsons_equation_and_mirrors(n: int, share: float) -> N
 
 def test_names_say_a_version() -> None:
     names = [protocols.ACCURACY, protocols.CLASS_PROBABILITY, protocols.CLIP_SCORE, protocols.H_O]
+    names.append(protocols.H_C)
     assert all(name.partition("@")[2].isdigit() for name in names)
-    assert len(set(names)) == 4
+    assert len(set(names)) == 5

@@ -364,6 +364,9 @@ def test_one_more_concept_than_a_hundred_plans_that_one_and_the_join(project: Pa
         (folder / "config/concepts.tsv").write_text(f"concept\tkind\tanchor\tsynonyms\n{rows}")
         configure(folder, lambda config: config["tasks"]["objects"].update(concepts=names[:n]))
 
+    (folder / "classes.tsv").write_text("object\nthing 0\ndog\nhorse\ncat\n")
+    (folder / "all.tsv").write_text("\n".join(["object", *names, "dog", "horse", "cat", ""]))
+    configure(folder, lambda config: config["evaluations"]["objects"]["classes"].update(table="all.tsv"))
     configure(folder, lambda config: config["suites"]["synonyms"].update(table="classes.tsv", column="object"))
     configure(folder, lambda config: config["suites"]["synonyms"].update(type_column="object"))
     python = tmp_path / "bin" / "python"

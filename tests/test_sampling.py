@@ -103,6 +103,35 @@ def test_a_network_that_predicts_velocity_is_sampled_as_such(
     assert torch.allclose(found[0] * pipeline.vae.config.scaling_factor, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_rows_with_settings_of_their_own_are_sampled_with_them_in_their_order(
+    base_pipeline: DiffusionPipeline, batch: int
+) -> None:
+    own = [(7.5, 32, 32), (2.0, 32, 40), (7.5, 32, 32), (255.0, 32, 40), (2.0, 32, 40)]
+    rows = pd.DataFrame(own, columns=["guidance", "width", "height"])
+    rows = rows.assign(prompt=[f"a ship {k}" for k in range(5)], evaluation_seed=range(5))
+    together = sample_rows(base_pipeline, rows, batch=batch, **OPTIONS)
+    assert [image.shape for image in together] == [(height, width, 3) for _, width, height in own]
+    for image, row in zip(together, rows.itertuples(), strict=True):
+        want = base_pipeline(
+            row.prompt,
+            num_inference_steps=3,
+            guidance_scale=row.guidance,
+            width=row.width,
+            height=row.height,
+            generator=torch.Generator().manual_seed(row.evaluation_seed),
+        ).images[0]
+        assert largest(image, np.asarray(want)) <= 1
+
+
+def test_a_rows_own_guidance_alone_and_that_of_all_give_the_same_bytes(
+    pipeline: DiffusionPipeline, some_rows: pd.DataFrame
+) -> None:
+    plain = sample_rows(pipeline, some_rows, batch=3, **OPTIONS)
+    named = sample_rows(pipeline, some_rows.assign(guidance=6.0), batch=3, steps=3, guidance=1.0)
+    assert all(np.array_equal(a, b) for a, b in zip(plain, named, strict=True))
+
+
 def test_no_rows_give_no_images(pipeline: DiffusionPipeline, some_rows: pd.DataFrame) -> None:
     assert sample_rows(pipeline, some_rows.iloc[:0], batch=2, **OPTIONS) == []
 

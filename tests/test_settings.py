@@ -95,6 +95,15 @@ def test_the_shipped_configuration_passes(config):
         ("evaluations.objects.clip.model", "openai/clip-vit-base-patch32"),
         ("tasks.objects.concepts", ["bird"]),
         ("suites.objects.seeds", [5, 5]),
+        ("evaluations.objects.generality", None),
+        ("evaluations.objects.reference_images", "resources"),
+        ("figures.examples", None),
+        ("suites.reference.columns", {}),
+        ("suites.reference.columns", {"type": None}),
+        ("suites.reference.columns", {"type": "prompt", "guidance": "evaluation_seed", "width": "row"}),
+        ("suites.mine", {"file": "resources/seeds.csv", "columns": {"prompt": "text", "evaluation_seed": "sd_seed"}}),
+        ("suites.mine", {"file": "resources/seeds.tsv", "columns": {"prompt": "text", "evaluation_seed": "sd_seed"}}),
+        ("priors.mine", {"file": "resources/brackets.txt"}),
         ("suites.mine", {"file": "resources/emoji/reference/captions.csv"}),
         ("priors.mine", {"file": "resources/templates/object.txt"}),
         ("priors.mine", {"file": "config/concepts.tsv", "column": "concept", "templates": ["a {}", "{} at sea"]}),
@@ -113,6 +122,9 @@ def test_the_shipped_configuration_passes(config):
     ],
 )
 def test_what_is_allowed(config, place, value):
+    Path("resources/seeds.csv").write_text("text,sd_seed\na,1\n")
+    Path("resources/seeds.tsv").write_text("text\tsd_seed\na, b\t1\n")
+    Path("resources/brackets.txt").write_text("[a photo] of a ship\n{} at sea\n")
     put(config, place, value)
     check_config(config, SCHEMA, source=SOURCE)
 
@@ -189,6 +201,39 @@ def test_what_is_allowed(config, place, value):
         ("tasks.objects.evaluation", "x", ["evaluations has no entry 'x'", "Known evaluations: objects"]),
         ("mace.prior", "coco", ["mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
         ("mace.domain_prior", "names", ["mace.domain_prior: priors has no entry 'names'", "Known priors: captions"]),
+        (
+            "priors.mine",
+            {"file": "resources/x.csv"},
+            ["priors.mine.file: 'resources/x.csv' is a table", "mine.column)."],
+        ),
+        ("priors.mine", {"file": "resources/x.TAB"}, ["priors.mine.file: 'resources/x.TAB' is a table, whose header"]),
+        ("priors.mine", {"file": "resources/x.json"}, ["priors.mine.file: 'resources/x.json' is JSON, whose lines"]),
+        (
+            "priors.mine",
+            {"file": "resources/list.txt"},
+            ["priors.mine.file: 'resources/list.txt' is JSON", "one text a"],
+        ),
+        ("suites.reference.columns", {"type": "artist"}, ["suites.reference.columns.type: ", "has no column 'artist'"]),
+        (
+            "suites.reference.columns",
+            {"seed": "x"},
+            ["suites.reference.columns.seed is not a known key", "Known keys: ty"],
+        ),
+        ("suites.reference.columns", {"prompt": None}, ["suites.reference.columns.prompt must be text", "got null"]),
+        ("suites.reference.columns", {"guidance": "g"}, ["suites.reference.columns.guidance: ", "has no column 'g'"]),
+        ("suites.objects.columns", {}, ["suites.objects.columns is not a known key"]),
+        (
+            "suites.mine",
+            {"file": "resources/x.csv"},
+            ["mine.file: ", "has no column 'type'", "columns can name another."],
+        ),
+        (
+            "suites.mine",
+            {"file": "resources/x.csv", "columns": {}},
+            ["suites.mine.file: ", "no column 'evaluation_seed'"],
+        ),
+        ("figures.examples", 3, ["figures.examples must be keys and values, or null for no figure; got 3."]),
+        ("evaluations.objects.kept", None, ["evaluations.objects.kept must be text", "got null"]),
         ("evaluations.objects.erased", "objcets", ["objects.erased: suites has no", "did you mean objects?"]),
         ("evaluations.objects.generality", "x", ["evaluations.objects.generality: suites has no entry 'x'"]),
         ("evaluations.objects.kept", "x", ["evaluations.objects.kept: suites has no entry 'x'"]),
@@ -236,6 +281,8 @@ def test_what_is_allowed(config, place, value):
 )
 def test_each_fault_names_place_and_mend(config, place, value, words):
     Path("resources/latin.csv").write_bytes("prompt,caf\xe9\n".encode("latin-1"))
+    for name, text in {"x.csv": "prompt,seed\na,1\n", "x.TAB": "a", "x.json": "{}", "list.txt": '["a ship"]'}.items():
+        Path("resources", name).write_text(text)
     put(config, place, value)
     found = problems_of(config)
     assert all(line.startswith(f"{SOURCE}: ") and line.endswith((".", "?")) for line in found)
@@ -589,7 +636,7 @@ def test_nearest():
 def mappings(node):
     """Every sub-schema that describes a mapping with fixed keys."""
     if isinstance(node, dict):
-        if isinstance(node.get("properties"), dict) and node.get("type") == "object":
+        if isinstance(node.get("properties"), dict) and "object" in node.get("type", ()):
             yield node
         for value in node.values():
             yield from mappings(value)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lethe import protocols
-from lethe.tables import OBJECT_SOURCES, object_scores, objects_table
+from lethe.tables import OBJECT_SOURCES, SOURCES, erasure_notes, object_scores, objects_table
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -74,6 +74,34 @@ def test_scores_of_several_concepts(parts: dict[str, pd.DataFrame]) -> None:
     assert scores["acc_g"] == 0
 
 
+def test_without_generality_there_is_another_mean_under_another_name(parts: dict[str, pd.DataFrame]) -> None:
+    scores = object_scores(**parts | {"generality": None}, concepts=["ship"])
+    whole = object_scores(**parts, concepts=["ship"])
+    assert scores["h_c"] == pytest.approx(200 / (1 / 0.75 + 1 / 0.9))
+    assert not {"h_o", "acc_g", "n_acc_g"} & set(scores)
+    assert {name: scores[name] for name in scores if name not in ("h_c", "details")} == {
+        name: whole[name] for name in whole if name not in ("h_o", "acc_g", "n_acc_g", "details")
+    }
+    assert not any("acc_g" in name for name in scores["details"])
+    columns = list(objects_table({"mace": scores}).columns[1:])
+    assert columns[:5] == ["acc_e", "acc_s", "h_c", "clip_score", "fid"]
+    assert set(columns) <= set(SOURCES)
+    assert "generality" not in SOURCES["h_c"]
+
+
+def test_a_class_twice_is_refused(parts: dict[str, pd.DataFrame]) -> None:
+    parts["classes"] = pd.concat([parts["classes"], parts["classes"].iloc[:1]])
+    with pytest.raises(ValueError, match="object_scores: a class is there twice; its accuracy would be 0"):
+        object_scores(**parts, concepts=["ship"])
+
+
+def test_how_often_each_concept_is_still_recognised(parts: dict[str, pd.DataFrame]) -> None:
+    parts["erased"] = pd.concat([measure(("ship", "ship", 1), ("ship", "cat", 3)), measure(("bird", "bird", 2))])
+    parts["generality"] = measure(("ship", "ship", 1))
+    scores = object_scores(**parts, concepts=["bird", "ship"])
+    assert scores["details"]["acc_e_by_concept"] == {"bird": 100, "ship": 25}
+
+
 @pytest.mark.parametrize(("part", "name"), [("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")])
 def test_a_number_without_images_is_refused(parts: dict[str, pd.DataFrame], part: str, name: str) -> None:
     parts[part] = parts[part][parts[part]["type"] == "sky"]
@@ -114,3 +142,34 @@ def test_columns_come_from_what_they_say_and_nothing_else(parts: dict[str, pd.Da
                 assert after[column] == before[column], (part, column)
             elif (part, column[:2]) != ("classes", "n_"):  # the same names, so the same rows count
                 assert after[column] != before[column], (part, column)
+
+
+def test_a_score_that_is_no_number_is_refused(parts: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "fid", lambda images, reference: float("nan"))
+    with pytest.raises(ValueError, match="object_scores: fid is nan; look at the measures behind it"):
+        object_scores(**parts, concepts=["ship"])
+
+
+def scores_of(**shares: float) -> dict:
+    """As `object_scores` gives them: how often each concept is recognised, in percent of 6 images."""
+    return {"details": {"acc_e_by_concept": shares, "n_acc_e_by_concept": dict.fromkeys(shares, 6)}}
+
+
+def test_an_edit_that_did_not_erase_is_said() -> None:
+    scores = {
+        "original": scores_of(ship=100, bird=50, cat=0),
+        "mace": scores_of(ship=100, bird=100, cat=0),
+        "other": scores_of(ship=50, bird=50, cat=50),
+        "good": scores_of(ship=0, bird=0, cat=0),
+    }
+    never, mace, other = erasure_notes("sea", scores)
+    assert never.startswith("sea: the base as it is never draws 'cat' so that the judge knows it; whether")
+    assert mace == (
+        "sea/mace: 2 of 3 concepts as before, such as 'ship' (6 of 6 images, before 6): not erased; lower "
+        "mace.train_preserve_scale, or raise mace.lora.steps"
+    )
+    assert other.startswith(
+        "sea/other: 1 of 3 concepts as before, such as 'bird' (3 of 6 images, before 3): not erased;"
+    )
+    assert other.endswith("look at the settings of other")
+    assert erasure_notes("sea", {name: scores_of(ship=s) for name, s in (("original", 50), ("mace", 33.3))}) == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.text_files import decoded, parse_table, read_json
+from lethe.text_files import as_read, decoded, lines_of, no_list_of_texts, parse_table, read_header, read_json
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 TABLES = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), max_size=4))
@@ -69,3 +69,55 @@ def test_json_is_read_or_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ValueError, match=rf"a\.json: {words}"):
             read_json(path)
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_lines_end_at_line_feeds_alone(inside: str) -> None:
+    assert lines_of(f"a{inside}b\r\nc{inside}\n\nd", "a.txt") == [f"a{inside}b", f"c{inside}", "", "d"]
+
+
+@pytest.mark.parametrize("text", ["a\nb\rc\n", "a\rb\rc", "a\r\r\n"])
+def test_a_carriage_return_that_ends_no_line_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a\.txt, line [12]: it holds a carriage return that ends no line; save it"):
+        lines_of(text, "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "text\na ship\n", "a table"),
+        ("a.TSV", "a ship", "a table"),
+        ("a.tab", "a ship", "a table"),
+        ("a.json", '"a ship"', "JSON"),
+        ("a.jsonl", "1", "JSON"),
+        ("a.txt", ' {\n "ship": ["boat"]\n}', "JSON"),
+        ("a.txt", '\ufeff["a ship",\n "a bird"]', "JSON"),
+        ("a", '[{"caption": "a"}]', "JSON"),
+        ("a.txt", "a\0", "no text"),
+        ("a.txt", "{} in a park\n", None),
+        ("a.txt", "[a photo] of a ship, {really}\n", None),
+        ("a.txt", '"a ship", she said\n', None),
+        ("a", "", None),
+    ],
+)
+def test_what_is_no_list_of_texts_is_known_by_its_name_and_beginning(
+    tmp_path: Path, name: str, content: str, told: str | None
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found = no_list_of_texts(tmp_path / name)
+    assert found is None if told is None else found.startswith(told)
+
+
+def test_a_header_is_that_of_the_whole_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('\ufeff# of ships\n\n a \t"b\tc"\n1\t2\n', encoding="utf-8")
+    header, rows = parse_table(path.read_bytes(), path, separator="\t", comments=True)
+    assert read_header(path, "\t", comments=True) == header == ["a", "b\tc"]
+    assert rows == [(4, ["1", "2"])]
+    path.write_text("")
+    assert read_header(path, "\t") == []
+
+
+def test_what_a_tokenizer_reads_alike() -> None:
+    assert as_read(" The  Caf\xe9\u2003") == as_read("the cafe\u0301") == "the caf\xe9"
+    assert as_read("cafe") != as_read("caf\xe9")

@@ -292,6 +292,52 @@ def test_a_damaged_file_is_found_set_aside_and_made_anew(
     assert (folder / SHEETS / "ship.png").read_bytes() == (finished / SHEETS / "ship.png").read_bytes()
 
 
+def test_what_could_not_be_measured_is_refused_before_anything_runs(project: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((project / "config" / "config.yaml").read_text())
+    (tmp_path / "classes.tsv").write_text((project / "classes.tsv").read_text().replace("ship", "Ship"))
+    config["evaluations"]["objects"]["classes"]["table"] = str(tmp_path / "classes.tsv")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(config))
+    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong))
+    assert run.returncode != 0
+    assert "tasks.objects: 'ship' is erased, and " in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_picture_can_be_left_out_and_needs_scores_only_for_many_concepts(project: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((project / "config" / "config.yaml").read_text())
+    mine, work = tmp_path / "mine.yaml", shutil.copytree(project, tmp_path / "work")
+    shutil.rmtree(work / "results", ignore_errors=True)
+    names = [f"thing {k}" for k in range(30)]
+    (work / "config" / "concepts.tsv").write_text(
+        "concept\tkind\tanchor\tsynonyms\n" + "".join(f"{name}\tobject\tsky\tx {name}\n" for name in names)
+    )
+    (work / "classes.tsv").write_text("\n".join(["object", *names, "dog", ""]))
+    figure = "results/figures/objects.png"
+    for erased, tables in ((names[:3], 0), (names, 1)):
+        config["tasks"]["objects"]["concepts"] = erased
+        mine.write_text(yaml.safe_dump(config))
+        run = snakemake(work, "-n", "--cores", "1", "--configfile", str(mine), "--", figure)
+        assert planned(run.stdout).get("objects_table", 0) == tables, run.stdout + run.stderr
+        assert planned(run.stdout)["examples"] == 1
+    config["figures"]["examples"] = None
+    mine.write_text(yaml.safe_dump(config))
+    jobs = planned(snakemake(work, "-n", "--cores", "1", "--configfile", str(mine)).stdout)
+    assert "examples" not in jobs
+    assert jobs["objects_table"] == 1
+
+
+def test_remarks_are_told_once_and_not_by_each_job(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    target = "results/sd/concepts/ship/moments.safetensors"
+    (folder / target).unlink()
+    run = snakemake(folder, "--cores", "1", "--rerun-triggers", "mtime", "--", target)
+    assert run.returncode == 0, run.stderr
+    assert (folder / target).exists()
+    remark = "tasks.objects: evaluations.objects.reference_images come from resources/emoji, which knows its own world"
+    assert (run.stdout + run.stderr).count(remark) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lethe.messages import has_control
 from lethe.settings import ConfigError, nearest, shown
-from lethe.text_files import without_comments
+from lethe.text_files import QUOTES, as_read, scan_table, without_comments
 
 KINDS = ("object", "style", "person", "explicit")
 COLUMNS = ("concept", "kind", "anchor", "synonyms")
@@ -37,14 +37,22 @@ class Concept:
 def slug_of(name: str) -> str:
     """Return a file name for `name`: ASCII lower case, digits and single '-', beginning with neither '-' nor '.'.
 
-    Accents are dropped and every run of other characters becomes one '-'; at most 60 characters are kept. A name that
-    leaves nothing, or ends in 20 repetitions, which Snakemake takes for an endless recursion, gets 'c-' and ten digits
-    of its SHA-256. Different names can share a slug: `read_concepts` refuses.
+    Accents are dropped and every run of other characters becomes one '-'; at most 60 characters are kept. Names of
+    ASCII letters and digits, with single spaces or '-' between, keep all they are in it; any other ends in eight digits
+    of its SHA-256, so that Böcklin is not Bocklin, nor C++ C#. It depends on the name alone: no concept renames
+    another's files. A name that leaves nothing, or ends in 20 repetitions, which Snakemake takes for an endless
+    recursion, gets 'c-' and ten digits. Names that `as_read` takes for one share a slug, and so do those that differ in
+    '-' for a space: `read_concepts` refuses.
     """
+    read = as_read(name)
+    digest = hashlib.sha256(read.encode("utf-8", "surrogatepass")).hexdigest()
     letters = (char for char in unicodedata.normalize("NFKD", name) if unicodedata.category(char) != "Mn")
-    slug = re.sub(r"[^a-z0-9]+", "-", "".join(letters).lower()).strip("-")[:SLUG_LENGTH].rstrip("-")
-    plain = slug and not re.search(r"(.+)\1{19}$", slug)
-    return slug if plain else "c-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    slug = re.sub(r"[^a-z0-9]+", "-", "".join(letters).lower()).strip("-")
+    if not slug or re.search(r"(.+)\1{19}$", slug[:SLUG_LENGTH].rstrip("-")):
+        return f"c-{digest[:10]}"
+    if slug == read.replace(" ", "-") and len(slug) <= SLUG_LENGTH:
+        return slug
+    return f"{slug[: SLUG_LENGTH - 9].rstrip('-')}-{digest[:8]}"
 
 
 def read_concepts(path: str | Path) -> list[Concept]:
@@ -106,20 +114,13 @@ def _read_text(path: str | Path) -> str:
 
 def _read_rows(text: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Rows that hold any text, each with the number of its first line and its cells stripped; and what is wrong."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     rows, problems = [], []
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return rows, problems
-        except csv.Error as error:
-            mend = 'end a cell that begins with " by another, and double each " inside it'
-            problems.append(f"row {line}: a quoted cell is malformed ({shown(str(error))}); {mend}.")
-            continue
-        if any(cells):
+    for line, cells in scan_table(io.StringIO(text, newline=""), "\t"):
+        if isinstance(cells, csv.Error):
+            problems.append(f"row {line}: a quoted cell is malformed ({shown(str(cells))}); {QUOTES}.")
+        elif any(cells := [cell.strip() for cell in cells]):
             rows.append((line, cells))
+    return rows, problems
 
 
 def _header_problems(header: list[str]) -> list[str]:

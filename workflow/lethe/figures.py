@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from lethe.examples import shown_columns
 from lethe.files import written_whole
 
 matplotlib.use("Agg")
@@ -17,23 +19,9 @@ import matplotlib.pyplot as plt
 plt.rcParams["text.parse_math"] = False  # a concept's name may hold dollar signs
 
 
-def chosen_prompts(rows: pd.DataFrame, concepts: Sequence[str], *, kept: int) -> list[tuple[str, str]]:
-    """(role, prompt) of what a figure shows: each erased concept, one synonym each, then the first `kept` others.
-
-    `rows` has columns role (erased, generality, kept), type, prompt, in suite order.
-    """
-    erased = rows["type"].isin(concepts)
-    parts = [
-        rows[(rows["role"] == "erased") & erased].drop_duplicates("type"),
-        rows[(rows["role"] == "generality") & erased].drop_duplicates("type"),
-        rows[(rows["role"] == "kept") & ~erased].drop_duplicates("type").head(kept),
-    ]
-    return [(row.role, row.prompt) for part in parts for row in part.itertuples()]
-
-
 def image_grid(
     path: Path,
-    images: Sequence[Sequence[np.ndarray]],
+    images: Sequence[Sequence[np.ndarray | None]],
     *,
     columns: Sequence[str],
     rows: Sequence[str],
@@ -42,14 +30,22 @@ def image_grid(
 ) -> None:
     """Write a grid of images (`images[row][column]`, uint8 `[h, w, 3]`) with names above and beside it as PNG.
 
-    A gap separates the first `divider` columns (what is erased) from the others (what should stay).
+    A gap separates the first `divider` columns (what is erased) from the others (what should stay). Where there is
+    None, nothing is drawn. Of more columns than `shown_columns` has room for, the first on either side are drawn, and
+    the title says of how many.
     """
+    gone, others = shown_columns(divider, len(columns) - divider)
+    drawn = [*range(gone), *range(divider, divider + others)]
+    if len(drawn) < len(columns):
+        title = f"{title} ({len(drawn)} of {len(columns)} columns)"
+    columns, images = [columns[c] for c in drawn], [[line[c] for c in drawn] for line in images]
     cell = 0.9
-    widths = [1.0] * divider + [0.25] + [1.0] * (len(columns) - divider)
+    widths = [1.0] * gone + [0.25] + [1.0] * others
+    width = cell * sum(widths) + 1.4
     figure, axes = plt.subplots(
         len(rows),
         len(columns) + 1,
-        figsize=(cell * sum(widths) + 1.4, cell * len(rows) + 0.9),
+        figsize=(width, cell * len(rows) + 0.9),
         gridspec_kw={"width_ratios": widths, "wspace": 0.05, "hspace": 0.05},
         squeeze=False,
         layout="constrained",
@@ -58,16 +54,22 @@ def image_grid(
         axis.axis("off")
     for r, line in enumerate(images):
         for c, image in enumerate(line):
-            axis = axes[r][c if c < divider else c + 1]
-            axis.imshow(image, interpolation="nearest")
+            axis = axes[r][c if c < gone else c + 1]
+            if image is not None:
+                axis.imshow(image, interpolation="nearest")
             if r == 0:
-                axis.set_title(columns[c], fontsize=8)
+                axis.set_title(_wrapped(columns[c], 14, 4), fontsize=8)
         label = axes[r][0]
         label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_wrapped(title, int(13 * width), 4), fontsize=10)
     with written_whole(path) as part:
         figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
     plt.close(figure)
+
+
+def _wrapped(text: str, width: int, lines: int) -> str:
+    """A text on so many lines of so many characters that it covers nothing beside it."""
+    return text if len(text) <= width else textwrap.fill(text, width, max_lines=lines, placeholder="…")
 
 
 def loss_curves(path: Path, curves: Mapping[str, pd.Series], *, title: str, window: int = 10, named: int = 12) -> None:

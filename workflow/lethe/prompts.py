@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe.messages import has_control
-from lethe.text_files import decoded
+from lethe.text_files import decoded, lines_of
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -17,10 +17,10 @@ def read_templates(path: Path) -> list[str]:
     """Read one template per line; blank lines and lines starting with '#' are skipped.
 
     Raises ValueError, naming file and line, for a template without exactly one '{}' or with a control or invisible
-    character, for a file without any template and for what is no text in UTF-8.
+    character, for a file without any template and for what `decoded` or `lines_of` refuse.
     """
     templates = []
-    for number, line in enumerate(decoded(Path(path).read_bytes(), path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(decoded(Path(path).read_bytes(), path), path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         if has_control(line.strip()):

@@ -11,6 +11,7 @@ ACCURACY = "clip-top1@1"  # share of images whose most similar class prompt is t
 CLASS_PROBABILITY = "clip-softmax@1"  # mean of softmax(100 cos) at the expected class, as MACE's public code prints
 CLIP_SCORE = "clip-score-100cos@1"  # mean over images of 100 cos(image, prompt)
 H_O = "h_o@1"
+H_C = "h_c@1"  # without generality: another number, which never stands in a column of h_o
 
 
 def predicted_classes(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -59,6 +60,12 @@ def h_o(erased: float, kept: float, generality: float) -> float:
     """Harmonic mean of the shares 1 - Acc_e, Acc_s and 1 - Acc_g; 0 when one of them is 0. Source: MACE, Eq. 9."""
     parts = (1 - erased, kept, 1 - generality)
     return 0.0 if min(parts) <= 0 else 3 / sum(1 / part for part in parts)
+
+
+def h_c(erased: float, kept: float) -> float:
+    """Harmonic mean of the shares 1 - Acc_e and Acc_s; 0 when one of them is 0. Source: MACE, for celebrities."""
+    parts = (1 - erased, kept)
+    return 0.0 if min(parts) <= 0 else 2 / sum(1 / part for part in parts)
 
 
 def interval(successes: int, n: int) -> tuple[float, float]:

@@ -205,7 +205,10 @@ def notes(outputs: Iterable[Path]) -> list[str]:
             continue
         for count, sentence in noted:
             counts.setdefault(sentence, Counter())[str(Path(path).parent)] += count
-    return [sentence.replace("{}", str(max(folders.values())), 1) for sentence, folders in counts.items()]
+    told = ((sentence, max(folders.values())) for sentence, folders in counts.items())
+    return [
+        sentence.replace("{}", str(count), 1) if sentence.startswith("{}") else sentence for sentence, count in told
+    ]
 
 
 def verify(results: Path) -> tuple[int, list[str], list[str]]:

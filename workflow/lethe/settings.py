@@ -16,7 +16,9 @@ from lethe.messages import has_control, sentence
 from lethe.model_checks import base_problem, model_problem
 from lethe.model_folders import NETWORKS, cached_folder, read_object, single_file_problem
 from lethe.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_problem, training_problem
-from lethe.text_files import without_comments
+from lethe.text_files import no_list_of_texts, read_header
+
+ROLES = ("erased", "generality", "kept", "quality")  # of suites in an evaluation, in the order that steps read them
 
 # Where the configuration holds what, `*` standing for any name a user chose.
 LINKS = {  # names of entries of a section
@@ -24,7 +26,7 @@ LINKS = {  # names of entries of a section
     "mace.domain_prior": "priors",
     "tasks.*.base": "bases",
     "tasks.*.evaluation": "evaluations",
-    **{f"evaluations.*.{key}": "suites" for key in ("erased", "generality", "kept", "quality")},
+    **{f"evaluations.*.{role}": "suites" for role in ROLES},
 }
 FILES = {  # paths of files, and the keys beside them that name columns
     "concepts": (),
@@ -415,7 +417,7 @@ def _concept_problems(config: Any) -> list[str]:
 
 def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
     """Files, columns and models that the configuration names and the disk does not hold."""
-    from lethe.files import COLUMNS, separator_of  # here, because it takes numpy and Pillow along
+    from lethe.files import separator_of  # here, because it takes numpy and Pillow along
 
     for pattern, keys in FILES.items():
         for place, path, holder in _find(config, pattern):
@@ -425,14 +427,18 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
                 continue
             wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
             if pattern == "suites.*.file":
-                wanted = [(place, column) for column in COLUMNS]
+                wanted = list(_suite_columns(place, holder.get("columns")))
             if not isinstance(path, str) or path.startswith(made):
+                continue
+            if pattern == "evaluations.*.reference_images" and _is_folder(path):
                 continue
             if not _is_file(path):
                 yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
             elif wanted:
-                separator = "\t" if place[-1] == "table" else separator_of(path) if place[0] == "priors" else ","
+                separator = "\t" if place[-1] == "table" else separator_of(path)
                 yield from _column_problems(path, separator, wanted, comments=place[-1] == "table")
+            elif pattern == "priors.*.file" and (problem := no_list_of_texts(Path(path))):
+                yield f"{_at(place)}: {shown(path, 500)} is {problem} ({_at((*place[:-1], 'column'))})."
     for pattern, holds in MODELS.items():
         for place, model, holder in _find(config, pattern):
             unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
@@ -443,21 +449,31 @@ def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
             yield from _base_problems(config, _at(place[:-1]), place[1], base)
 
 
+def _suite_columns(place: tuple, columns: Any) -> Iterator[tuple[tuple, str]]:
+    """The columns that a suite's file must have, each with the place that asks for it."""
+    from lethe.files import file_columns
+
+    named = columns if isinstance(columns, dict) else {}
+    for name, column in file_columns(named).items():
+        if isinstance(column, str) and (columns is None or name != "type" or name in named):
+            yield (*place[:-1], "columns", name) if name in named else place, column
+
+
 def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool) -> Iterator[str]:
     """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks.
 
     With `comments`, lines that are comments do not count.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            lines = (without_comments(line) if comments else line for line in file)
-            columns = next((row for row in csv.reader(lines, delimiter=separator) if row), [])
+        columns = read_header(Path(path), separator, comments=comments)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         yield f"{_at(wanted[0][0])}: {shown(path)} is no table in UTF-8 ({shown(str(error))}); save it as one."
         return
     for place, column in wanted:
         if column not in columns:
             hint = f"{_hint(column, columns)} Its columns, separated by {separator!r}: {_listed(columns)}."
+            if place[-1] == "file":
+                hint += f" {_at((*place[:-1], 'columns'))} can name another."
             yield f"{_at(place)}: {shown(path)} has no column {shown(column)}{hint}"
 
 

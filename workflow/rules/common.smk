@@ -24,27 +24,34 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELE
 
 from lethe.cluster import refusal
 from lethe.concepts import read_concepts
+from lethe.examples import shown_columns
+from lethe.planning import check_plan, read_classes, read_suites, remarks
 from lethe.priors import prior_files
-from lethe.fingerprints import KEPT, KeptHashes, fingerprint, sha256_of, text_fingerprint
+from lethe.fingerprints import KEPT, KeptHashes, content_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.model_folders import base_folder, cached_folder, loaded_files, model_folder
 from lethe.provenance import code_hash, python_problem
 from lethe.records import notes
 from lethe.rerun_notes import renew_notes
-from lethe.settings import PLACES, Argument, check_config, load_schema, mask_settings, read_overrides
-from lethe.suites import phrases, shard_count, shard_digests, suite_rows
+from lethe.settings import PLACES, ROLES, Argument, check_config, load_schema, mask_settings, read_overrides
+from lethe.suites import shard_count, shard_digests
 
 read_overrides(config, workflow.config_settings.config)
 
 try:
+    source = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
     check_config(
         config,
         load_schema(LIBRARY / "schemas" / "config.schema.yaml"),
-        source=", ".join(os.path.relpath(path) for path in workflow.configfiles),
+        source=source,
         files=workflow.configfiles,
         made=("results/",),
     )
     CONCEPTS = {concept.slug: concept for concept in read_concepts(Path(config["concepts"]))}
-    SUITES = {name: suite_rows(suite) for name, suite in config["suites"].items()}
+    SUITES, CLASSES = read_suites(config, source), read_classes(config, source)
+    if workflow.is_main_process:  # and not in the process of each job, for which all this was said
+        check_plan(config, list(CONCEPTS.values()), SUITES, CLASSES, source)
+        for remark in remarks(config, list(CONCEPTS.values()), SUITES, CLASSES):
+            logger.warning(remark)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
@@ -120,7 +127,10 @@ def of(function):
 
 @cache
 def content(path):
-    """Digest of a given file. As an input it is ancient: this, and no time of a checkout, decides whether to rerun."""
+    """Digest of a given file or folder. As an input it is ancient: this, and no time of a checkout, decides whether to
+    rerun."""
+    if Path(path).is_dir():
+        return content_hash(path)
     return sha256_of(path) if Path(path).is_file() else path
 
 

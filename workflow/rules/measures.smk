@@ -28,8 +28,14 @@ def reference_images(wildcards):
 
 
 @cache
+def clip_reference_settings(evaluation):
+    return judge_settings(evaluation, real=True)
+
+
+@cache
 def clip_reference_made_by(evaluation):
-    return made_by("clip", judge_settings(evaluation), content(config["evaluations"][evaluation]["reference_images"]))
+    images = content(config["evaluations"][evaluation]["reference_images"])
+    return made_by("clip", clip_reference_settings(evaluation), images)
 
 
 @cache
@@ -40,8 +46,7 @@ def clip_classes_settings(evaluation):
 
 @cache
 def clip_classes_made_by(evaluation):
-    classes = config["evaluations"][evaluation]["classes"]
-    return made_by("clip_classes", clip_classes_settings(evaluation), phrases(classes["table"], classes["column"]))
+    return made_by("clip_classes", clip_classes_settings(evaluation), CLASSES[evaluation])
 
 
 rule clip:
@@ -75,6 +80,7 @@ use rule clip as clip_reference with:
     log:
         "logs/clip_reference/{evaluation}.log",
     params:
+        settings=of(clip_reference_settings),
         made_by=of(clip_reference_made_by),
 
 

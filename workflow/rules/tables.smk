@@ -1,6 +1,7 @@
 # Tables and pictures of a task: one row per method, every number with its n.
 
-ROLES = ("erased", "generality", "kept", "quality")
+# Where the configuration leaves the picture out, it is still drawn for whoever asks for it by name.
+EXAMPLES = config["figures"]["examples"] or dict(seeds=[1, 2], kept=7)
 
 
 def tables():
@@ -8,7 +9,8 @@ def tables():
 
 
 def figures():
-    examples = [f"results/figures/{task}.png" for task in config["tasks"]]
+    shown = config["figures"]["examples"] is not None
+    examples = [f"results/figures/{task}.png" for task in config["tasks"]] if shown else []
     of_training = [
         f"results/{task['base']}/edits/{name}/{picture}"
         for name, task in config["tasks"].items()
@@ -26,9 +28,9 @@ def print_results():
 
 
 def role_suites(task, roles=ROLES):
-    """The suite of each role in a task's evaluation."""
+    """The suite of each role in a task's evaluation that has one."""
     evaluation = config["evaluations"][config["tasks"][task]["evaluation"]]
-    return {role: evaluation[role] for role in roles}
+    return {role: evaluation[role] for role in roles if evaluation[role] is not None}
 
 
 def task_shards(task, roles):
@@ -73,14 +75,21 @@ def examples_settings(task):
             concepts=sorted(config["tasks"][task]["concepts"]),
             shards=shard_counts(task, ROLES[:3]),
             methods=list(edits(task)),
-            **config["figures"]["examples"],
+            **EXAMPLES,
         )
     )
 
 
+def holds_every_concept(task):
+    """Whether a picture has room for all that a task erases. Where it has not, it shows the worst."""
+    columns = len(config["tasks"][task]["concepts"]) * len(role_suites(task, ROLES[:2]))
+    return shown_columns(columns, EXAMPLES["kept"])[0] == columns
+
+
 def examples_made_by(task):
     shards_made_by = [sample_made_by(*shard) for shard in task_shards(task, ROLES[:3])]
-    return made_by("examples", examples_settings(task), shards_made_by)
+    scores = None if holds_every_concept(task) else objects_table_made_by(task)
+    return made_by("examples", examples_settings(task), shards_made_by, scores)
 
 
 def task_measures(wildcards):
@@ -89,6 +98,10 @@ def task_measures(wildcards):
         f"results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet"
         for base, edit, suite, shard in task_shards(wildcards.task, ROLES)
     ]
+
+
+def example_scores(wildcards):
+    return [] if holds_every_concept(wildcards.task) else [f"results/tables/{wildcards.task}.json"]
 
 
 def example_shards(wildcards):
@@ -132,6 +145,7 @@ rule objects_table:
 rule examples:
     input:
         shards=example_shards,
+        scores=example_scores,
     output:
         figure="results/figures/{task}.png",
     log:
@@ -147,5 +161,5 @@ rule examples:
     shell:
         """
         python -m lethe.steps.examples --settings {params.settings:q} --made-by {params.made_by} --shards {input.shards:q} \
-            --out-figure {output.figure:q} 2> {log:q}
+            --scores {input.scores:q} --out-figure {output.figure:q} 2> {log:q}
         """

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from cleanfid.fid import get_files_features
-from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from lethe.files import check_images
+from lethe.files import check_images, read_pictures
 from lethe.finite import require_directions
 from lethe.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
 from lethe.model_folders import model_folder
@@ -43,31 +42,21 @@ def load_judge(model: str, revision: str | None = None, *, device: torch.device,
     return Judge(network.to(device), tokenizer, processor)
 
 
+@torch.no_grad()
 def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch: int = 64) -> np.ndarray:
-    """Projected image embeddings, not normalised, float32 `[n, d]`, of PNGs named in a zip, in that order.
+    """Projected image embeddings, not normalised, float32 `[n, d]`, of images named in a zip or folder, in that order.
 
-    clean-fid reads the zip, batches and collects; CLIP's own processor resizes and normalises, its image tower embeds.
-    Raises ValueError as `check_images` does, and, naming the image, for an embedding that has no direction.
+    CLIP's own processor resizes and normalises, its image tower embeds.
+    Raises ValueError as `check_images` and `read_pictures` do, and, naming the image, for an embedding that has no
+    direction.
     """
     check_images(archive, names)
-
-    def resize(image: np.ndarray) -> np.ndarray:
-        return judge.processor(images=image, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
-
-    @torch.no_grad()
-    def embed(pixels: Tensor) -> Tensor:
-        return judge.model.get_image_features(pixel_values=pixels).pooler_output
-
-    embeddings = get_files_features(
-        list(names),
-        embed,
-        num_workers=0,
-        batch_size=batch,
-        device=judge.model.device,
-        custom_fn_resize=resize,
-        fdir=str(archive),
-        verbose=False,
-    )
+    parts, pictures = [], read_pictures(archive, names)
+    while some := list(islice(pictures, batch)):
+        pixels = [judge.processor(images=image, return_tensors="pt").pixel_values for image in some]
+        embedded = judge.model.get_image_features(pixel_values=torch.cat(pixels).to(judge.model.device))
+        parts.append(embedded.pooler_output.cpu().numpy())
+    embeddings = np.concatenate(parts)
     require_directions(embeddings, of=f"image embeddings of {archive}", names=names, mend=BROKEN)
     return embeddings
 

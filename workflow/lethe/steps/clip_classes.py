@@ -7,13 +7,13 @@ from lethe.measures.clip import load_judge, text_embeddings
 from lethe.measures.table import write_measure
 from lethe.prompts import fill
 from lethe.steps.arguments import step, use_threads
-from lethe.suites import phrases
+from lethe.suites import class_names
 
 if __name__ == "__main__":
     with step("clip_classes", __doc__, inputs=["table"], outputs=["classes"]) as args:
         use_threads(args.threads)
         settings = args.settings
-        names = [phrase for _, phrase in phrases(args.table, settings.column)]
+        names = class_names(args.table, settings.column)
         judge = load_judge(
             settings.clip["model"], settings.clip["revision"], device=pick_device(settings.device), key="clip.model"
         )
