@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_pipeline_quality_counts_every_word_and_style(judge: Judge, world: World
     words = {word: k for k, thing in enumerate(world.things) for word in thing.words}
     asked: list[tuple] = []
 
-    def pipeline(prompts: list[str], *, generator: list[torch.Generator], **options: object) -> SimpleNamespace:
+    def draw(prompts: list[str], *, generator: list[torch.Generator], **options: object) -> SimpleNamespace:
         """Draws what is asked, but every synonym of a ship as a truck."""
         assert options == {"num_inference_steps": 3, "guidance_scale": 6.0, "output_type": "np"}
         asked.extend((p, g.initial_seed()) for p, g in zip(prompts, generator, strict=True))
@@ -165,8 +166,10 @@ def test_pipeline_quality_counts_every_word_and_style(judge: Judge, world: World
             word, _, style = prompt.removeprefix("a photo of the ").partition(" in the style of ")
             thing = 9 if word in world.things[8].synonyms else words[word]
             drawn.append((thing, [s.name for s in world.styles].index(style) if style else 0))
-        return SimpleNamespace(images=shown(*np.array(drawn).T) / 255)
+        return SimpleNamespace(images=pipeline.vae.decoder(torch.from_numpy(shown(*np.array(drawn).T) / 255)).numpy())
 
+    pipeline = mock.Mock(side_effect=draw)
+    pipeline.vae.decoder, pipeline.unet.dtype = torch.nn.Identity(), torch.float32
     result = pipeline_quality(
         pipeline, judge, world, seeds=8, sampling={"steps": 3, "guidance": 6.0, "batch": 7, "scheduler": "ddim"}
     )

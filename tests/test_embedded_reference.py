@@ -12,7 +12,7 @@ from conftest import ROOT
 from lethe.embedded.reference import write_reference
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import ART_CAPTIONS, PLACES, World
-from lethe.files import read_images, read_row_table, read_rows, read_texts
+from lethe.files import read_images, read_rows, read_texts
 from lethe.suites import suite_rows
 
 CALM = Variation(scale=(0.8, 0.85), shift=1, mirrored=0.0)
@@ -28,7 +28,7 @@ def folder(icons: np.ndarray, world: World, tmp_path_factory: pytest.TempPathFac
 def test_images_and_captions_pair_up(folder: Path, icons: np.ndarray) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["captions.csv", "images.zip"]
     rows, pictures = read_rows(folder / "images.zip"), make_pictures(icons, 60, seed=3, variation=CALM)
-    pd.testing.assert_frame_equal(read_row_table(folder / "captions.csv"), rows)
+    pd.testing.assert_frame_equal(suite_rows({"file": str(folder / "captions.csv")}), rows)
     assert all(np.array_equal(a, b) for a, b in zip(read_images(folder / "images.zip"), pictures.images, strict=True))
     assert list(rows["evaluation_seed"]) == list(range(1, 61))
 
@@ -54,7 +54,7 @@ def test_captions_are_a_suite_and_a_prior(folder: Path) -> None:
 def test_the_shipped_set_pairs_up(world: World) -> None:
     shipped = ROOT / "resources" / "emoji" / "reference"
     rows, images = read_rows(shipped / "images.zip"), read_images(shipped / "images.zip")
-    pd.testing.assert_frame_equal(read_row_table(shipped / "captions.csv"), rows)
+    pd.testing.assert_frame_equal(suite_rows({"file": str(shipped / "captions.csv")}), rows)
     assert all(image.shape == (64, 64, 3) for image in images)
     assert all(rows["prompt"])
     assert set(rows["type"]) == {*PLACES, *(thing.name for thing in world.things)}

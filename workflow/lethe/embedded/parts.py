@@ -61,6 +61,7 @@ from lethe.embedded.scenes import Mixture, Scenes, make_scenes
 from lethe.embedded.sources import fetch_collections
 from lethe.embedded.training import load_averages
 from lethe.embedded.world import World, read_hints, read_world
+from lethe.loading import load_network, load_tokenizer
 from lethe.measures.clip import load_judge
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def make_vae(work: Work, out: Path) -> None:
 
 def make_latents(work: Work, out: Path) -> None:
     """Encode the pipeline's scenes, scaled, in half precision."""
-    vae = AutoencoderKL.from_pretrained(work.folder / "vae").eval()
+    vae = load_network(AutoencoderKL, work.folder / "vae", dtype=torch.float32)
     images = load_file(work.folder / "scenes.safetensors")["images"]
     save_file({"latents": (encode(vae, images) * vae.config.scaling_factor).half().numpy()}, out)
 
@@ -148,10 +149,10 @@ def diffusion_parts(work: Work) -> tuple[UNet2DConditionModel, CLIPTextModel, CL
     """The U-Net and text encoder as their joint training finds them, and the tokenizer."""
     settings = work.recipe["diffusion"]
     text = wait_for(work.folder / "text")
-    encoder = CLIPTextModel.from_pretrained(text / "text_encoder", dtype=torch.float32)
+    encoder = load_network(CLIPTextModel, text / "text_encoder", dtype=torch.float32)
     torch.manual_seed(work.budget("diffusion").seed)
     unet = build_unet(widths=tuple(settings["widths"]), text_width=encoder.config.hidden_size)
-    return unet, encoder, CLIPTokenizer.from_pretrained(text / "tokenizer")
+    return unet, encoder, load_tokenizer(text / "tokenizer", encoder.config)
 
 
 def make_pipeline(work: Work, out: Path) -> None:
@@ -187,7 +188,7 @@ def assemble(
 ) -> StableDiffusionPipeline:
     """A pipeline of these parts and the autoencoder."""
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work.folder / "vae"),
+        vae=load_network(AutoencoderKL, work.folder / "vae", dtype=torch.float32),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet,
@@ -226,8 +227,8 @@ def make_second_judge(work: Work, out: Path) -> None:
 def make_segmenter(work: Work, out: Path) -> None:
     """Train the segmenter's decoder on a frozen copy of the judge."""
     settings, budget = work.recipe["segmenter"], work.budget("segmenter")
-    clip = CLIPModel.from_pretrained(work.folder / "judge", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(work.folder / "judge")
+    clip = load_network(CLIPModel, work.folder / "judge", dtype=torch.float32)
+    tokenizer = load_tokenizer(work.folder / "judge", clip.config.text_config)
     torch.manual_seed(budget.seed)
     segmenter = build_clipseg(clip, reduce=settings["reduce"])
     curve = train_segmenter(
@@ -257,8 +258,8 @@ def make_quality(work: Work, out: Path) -> None:
         scheduler=settings["sampling"]["scheduler"],
     )
     judge = load_judge(str(work.folder / "judge"), device=torch.device("cpu"))
-    classifier = ResNetForImageClassification.from_pretrained(work.folder / "second_judge", dtype=torch.float32).eval()
-    segmenter = CLIPSegForImageSegmentation.from_pretrained(work.folder / "segmenter", dtype=torch.float32).eval()
+    classifier = load_network(ResNetForImageClassification, work.folder / "second_judge", dtype=torch.float32)
+    segmenter = load_network(CLIPSegForImageSegmentation, work.folder / "segmenter", dtype=torch.float32)
     tellers = {"judge": told_by_judge(judge, world), "second judge": told_by_classifier(classifier)}
     icons = load_file(work.folder / "icons.safetensors")["icons"]
     made = work.recipe["second_judge_scenes"]
