@@ -199,6 +199,8 @@ def rows_from(
 
 def _whole(cell: str) -> int | None:
     """A whole number from 0 on that a table of numbers can hold, perhaps written as 7.0."""
+    if cell.isascii() and cell.isdigit() and len(cell) < 19:  # as nearly all are
+        return int(cell)
     digits = re.fullmatch(r"([0-9]{1,19})(\.0*)?", cell, re.ASCII)
     return int(digits[1]) if digits and int(digits[1]) < SEED_LIMIT else None
 

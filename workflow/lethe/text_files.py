@@ -111,7 +111,7 @@ def parse_table(
             raise ValueError(f"{source}, line {line}: there are more cells than columns; {mend}")
         if len(cells) < len(header) and not fill:
             raise ValueError(f"{source}, line {line}: there are fewer cells than columns; fill in the others")
-        rows.append((line, cells + [""] * (len(header) - len(cells))))
+        rows.append((line, cells if len(cells) == len(header) else cells + [""] * (len(header) - len(cells))))
     if not header:
         raise ValueError(f"{source}: it is empty; its first line must name its columns")
     return header, rows

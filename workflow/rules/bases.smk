@@ -17,7 +17,7 @@ rule base:
         mem_mb=growing(2000, base_model),
         runtime=growing(15),
     params:
-        settings=of(settings),
+        settings=told(settings, base_made_by),
         made_by=of(base_made_by),
     shell:
-        "python -m lethe.steps.base --settings {params.settings:q} --made-by {params.made_by} --out-record {output.record:q} 2> {log:q}"
+        "python -m lethe.steps.base --settings {params.settings:q} --out-record {output.record:q} 2> {log:q}"

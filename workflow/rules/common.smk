@@ -125,6 +125,12 @@ def of(function):
     return quick(of_wildcards)
 
 
+def told(settings_of, made_by_of):
+    """What a job's step is told, as a function of wildcards: its settings, and how its files are made."""
+    settings_of, made_by_of = of(settings_of), of(made_by_of)
+    return quick(lambda wildcards: settings_of(wildcards).made_by(made_by_of(wildcards)))
+
+
 @cache
 def content(path):
     """Digest of a given file or folder. As an input it is ancient: this, and no time of a checkout, decides whether to

@@ -64,11 +64,11 @@ rule images:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        settings=of(images_settings),
+        settings=told(images_settings, images_made_by),
         made_by=of(images_made_by),
     shell:
         """
-        python -m lethe.steps.images --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.images --settings {params.settings:q} --threads {threads} \
             --out-images {output.images:q} 2> {log:q}
         """
 
@@ -79,7 +79,7 @@ use rule images as anchor_images with:
     log:
         "logs/anchor_images/{base}/{concept}.log",
     params:
-        settings=of(anchor_images_settings),
+        settings=told(anchor_images_settings, anchor_images_made_by),
         made_by=of(anchor_images_made_by),
 
 
@@ -97,11 +97,11 @@ rule masks:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        settings=of(masks_settings),
+        settings=told(masks_settings, masks_made_by),
         made_by=of(masks_made_by),
     shell:
         """
-        python -m lethe.steps.masks --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.masks --settings {params.settings:q} --threads {threads} \
             --images {input.images:q} --out-masks {output.masks:q} 2> {log:q}
         """
 
@@ -119,10 +119,10 @@ rule moments:
         mem_mb=growing(4000),
         runtime=growing(15),
     params:
-        settings=of(moments_settings),
+        settings=told(moments_settings, moments_made_by),
         made_by=of(moments_made_by),
     shell:
         """
-        python -m lethe.steps.moments --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.moments --settings {params.settings:q} --threads {threads} \
             --templates {input.templates:q} --out-moments {output.moments:q} 2> {log:q}
         """

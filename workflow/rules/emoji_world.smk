@@ -20,6 +20,7 @@ def emoji_settings(model):
     )
 
 
+@cache
 def emoji_made_by():
     """How each part of the emoji world is made."""
     tables = [content(f"{WORLD}/{name}.tsv") for name in ("objects", "styles")]
@@ -38,7 +39,14 @@ ICONS = Argument(dict(collections=RECIPE["collections"]))
 REFERENCE = Argument(RECIPE["reference"] | {"variation": RECIPE["variation"]})
 QUALITY = Argument(RECIPE["quality"])
 RELEASE = Argument(dict(recipe=RECIPE))
-EMOJI = emoji_made_by()
+
+
+def emoji(part, settings):
+    """What the step of a part of the emoji world is told, and how the part is made, once a plan asks for it."""
+    return dict(
+        settings=lambda wildcards: settings.made_by(getattr(emoji_made_by(), part)),
+        made_by=lambda wildcards: getattr(emoji_made_by(), part),
+    )
 
 
 rule emoji_world:
@@ -62,11 +70,10 @@ rule emoji_icons:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=ICONS,
-        made_by=EMOJI.icons,
+        **emoji("icons", ICONS),
     shell:
         """
-        python -m lethe.steps.emoji_icons --world {WORLD:q} --settings {params.settings:q} --made-by {params.made_by} \
+        python -m lethe.steps.emoji_icons --world {WORLD:q} --settings {params.settings:q} \
             --out-collections {output.collections:q} --out-icons {output.icons:q} 2> {log:q}
         """
 
@@ -86,11 +93,10 @@ rule emoji_vae:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        settings=emoji_settings("vae"),
-        made_by=EMOJI.vae,
+        **emoji("vae", emoji_settings("vae")),
     shell:
         """
-        python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} --made-by {params.made_by} \
+        python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} \
             --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -111,12 +117,11 @@ rule emoji_diffusion:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        settings=emoji_settings("diffusion"),
-        made_by=EMOJI.diffusion,
+        **emoji("diffusion", emoji_settings("diffusion")),
     shell:
         """
         python -m lethe.steps.emoji_diffusion --icons {input.icons:q} --vae {input.vae:q} --world {WORLD:q} \
-            --settings {params.settings:q} --made-by {params.made_by} --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
+            --settings {params.settings:q} --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
 
@@ -134,11 +139,10 @@ rule emoji_clip:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        settings=emoji_settings("clip"),
-        made_by=EMOJI.clip,
+        **emoji("clip", emoji_settings("clip")),
     shell:
         """
-        python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {WORLD:q} --settings {params.settings:q} --made-by {params.made_by} \
+        python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {WORLD:q} --settings {params.settings:q} \
             --threads {threads} --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -158,12 +162,11 @@ rule emoji_clipseg:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        settings=emoji_settings("clipseg"),
-        made_by=EMOJI.clipseg,
+        **emoji("clipseg", emoji_settings("clipseg")),
     shell:
         """
         python -m lethe.steps.emoji_clipseg --icons {input.icons:q} --clip {input.clip:q} --world {WORLD:q} \
-            --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+            --settings {params.settings:q} --threads {threads} \
             --out-model {output.model:q} --out-curve {output.curve:q} 2> {log:q}
         """
 
@@ -181,11 +184,10 @@ rule emoji_reference:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=REFERENCE,
-        made_by=EMOJI.reference,
+        **emoji("reference", REFERENCE),
     shell:
         """
-        python -m lethe.steps.emoji_reference --settings {params.settings:q} --made-by {params.made_by} --world {WORLD:q} \
+        python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {WORLD:q} \
             --icons {input.icons:q} --out-folder {output.folder:q} 2> {log:q}
         """
 
@@ -207,11 +209,10 @@ rule emoji_quality:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        settings=QUALITY,
-        made_by=EMOJI.quality,
+        **emoji("quality", QUALITY),
     shell:
         """
-        python -m lethe.steps.emoji_quality --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.emoji_quality --settings {params.settings:q} --threads {threads} \
             --world {WORLD:q} --icons {input.icons:q} --pipeline {input.pipeline:q} --clip {input.clip:q} \
             --clipseg {input.clipseg:q} --out-quality {output.quality:q} 2> {log:q}
         """
@@ -234,11 +235,10 @@ rule emoji_release:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=RELEASE,
-        made_by=EMOJI.release,
+        **emoji("release", RELEASE),
     shell:
         """
-        python -m lethe.steps.emoji_release --settings {params.settings:q} --made-by {params.made_by} --world {WORLD:q} \
+        python -m lethe.steps.emoji_release --settings {params.settings:q} --world {WORLD:q} \
             --pipeline {input.pipeline:q} --clip {input.clip:q} --clipseg {input.clipseg:q} \
             --reference {input.reference:q} --quality {input.quality:q} --out-card {output.card:q} 2> {log:q}
         """

@@ -102,6 +102,7 @@ def losses_settings(task):
     return Argument(dict(concepts=[CONCEPTS[slug].name for slug in task_slugs(task)]))
 
 
+@cache
 def losses_made_by(base, task):
     return made_by("losses", losses_settings(task), task_loras_made_by(base, task))
 
@@ -112,6 +113,7 @@ def mask_sheets_settings(task):
     return Argument(dict(concepts=names, segmenters=segmenters))
 
 
+@cache
 def mask_sheets_made_by(base, task):
     before = [(images_made_by(base, slug), masks_made_by(base, slug)) for slug in task_slugs(task)]
     return made_by("mask_sheets", mask_sheets_settings(task), before)
@@ -138,11 +140,11 @@ rule lora:
         runtime=growing(30),
         gpu=GPUS,
     params:
-        settings=of(lora_settings),
+        settings=told(lora_settings, lora_made_by),
         made_by=of(lora_made_by),
     shell:
         """
-        python -m lethe.steps.lora --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.lora --settings {params.settings:q} --threads {threads} \
             --images {input.images:q} --masks {input.masks:q} --anchor-images {input.anchor_images:q} \
             --templates {input.templates:q} --moments {input.moments:q} \
             --prior {input.prior:q} --domain-prior {input.domain_prior:q} \
@@ -165,7 +167,7 @@ use rule lora as task_lora with:
     log:
         "logs/task_lora/{base}/{task}/{concept}.log",
     params:
-        settings=of(lora_settings),
+        settings=told(lora_settings, task_lora_made_by),
         made_by=of(task_lora_made_by),
 
 
@@ -185,11 +187,11 @@ rule mace:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=of(mace_settings),
+        settings=told(mace_settings, mace_made_by),
         made_by=of(mace_made_by),
     shell:
         """
-        python -m lethe.steps.mace --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.mace --settings {params.settings:q} --threads {threads} \
             --moments {input.moments:q} --loras {input.loras:q} \
             --prior {input.prior:q} --domain-prior {input.domain_prior:q} --out-edit {output.edit:q} 2> {log:q}
         """
@@ -208,11 +210,11 @@ rule losses:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        settings=of(losses_settings),
+        settings=told(losses_settings, losses_made_by),
         made_by=of(losses_made_by),
     shell:
         """
-        python -m lethe.steps.losses --settings {params.settings:q} --made-by {params.made_by} --curves {input.curves:q} \
+        python -m lethe.steps.losses --settings {params.settings:q} --curves {input.curves:q} \
             --out-figure {output.figure:q} 2> {log:q}
         """
 
@@ -231,10 +233,10 @@ rule mask_sheets:
         mem_mb=growing(1000),
         runtime=growing(60),
     params:
-        settings=of(mask_sheets_settings),
+        settings=told(mask_sheets_settings, mask_sheets_made_by),
         made_by=of(mask_sheets_made_by),
     shell:
         """
-        python -m lethe.steps.mask_sheets --settings {params.settings:q} --made-by {params.made_by} \
+        python -m lethe.steps.mask_sheets --settings {params.settings:q} \
             --images {input.images:q} --masks {input.masks:q} --out-sheets {output.sheets:q} 2> {log:q}
         """

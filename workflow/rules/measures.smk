@@ -63,11 +63,11 @@ rule clip:
         runtime=growing(15),
         gpu=GPUS,
     params:
-        settings=of(judge_settings),
+        settings=told(judge_settings, clip_made_by),
         made_by=of(clip_made_by),
     shell:
         """
-        python -m lethe.steps.clip --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.clip --settings {params.settings:q} --threads {threads} \
             --shard {input.shard:q} --out-measure {output.measure:q} 2> {log:q}
         """
 
@@ -80,7 +80,7 @@ use rule clip as clip_reference with:
     log:
         "logs/clip_reference/{evaluation}.log",
     params:
-        settings=of(clip_reference_settings),
+        settings=told(clip_reference_settings, clip_reference_made_by),
         made_by=of(clip_reference_made_by),
 
 
@@ -97,10 +97,10 @@ rule clip_classes:
         mem_mb=growing(2000, judge_model),
         runtime=growing(15),
     params:
-        settings=of(clip_classes_settings),
+        settings=told(clip_classes_settings, clip_classes_made_by),
         made_by=of(clip_classes_made_by),
     shell:
         """
-        python -m lethe.steps.clip_classes --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.clip_classes --settings {params.settings:q} --threads {threads} \
             --table {input.table:q} --out-classes {output.classes:q} 2> {log:q}
         """

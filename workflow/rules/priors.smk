@@ -43,11 +43,11 @@ rule coco_annotations:
     conda:
         "../../envs/lethe.yaml"
     params:
-        settings=coco_annotations_settings(),
+        settings=coco_annotations_settings().made_by(coco_annotations_made_by()),
         made_by=coco_annotations_made_by(),
     shell:
         """
-        python -m lethe.steps.coco_annotations --settings {params.settings:q} --made-by {params.made_by} \
+        python -m lethe.steps.coco_annotations --settings {params.settings:q} \
             --out-train {output.train:q} --out-val {output.val:q} --out-record {output.record:q} 2> {log:q}
         """
 
@@ -66,10 +66,10 @@ rule prior:
         runtime=growing(120),
         gpu=GPUS,
     params:
-        settings=of(prior_settings),
+        settings=told(prior_settings, prior_made_by),
         made_by=of(prior_made_by),
     shell:
         """
-        python -m lethe.steps.prior --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.prior --settings {params.settings:q} --threads {threads} \
             --sources {input.sources:q} --out-prior {output.prior:q} 2> {log:q}
         """

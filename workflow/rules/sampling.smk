@@ -68,10 +68,10 @@ rule sample:
         runtime=growing(60),
         gpu=GPUS,
     params:
-        settings=of(sample_settings),
+        settings=told(sample_settings, sample_made_by),
         made_by=of(sample_made_by),
     shell:
         """
-        python -m lethe.steps.sample --settings {params.settings:q} --made-by {params.made_by} --threads {threads} \
+        python -m lethe.steps.sample --settings {params.settings:q} --threads {threads} \
             --edit {input.edit:q} --out-shard {output.shard:q} 2> {log:q}
         """

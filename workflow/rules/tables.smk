@@ -62,6 +62,7 @@ def objects_table_settings(task):
     )
 
 
+@cache
 def objects_table_made_by(task):
     base, evaluation = config["tasks"][task]["base"], config["tasks"][task]["evaluation"]
     measures = [clip_made_by(*shard, evaluation) for shard in task_shards(task, ROLES)]
@@ -86,6 +87,7 @@ def holds_every_concept(task):
     return shown_columns(columns, EXAMPLES["kept"])[0] == columns
 
 
+@cache
 def examples_made_by(task):
     shards_made_by = [sample_made_by(*shard) for shard in task_shards(task, ROLES[:3])]
     scores = None if holds_every_concept(task) else objects_table_made_by(task)
@@ -132,11 +134,11 @@ rule objects_table:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        settings=of(objects_table_settings),
+        settings=told(objects_table_settings, objects_table_made_by),
         made_by=of(objects_table_made_by),
     shell:
         """
-        python -m lethe.steps.objects_table --settings {params.settings:q} --made-by {params.made_by} --measures {input.measures:q} \
+        python -m lethe.steps.objects_table --settings {params.settings:q} --measures {input.measures:q} \
             --classes {input.classes:q} --reference {input.reference:q} --base {input.base:q} \
             --out-table {output.table:q} --out-record {output.record:q} 2> {log:q}
         """
@@ -156,10 +158,10 @@ rule examples:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        settings=of(examples_settings),
+        settings=told(examples_settings, examples_made_by),
         made_by=of(examples_made_by),
     shell:
         """
-        python -m lethe.steps.examples --settings {params.settings:q} --made-by {params.made_by} --shards {input.shards:q} \
+        python -m lethe.steps.examples --settings {params.settings:q} --shards {input.shards:q} \
             --scores {input.scores:q} --out-figure {output.figure:q} 2> {log:q}
         """

@@ -42,10 +42,10 @@ def step(
 ) -> Iterator[argparse.Namespace]:
     """Run the block as the step `name` with its arguments, then write a record of each output.
 
-    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON`,
-    `--made-by DIGEST` and `--threads N`. Settings become a namespace, nested objects stay dictionaries. `reads` names
-    input files that stand in the settings. What the block puts into the arguments' `also_recorded` goes into the
-    record.
+    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON` and
+    `--threads N`. Settings become a namespace, nested objects stay dictionaries; of them `made_by`, the digest that
+    decides whether the outputs are current, goes into the record alone. `reads` names input files in the settings. What
+    the block puts into the arguments' `also_recorded` goes into the record.
 
     Inputs that differ from their records and every exception end the process with exit code 1 and one sentence as the
     last line of the log, which goes to standard error (`lethe.failures.told`; `less` names the setting that takes less
@@ -110,10 +110,11 @@ def _arguments(
     for name in outputs:
         parser.add_argument(f"--out-{name}", type=Path, required=True)
     parser.add_argument("--settings", type=lambda text: SimpleNamespace(**json.loads(text)), required=True)
-    parser.add_argument("--made-by")
     parser.add_argument("--threads", type=int, default=1)
     parser.set_defaults(input_hashes={}, also_recorded={})
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.made_by = vars(args.settings).pop("made_by", None)
+    return args
 
 
 def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
