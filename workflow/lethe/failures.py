@@ -22,10 +22,12 @@ def explained(error: Exception, *, less: str | None = None, folder: Path | None 
     if isinstance(error, ValueError | OSError) or type(error).__name__ == "SafetensorError":  # without its import
         return sentence(error)
     words = plain(" ".join(str(error).split()))
-    first = re.split(r"(?<=[.!?]) (?=[A-Z])", words)[0] or type(error).__name__
+    parts = re.split(r"(?<=[.!?]) (?=[A-Z])", words)
+    first = parts[0] or type(error).__name__
     if isinstance(error, MemoryError) or MEMORY.search(words):
         mend = f"lower {less}" if less else "run it where there is more"
-        return f"out of memory ({first}); {mend}"
+        about = next((part for part in parts if MEMORY.search(part)), first)
+        return f"out of memory ({about.rstrip('.')}); {mend}"
     if UNSUPPORTED.search(words):
         return f"this machine cannot compute that in the precision that was set ({first}); set precision: float32"
     where = _library_of(error)
