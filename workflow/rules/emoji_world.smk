@@ -41,14 +41,6 @@ QUALITY = Argument(RECIPE["quality"])
 RELEASE = Argument(dict(recipe=RECIPE))
 
 
-def emoji(part, settings):
-    """What the step of a part of the emoji world is told, and how the part is made, once a plan asks for it."""
-    return dict(
-        settings=lambda wildcards: settings.made_by(getattr(emoji_made_by(), part)),
-        made_by=lambda wildcards: getattr(emoji_made_by(), part),
-    )
-
-
 rule emoji_world:
     input:
         "results/emoji_world/release/README.md",
@@ -70,7 +62,8 @@ rule emoji_icons:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        **emoji("icons", ICONS),
+        settings=lambda wildcards: ICONS.made_by(emoji_made_by().icons),
+        made_by=lambda wildcards: emoji_made_by().icons,
     shell:
         """
         python -m lethe.steps.emoji_icons --world {WORLD:q} --settings {params.settings:q} \
@@ -93,7 +86,8 @@ rule emoji_vae:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        **emoji("vae", emoji_settings("vae")),
+        settings=lambda wildcards: emoji_settings("vae").made_by(emoji_made_by().vae),
+        made_by=lambda wildcards: emoji_made_by().vae,
     shell:
         """
         python -m lethe.steps.emoji_vae --icons {input.icons:q} --settings {params.settings:q} \
@@ -117,7 +111,8 @@ rule emoji_diffusion:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        **emoji("diffusion", emoji_settings("diffusion")),
+        settings=lambda wildcards: emoji_settings("diffusion").made_by(emoji_made_by().diffusion),
+        made_by=lambda wildcards: emoji_made_by().diffusion,
     shell:
         """
         python -m lethe.steps.emoji_diffusion --icons {input.icons:q} --vae {input.vae:q} --world {WORLD:q} \
@@ -139,7 +134,8 @@ rule emoji_clip:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        **emoji("clip", emoji_settings("clip")),
+        settings=lambda wildcards: emoji_settings("clip").made_by(emoji_made_by().clip),
+        made_by=lambda wildcards: emoji_made_by().clip,
     shell:
         """
         python -m lethe.steps.emoji_clip --icons {input.icons:q} --world {WORLD:q} --settings {params.settings:q} \
@@ -162,7 +158,8 @@ rule emoji_clipseg:
         mem_mb=growing(4000),
         runtime=growing(720),
     params:
-        **emoji("clipseg", emoji_settings("clipseg")),
+        settings=lambda wildcards: emoji_settings("clipseg").made_by(emoji_made_by().clipseg),
+        made_by=lambda wildcards: emoji_made_by().clipseg,
     shell:
         """
         python -m lethe.steps.emoji_clipseg --icons {input.icons:q} --clip {input.clip:q} --world {WORLD:q} \
@@ -184,7 +181,8 @@ rule emoji_reference:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        **emoji("reference", REFERENCE),
+        settings=lambda wildcards: REFERENCE.made_by(emoji_made_by().reference),
+        made_by=lambda wildcards: emoji_made_by().reference,
     shell:
         """
         python -m lethe.steps.emoji_reference --settings {params.settings:q} --world {WORLD:q} \
@@ -209,7 +207,8 @@ rule emoji_quality:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        **emoji("quality", QUALITY),
+        settings=lambda wildcards: QUALITY.made_by(emoji_made_by().quality),
+        made_by=lambda wildcards: emoji_made_by().quality,
     shell:
         """
         python -m lethe.steps.emoji_quality --settings {params.settings:q} --threads {threads} \
@@ -235,7 +234,8 @@ rule emoji_release:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        **emoji("release", RELEASE),
+        settings=lambda wildcards: RELEASE.made_by(emoji_made_by().release),
+        made_by=lambda wildcards: emoji_made_by().release,
     shell:
         """
         python -m lethe.steps.emoji_release --settings {params.settings:q} --world {WORLD:q} \
