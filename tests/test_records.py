@@ -156,9 +156,16 @@ def test_memory_of_the_process_that_started_it_does_not_count() -> None:
     assert read_record(Path("results/provenance/a.json"))["run"]["peak_mb"] < 300
 
 
-@pytest.mark.parametrize(("used", "told"), [(True, "NVIDIA H200"), (False, None)])
-def test_a_gpu_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch, used: bool, told: str | None) -> None:
-    cuda = SimpleNamespace(is_initialized=lambda: used, get_device_name=lambda: "NVIDIA H200")
+@pytest.mark.parametrize(
+    ("memory", "told"), [([9, 0], "NVIDIA H200"), ([0, 9], "NVIDIA A100"), ([0, 0], None), ([], None)]
+)
+def test_a_gpu_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch, memory: list[int], told: str | None) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: memory != [],
+        device_count=lambda: 2,
+        max_memory_reserved=lambda number: memory[number],
+        get_device_name=lambda number: ("NVIDIA H200", "NVIDIA A100")[number],
+    )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     made("results/a")
     assert read_record(Path("results/provenance/a.json"))["run"]["gpu"] == told

@@ -290,9 +290,12 @@ def _this_run() -> dict:
 
 
 def _gpu() -> str | None:
-    """The GPU that this process has used, if any; without importing torch for it."""
+    """The GPU whose memory this process has used, if any; without importing torch for it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    return cuda.get_device_name() if cuda is not None and cuda.is_initialized() else None
+    if cuda is None or not cuda.is_initialized():
+        return None
+    used = [number for number in range(cuda.device_count()) if cuda.max_memory_reserved(number)]
+    return ", ".join(map(cuda.get_device_name, used)) or None
 
 
 def _peak() -> int:
