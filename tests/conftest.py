@@ -38,6 +38,7 @@ from forked_steps import forked_steps
 from lethe.bases import load_pipeline
 from lethe.embedded.models import build_scheduler, train_tokenizer
 from lethe.embedded.world import World, caption_corpus, read_world
+from lethe.lora import LoraSettings
 from lethe.text import TextEncoders
 from running import ROOT, snakemake
 
@@ -47,6 +48,19 @@ WINDOW = 77  # of Stable Diffusion
 WIDTH = 32  # of the text states
 IMAGE = 32  # pixels a side
 CPU = torch.device("cpu")
+BRIEF_LORA = LoraSettings(
+    rank=1,
+    steps=20,
+    learning_rate=5e-2,
+    batch=2,
+    use_pooler=True,
+    squared_norm=False,
+    timesteps="importance",
+    pixels="symmetric",
+    max_grad_norm=1.0,
+    preservation_weight=0.0,
+    seed=5,
+)
 # Few merges: "photo", "ship" and "picture" are one token, most names are several.
 CORPUS = ["a photo of the ship"] * 9 + ["a picture of a bird in the sky", "the picture of a person on the ground"] * 5
 

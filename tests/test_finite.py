@@ -13,12 +13,12 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from conftest import CPU
+from conftest import BRIEF_LORA, CPU
 from lethe.bases import cross_attention_projections, load_pipeline
 from lethe.edits import Edit, apply_edit, save_edit
 from lethe.files import write_shard
 from lethe.finite import mend_of, require_directions, require_finite
-from lethe.lora import LoraSettings, concept_examples, train_lora
+from lethe.lora import concept_examples, train_lora
 from lethe.masks import clipseg_masks
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.moments import concept_moments
@@ -26,19 +26,7 @@ from lethe.sampling import sample_rows
 from lethe.text import TextEncoders, added_conditions, encode_prompts
 
 NAN, INF = float("nan"), float("inf")
-LORA = LoraSettings(
-    rank=1,
-    steps=30,
-    learning_rate=2e-2,
-    batch=2,
-    use_pooler=True,
-    squared_norm=False,
-    timesteps="importance",
-    pixels="symmetric",
-    max_grad_norm=1.0,
-    preservation_weight=0.0,
-    seed=5,
-)
+LORA = replace(BRIEF_LORA, steps=30, learning_rate=2e-2)
 
 
 def spoil(module: torch.nn.Module, value: float = NAN) -> None:

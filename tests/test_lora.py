@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from conftest import unet_inputs
+from conftest import BRIEF_LORA, unet_inputs
 from lethe.adapters import WEIGHTS_NAME, load_lora, save_lora
 from lethe.attention import recorded_attention
 from lethe.bases import cross_attention_projections
 from lethe.lora import (
     Examples,
-    LoraSettings,
     Preserved,
     attended_tokens,
     attention_loss,
@@ -34,19 +33,7 @@ from lethe.lora import (
     train_lora,
 )
 
-SETTINGS = LoraSettings(
-    rank=1,
-    steps=20,
-    learning_rate=5e-2,
-    batch=2,
-    use_pooler=True,
-    squared_norm=False,
-    timesteps="importance",
-    pixels="symmetric",
-    max_grad_norm=1.0,
-    preservation_weight=0.0,
-    seed=5,
-)
+SETTINGS = BRIEF_LORA
 
 
 # Timesteps

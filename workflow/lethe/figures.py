@@ -58,7 +58,7 @@ def image_grid(
             if image is not None:
                 axis.imshow(image, interpolation="nearest")
             if r == 0:
-                axis.set_title(_wrapped(columns[c], 14, 4), fontsize=8)
+                axis.set_title(_wrapped(columns[c], 12, 4), fontsize=8)
         label = axes[r][0]
         label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(_wrapped(title, int(13 * width), 4), fontsize=10)
