@@ -285,6 +285,31 @@ def test_triggers_that_pass_changes_by_are_said(folder: Path) -> None:
     assert "rerun-triggers leaves out params" in said
 
 
+# What a job does not read
+
+
+def test_device_and_spare_templates_decide_nothing_and_a_seed_what_draws(folder: Path) -> None:
+    configure(folder, lambda config: config.update(device="cpu"))
+    assert jobs_after(folder)[0] == {}
+    configure(folder, lambda config: config.update(seed=7))
+    jobs = jobs_after(folder)[0]
+    assert {"images": 2, "masks": 2, "lora": 2, "mace": 1}.items() <= jobs.items()
+    assert not {"moments", "prior", "base", "clip_classes"} & jobs.keys()
+    configure(folder, lambda config: config.update(seed=2024))
+    for kind in ("object", "style"):
+        shutil.copy(ROOT / f"resources/templates/{kind}.txt", folder)
+        configure(folder, lambda config, kind=kind: config["templates"].update({kind: f"{kind}.txt"}))
+    shutil.rmtree(folder / ".snakemake")  # Snakemake would see another path; records see the prompts that are used
+    assert jobs_after(folder)[0] == {}
+    path = folder / "object.txt"
+    lines = path.read_text().splitlines()
+    used = [line for line in lines if line.strip() and not line.startswith("#")][:4]
+    path.write_text("\n".join([*lines, "# a comment", "one {} more", ""]))
+    assert jobs_after(folder)[0] == {}
+    replace(path, used[3], "another {}")
+    assert {"moments": 1, "lora": 1, "mace": 1, "sample": 4}.items() <= jobs_after(folder)[0].items()
+
+
 # The base's content
 
 

@@ -160,12 +160,13 @@ class Argument:
     """Settings of a step: as text one shell-safe argument, which also tells the step where its models lie.
 
     `decisive` is what decides whether a file made with these settings is current: the same, but models by what they are
-    (`fingerprint`) and not by where. No text itself, so Snakemake does not compare it.
+    (`fingerprint`) and not by where, and without the device. No text itself, so Snakemake does not compare it.
     """
 
     def __init__(self, settings: dict) -> None:
         self.text = encode_argument(settings)
-        self.decisive = json.dumps(without_places(settings), sort_keys=True)
+        decisive = {key: value for key, value in settings.items() if key != "device"}
+        self.decisive = json.dumps(without_places(decisive), sort_keys=True)
 
     def made_by(self, digest: str) -> Planned:
         """The argument of one job: these settings, and the digest that the record of its files will hold."""

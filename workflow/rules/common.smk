@@ -27,6 +27,7 @@ from lethe.concepts import read_concepts
 from lethe.examples import shown_columns
 from lethe.planning import check_plan, read_classes, read_suites, remarks
 from lethe.priors import prior_files
+from lethe.prompts import read_templates
 from lethe.fingerprints import KEPT, KeptHashes, content_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.model_folders import base_folder, cached_folder, loaded_files, model_folder
 from lethe.provenance import code_hash, python_problem
@@ -210,9 +211,9 @@ def settings(base, **values):
 
 
 def concept_settings(base, concept, fields=("name", "kind"), **values):
-    """The same for a rule about one concept, with just the fields of the concept that it reads, and the seed."""
+    """The same for a rule about one concept, with just the fields of the concept that it reads."""
     known = {field: getattr(CONCEPTS[concept], field) for field in fields}
-    return settings(base, concept=known, seed=config["seed"], **values)
+    return settings(base, concept=known, **values)
 
 
 @cache
@@ -224,6 +225,12 @@ def task_slugs(task):
 def templates(concept):
     """The template file for a concept's kind."""
     return config["templates"][CONCEPTS[concept].kind]
+
+
+@cache
+def used_templates(concept):
+    """The prompts of that file that training uses; lines behind them, and comments, decide nothing."""
+    return read_templates(Path(templates(concept)))[: config["mace"]["templates_used"]]
 
 
 def given_templates(concept):

@@ -3,7 +3,7 @@
 
 @cache
 def images_settings(base, concept):
-    return concept_settings(base, concept, images=config["images"])
+    return concept_settings(base, concept, seed=config["seed"], images=config["images"])
 
 
 @cache
@@ -49,7 +49,7 @@ def moments_settings(base, concept):
 
 @cache
 def moments_made_by(base, concept):
-    return made_by("moments", moments_settings(base, concept), content(templates(concept)))
+    return made_by("moments", moments_settings(base, concept), used_templates(concept))
 
 
 rule images:

@@ -2,6 +2,7 @@
 
 REFINEMENT = ("scale_convention", "train_preserve_scale", "lamb")
 LORA_SETTINGS = dict(
+    seed=config["seed"],
     templates_used=config["mace"]["templates_used"],
     lora=config["mace"]["lora"],
     preserve_weight=config["mace"]["preserve_weight"],
@@ -58,7 +59,7 @@ def pictures_made_by(base, concept):
     """How the images that a LoRA learns from, their masks and their prompts are made."""
     pictures = [images_made_by(base, concept), masks_made_by(base, concept)]
     preserved = [anchor_images_made_by(base, concept)] if PRESERVED else []
-    return [*pictures, *preserved, content(templates(concept))]
+    return [*pictures, *preserved, used_templates(concept)]
 
 
 @cache
