@@ -172,9 +172,6 @@ class Argument:
         """The argument of one job: these settings, and the digest that the record of its files will hold."""
         return Planned(f'{self.text[:-1]},"made_by":"{digest}"}}')
 
-    def __str__(self) -> str:
-        return self.text
-
 
 class Planned:
     """A text that Snakemake puts into a command and does not compare with that of the last run."""

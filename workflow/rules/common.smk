@@ -28,10 +28,10 @@ from lethe.examples import shown_columns
 from lethe.planning import check_plan, read_classes, read_suites, remarks
 from lethe.priors import prior_files
 from lethe.prompts import read_templates
-from lethe.fingerprints import KEPT, KeptHashes, content_hash, fingerprint, sha256_of, text_fingerprint
+from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
 from lethe.model_folders import base_folder, cached_folder, loaded_files, model_folder
 from lethe.provenance import code_hash, python_problem
-from lethe.records import notes
+from lethe.records import hash_of, notes
 from lethe.rerun_notes import renew_notes
 from lethe.settings import PLACES, ROLES, Argument, check_config, load_schema, mask_settings, read_overrides
 from lethe.suites import shard_count, shard_digests
@@ -136,9 +136,7 @@ def told(settings_of, made_by_of):
 def content(path):
     """Digest of a given file or folder. As an input it is ancient: this, and no time of a checkout, decides whether to
     rerun."""
-    if Path(path).is_dir():
-        return content_hash(path)
-    return sha256_of(path) if Path(path).is_file() else path
+    return hash_of(path) if Path(path).exists() else path
 
 
 def check_writable(folder):
