@@ -4,9 +4,6 @@
 #   snakemake --cores 2 emoji_world     make the embedded emoji models again (hours on a CPU)
 
 
-configfile: "config/config.yaml"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/bases.smk"
 include: "workflow/rules/concepts.smk"

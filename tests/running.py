@@ -37,6 +37,8 @@ def started(
 ) -> subprocess.Popen:
     """The same, still running."""
     command = [sys.executable, "-m", "snakemake", "-s", str(rules), "-d", str(folder), *arguments]
+    if "--configfile" not in arguments and (own := folder / "config" / "config.yaml").is_file():
+        command[5:5] = ["--configfile", str(own.absolute())]
     # A SLURM that is installed but does not run would hold up each start by seconds: its plugin asks `scontrol`.
     own = {"SLURM_CONF": os.devnull, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     variables = os.environ | own | dict(environment or {})

@@ -251,12 +251,12 @@ def test_negative_weights_are_refused(scale: float, ridge: float) -> None:
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_fewer_tokens_than_dimensions_and_no_pull_is_refused_naming_the_settings(prior: bool) -> None:
+def test_fewer_tokens_than_dimensions_and_no_pull_is_refused_naming_the_arguments(prior: bool) -> None:
     case = make_case(12, d=12, tokens=2)
     kept = case.prior if prior else None
-    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.lamb or mace\.train_preserve_scale$"):
+    with pytest.raises(ValueError, match=r"condition number is .*; raise `ridge` or `scale`$"):
         refine(case.source, case.cross, kept, scale=0, ridge=0)
-    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.lamb or mace\.fuse_preserve_scale$"):
+    with pytest.raises(ValueError, match=r"condition number is .*; raise `ridge` or `scale`$"):
         fuse(torch.eye(12), case.moments[0], kept, scale=0, ridge=0)
     refine(case.source, case.cross, kept, scale=0, ridge=1e-3)  # either setting mends it
     fuse(torch.eye(12), case.moments[0], torch.eye(12), scale=1e-3, ridge=0)
@@ -291,7 +291,7 @@ def test_inputs_stay_as_they_are() -> None:
 def test_factorise_divides_from_the_right(drawn: Callable[..., Tensor]) -> None:
     half, matrix = drawn(6, 6, seed=1), drawn(3, 6, seed=2)
     definite = half @ half.mT + torch.eye(6)
-    system = factorise(definite, settings="x")
+    system = factorise(definite)
     assert apart(system.divide(matrix) @ definite, matrix) < 1e-12
     assert system.condition == pytest.approx(torch.linalg.cond(definite).item(), rel=1e-9)
 
@@ -308,16 +308,16 @@ def test_factorise_refuses_or_warns_by_condition(
         if outcome == "refused":
             number = "1.0e\\+15" if smallest == 1e-15 else "inf"
             with pytest.raises(
-                ValueError, match=f"number is {number}, so its solution means nothing; raise this or that"
+                ValueError, match=f"number is {number}, so its solution means nothing; raise `ridge` or `scale`"
             ):
-                factorise(matrix, settings="this or that")
+                factorise(matrix)
         else:
-            assert factorise(matrix, settings="this or that").condition == pytest.approx(1 / smallest)
+            assert factorise(matrix).condition == pytest.approx(1 / smallest)
     assert len(caplog.records) == bool(outcome and outcome != "refused")
     assert all(outcome in record.getMessage() for record in caplog.records)
 
 
 def test_factorise_reads_both_halves_of_a_matrix() -> None:
     lopsided = torch.tensor([[2.0, 0.3], [0.1, 1.0]], dtype=torch.float64)
-    factor = factorise(lopsided, settings="x").factor
+    factor = factorise(lopsided).factor
     assert apart(factor @ factor.mT, torch.tensor([[2.0, 0.2], [0.2, 1.0]], dtype=torch.float64)) < 1e-15

@@ -199,5 +199,8 @@ def test_systems_without_a_pull_are_refused_naming_the_settings(prior: bool, rid
     moments, loras = inputs_of(case, [0])
     weights = {name: torch.from_numpy(w) for name, w in case.weights.items()}
     few = torch.from_numpy(case.p[:5].T @ case.p[:5]) if prior else None
-    with pytest.raises(ValueError, match=r"condition number is .*; raise mace\.lamb or mace\.train_preserve_scale$"):
+    with pytest.raises(
+        ValueError,
+        match=r"condition number is .*; raise `ridge` or `scale` \(mace\.lamb or mace\.train_preserve_scale\)$",
+    ):
         erase(weights, moments, loras, few, MaceSettings("paper", 1.0, ridge, 1.0))

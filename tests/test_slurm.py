@@ -23,7 +23,7 @@ from running import ROOT, contents, emptied_of_processes, ended, process_of, sna
 
 QUICKLY = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
 PICTURE = "results/sd/edits/objects/losses.png"
-PROFILES = ("profiles/slurm/config.yaml", "profiles/kubernetes/config.yaml")
+PROFILES = ("profiles/slurm/config.yaml",)
 RULES = set(
     re.findall(
         r"^(?:use rule \w+ as|rule) (\w+)",

@@ -21,6 +21,10 @@ REFUSE_ABOVE = 1e14
 WARN_ABOVE = 1e11
 
 
+class SingularError(ValueError):
+    """A system whose solution means nothing."""
+
+
 @dataclass(frozen=True)
 class System:
     """A factorised symmetric positive definite matrix: its lower Cholesky factor `[d, d]` and its condition number."""
@@ -33,19 +37,19 @@ class System:
         return torch.cholesky_solve(matrix.mT, self.factor).mT
 
 
-def factorise(matrix: Tensor, *, settings: str) -> System:
+def factorise(matrix: Tensor) -> System:
     """Factorise a symmetric matrix `[d, d]` in float64.
 
-    Raises ValueError when it is singular or its condition number exceeds 1e14; `settings` names what would mend it.
+    Raises SingularError when it is singular or its condition number exceeds 1e14.
     """
     matrix = (matrix + matrix.mT).to(torch.float64) / 2
     values = torch.linalg.eigvalsh(matrix)
     smallest, largest = values[0].item(), values[-1].item()
     condition = largest / smallest if smallest > 0 else float("inf")
     if not condition < REFUSE_ABOVE:
-        raise ValueError(
+        raise SingularError(
             f"factorise: the system's condition number is {condition:.1e}, so its solution means nothing; "
-            f"raise {settings}"
+            "raise `ridge` or `scale`"
         )
     if condition > WARN_ABOVE:
         log.warning("the condition number is %.1e: about %d digits are lost", condition, len(str(int(condition))) - 1)
@@ -60,10 +64,10 @@ def refine(source: Tensor, cross: Tensor, prior: Tensor | None, *, scale: float,
     Args:
         source: F, sum of f f^T over all concepts.  cross: C, sum of g f^T.  prior: P, or None for none.
         scale: weight of the prior, >= 0.  ridge: pull towards W, >= 0.
-    Raises: ValueError on a negative weight or a singular system.
+    Raises: ValueError on a negative weight; SingularError.
     """
     kept = _kept(source, prior, scale=scale, ridge=ridge)
-    system = factorise(source.to(torch.float64) + kept, settings="mace.lamb or mace.train_preserve_scale")
+    system = factorise(source.to(torch.float64) + kept)
     return system.divide(cross.to(torch.float64) + kept)
 
 
@@ -98,13 +102,13 @@ def fuse(transform: Tensor, fusion: Tensor, prior: Tensor | None, *, scale: floa
     Args:
         transform: T of `refine`.  fusion: sum of G_i over all concepts.  prior, scale, ridge: as in `refine`, for
             this step.
-    Raises: ValueError on a negative weight or a singular system.
+    Raises: ValueError on a negative weight; SingularError.
     """
     kept = _kept(fusion, prior, scale=scale, ridge=ridge)
     eye = torch.eye(len(fusion), dtype=torch.float64, device=fusion.device)
     preserved = torch.zeros_like(eye) if prior is None else scale * prior.to(torch.float64)
     total = fusion.to(torch.float64)
-    system = factorise(total + kept, settings="mace.lamb or mace.fuse_preserve_scale")
+    system = factorise(total + kept)
     return Fusion(system.divide(transform.to(torch.float64) @ (total + ridge * eye) + preserved), system)
 
 

@@ -52,10 +52,6 @@ FORMS = {  # keys that tell the forms of a section's entries, in the order of th
     "priors": {"file": "texts or names", "coco": "COCO caption files"},
 }
 PLACES = ("model", "revision", "variant")  # where a model is
-# Of values, aliases counted wherever they stand: a thousand tasks of a thousand concepts have as many, while ten lines
-# of YAML that refer to each other stand for billions.
-SIZE_LIMIT = 1_000_000
-DEPTH_LIMIT = 64  # the schema has seven levels; what walks a configuration recurses
 
 
 class ConfigError(ValueError):
@@ -84,9 +80,6 @@ def check_config(
 
     Raises: ConfigError with every problem found, each beginning with the file it is in.
     """
-    if _unbounded(config):
-        limit = f"{SIZE_LIMIT} values or {DEPTH_LIMIT} levels"
-        raise ConfigError(f"{source}: it holds more than {limit}; look for an alias (*name) that repeats itself.")
     repeated = [problem for file in files for problem in _repeated_keys(Path(file))]
     problems = [*_text_problems(config), *_schema_problems(config, schema)]
     problems += [
@@ -278,17 +271,6 @@ def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
             yield from _text_problems(value, (*place, index))
     elif isinstance(node, str) and has_control(node):
         yield f"{_at(place)} holds a line break, invisible or control character: {shown(node)}; remove it."
-
-
-def _unbounded(config: Any) -> bool:
-    """Whether a configuration holds more than `SIZE_LIMIT` values or `DEPTH_LIMIT` levels, aliases followed."""
-    level, size, depth = [config], 1, 0
-    while level := [node for node in level if isinstance(node, dict | list | tuple | set)]:
-        size, depth = size + sum(map(len, level)), depth + 1
-        if size > SIZE_LIMIT or depth > DEPTH_LIMIT:
-            return True
-        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
-    return False
 
 
 def _repeated_keys(path: Path) -> Iterator[str]:

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
-from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake.resources import Resource
 from snakemake.settings.enums import RerunTrigger
 
 LIBRARY = Path(workflow.basedir) / "workflow"
@@ -36,6 +34,8 @@ from lethe.rerun_notes import renew_notes
 from lethe.settings import PLACES, ROLES, Argument, check_config, load_schema, mask_settings, read_overrides
 from lethe.suites import shard_count, shard_digests
 
+if not workflow.configfiles:
+    raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
 read_overrides(config, workflow.config_settings.config)
 
 try:
@@ -79,16 +79,6 @@ wildcard_constraints:
 gc.disable()
 
 
-def quick(function):
-    """The function, with its parameters noted: Snakemake asks `inspect` for them several times for every job, which
-    takes longer than what the functions of these rules do."""
-    overwrite_function_params(function, inspect.signature(function).parameters)
-    return function
-
-
-quick(Resource.evaluate)  # through which it calls the functions of resources
-
-
 def made_by(step, *parts):
     """Digest of how a file is made: the code of the step, its settings, and the same of everything that it reads.
 
@@ -123,13 +113,13 @@ def of(function):
         look_back()
         return function(*(getattr(wildcards, name) for name in names))
 
-    return quick(of_wildcards)
+    return of_wildcards
 
 
 def told(settings_of, made_by_of):
     """What a job's step is told, as a function of wildcards: its settings, and how its files are made."""
     settings_of, made_by_of = of(settings_of), of(made_by_of)
-    return quick(lambda wildcards: settings_of(wildcards).made_by(made_by_of(wildcards)))
+    return lambda wildcards: settings_of(wildcards).made_by(made_by_of(wildcards))
 
 
 @cache
@@ -258,7 +248,6 @@ def growing(amount, *models):
     MB, since weights stored in half precision are loaded in full.
     """
 
-    @quick
     def asked(wildcards, attempt):
         return (amount + sum(2 * model_mb(model(wildcards)) for model in models)) * 2 ** (attempt - 1)
 

@@ -14,12 +14,9 @@ PRESERVED = config["mace"]["lora"]["preservation_weight"] > 0  # whether LoRAs k
 def mace_prior(key):
     """The file of the prior that a key of `mace` names, if any."""
     name = config["mace"][key]
-    return quick(
-        lambda wildcards: [] if name is None else f"results/priors/{text_of(wildcards.base)}/{name}.safetensors"
-    )
+    return lambda wildcards: [] if name is None else f"results/priors/{text_of(wildcards.base)}/{name}.safetensors"
 
 
-@quick
 def anchor_images(wildcards):
     """Images of the concept's anchor, if the loss is to preserve them."""
     return f"results/{wildcards.base}/concepts/{wildcards.concept}/anchor_images.zip" if PRESERVED else []

@@ -4,14 +4,12 @@
 EDITS_MADE_BY = {"mace": mace_made_by}
 
 
-@quick
 def suite_source(wildcards):
     """The file that a suite's rows come from. It is ancient: a digest of a shard's rows decides whether to sample."""
     suite = config["suites"][wildcards.suite]
     return [ancient(suite[key]) for key in ("file", "table") if key in suite]
 
 
-@quick
 def sampled_edit(wildcards):
     """The edit to sample from, unless it is the base as it is."""
     if wildcards.edit == "original":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lethe.closed_form import fuse, refine
+from lethe.closed_form import SingularError, fuse, refine
 from lethe.low_rank import LowRank, apply
 from lethe.moments import ConceptMoments, Moment, total_moments
 
@@ -52,7 +53,8 @@ def preserved(prior: Moment | None, domain_prior: Moment | None, *, weight: floa
 def refinement(moments: Iterable[ConceptMoments], prior: Tensor | None, settings: RefinementSettings) -> Tensor:
     """The transform T `[d, d]` that refines a base for these concepts together (Eq. 1-2)."""
     total = total_moments(moments)
-    return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
+    with _mended_by("train_preserve_scale"):
+        return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
 
 
 def transformed(projections: Mapping[str, Tensor], transform: Tensor) -> dict[str, Tensor]:
@@ -82,8 +84,10 @@ def join(
     if len(moments) != len(loras):
         raise ValueError(f"join: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
     total = total_moments(moments)
-    transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
-    fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
+    with _mended_by("train_preserve_scale"):
+        transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
+    with _mended_by("fuse_preserve_scale"):
+        fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
 
     def updates() -> Iterator[dict[str, LowRank]]:
         for concept, lora in zip(moments, loras, strict=True):
@@ -112,3 +116,12 @@ def erase(
         for name, weight in erased.items():
             updates[name].add_to(weight)
     return {name: weight.to(projections[name].dtype) for name, weight in erased.items()}
+
+
+@contextmanager
+def _mended_by(scale: str) -> Iterator[None]:
+    """Say which settings of this method the arguments of the solver are that would mend a singular system."""
+    try:
+        yield
+    except SingularError as error:
+        raise ValueError(f"{error} (mace.lamb or mace.{scale})") from None
