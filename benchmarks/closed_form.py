@@ -24,9 +24,9 @@ from torch import Tensor
 
 import harness
 import published
-from lethe.low_rank import LowRank
-from lethe.methods.mace import MaceSettings, erase
-from lethe.moments import ConceptMoments, second_moment
+from lethe.edits.low_rank import LowRank
+from lethe.erasure.moments import ConceptMoments, second_moment
+from lethe.methods.mace.join import MaceSettings, erase
 
 PROMPTS, TOKENS, PHRASE = 30, 77, slice(5, 7)
 REFINE_SCALE, FUSE_SCALE, RIDGE = 0.1, 1.0, 1.0

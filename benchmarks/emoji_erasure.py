@@ -13,22 +13,23 @@ import yaml
 from torch import Tensor
 
 import harness  # noqa: F401 (finds lethe)
-from lethe.bases import cross_attention_projections, load_pipeline, set_projections, text_encoders, use_scheduler
-from lethe.concepts import Concept
+from lethe.bases.pipeline import load_pipeline, text_encoders, use_scheduler
+from lethe.bases.sampling import sample_rows
+from lethe.bases.text import encode_prompts
+from lethe.bases.unet import cross_attention_projections, set_projections
+from lethe.config.resolve import mask_settings
+from lethe.edits.low_rank import LowRank
 from lethe.embedded.quality import embed
-from lethe.files import read_texts
-from lethe.lora import Examples, LoraSettings, concept_examples, train_lora
-from lethe.low_rank import LowRank
-from lethe.masks import concept_masks
+from lethe.erasure.masks import concept_masks
+from lethe.erasure.moments import ConceptMoments, concept_moments, second_moment
+from lethe.files.tables import read_texts
+from lethe.inputs.concepts import Concept
+from lethe.inputs.suites import phrases
+from lethe.inputs.templates import fill, read_templates
 from lethe.measures.clip import load_judge, text_embeddings
-from lethe.methods.mace import transformed
-from lethe.moments import ConceptMoments, concept_moments, second_moment
-from lethe.prompts import fill, read_templates
-from lethe.protocols import accuracy, h_o
-from lethe.sampling import sample_rows
-from lethe.settings import mask_settings
-from lethe.suites import phrases
-from lethe.text import encode_prompts
+from lethe.methods.mace.join import transformed
+from lethe.methods.mace.training import Examples, LoraSettings, concept_examples, train_lora
+from lethe.tables.protocols import accuracy, h_o
 
 CPU = torch.device("cpu")
 

@@ -26,8 +26,8 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 import harness
-from lethe.bases import PROJECTIONS
-from lethe.lora import Examples, LoraSettings, train_lora
+from lethe.bases.unet import PROJECTIONS
+from lethe.methods.mace.training import Examples, LoraSettings, train_lora
 
 PIPELINE = harness.ROOT / "resources/emoji/pipeline"
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from emoji_erasure import EmojiErasure
-from lethe.concepts import Concept
-from lethe.low_rank import LowRank
-from lethe.methods.mace import MaceSettings, erase, refinement
+from lethe.edits.low_rank import LowRank
+from lethe.inputs.concepts import Concept
+from lethe.methods.mace.join import MaceSettings, erase, refinement
 
 ANCHORS = ("ground", "sky", "street")
 CHOICES = ("concept", "task", "original", "none")

@@ -17,9 +17,9 @@ import time
 import torch
 
 from emoji_erasure import EmojiErasure
-from lethe.concepts import read_concepts
-from lethe.low_rank import LowRank
-from lethe.methods.mace import MaceSettings, erase, refinement
+from lethe.edits.low_rank import LowRank
+from lethe.inputs.concepts import read_concepts
+from lethe.methods.mace.join import MaceSettings, erase, refinement
 
 
 def main() -> None:

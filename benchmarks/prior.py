@@ -25,8 +25,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import harness
 import published
 from closed_form import groups_of, make_case, times_of_all
-from lethe.moments import moment_in_parts
-from lethe.text import TextEncoders, encode_prompts
+from lethe.bases.text import TextEncoders, encode_prompts
+from lethe.erasure.moments import moment_in_parts
 
 CAPTIONS, BATCH = 64, 16
 TOKENIZER = harness.ROOT / "resources/emoji/pipeline/tokenizer"

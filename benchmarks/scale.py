@@ -28,10 +28,10 @@ from safetensors.torch import save_file
 
 import harness
 from closed_form import SETTINGS, SHAPES, widths_of
-from lethe.adapters import load_lora
-from lethe.files import Loaded
-from lethe.methods.mace import erase
-from lethe.moments import ConceptMoments, load_concept_moments, save_concept_moments
+from lethe.edits.adapters import load_lora
+from lethe.erasure.moments import ConceptMoments, load_concept_moments, save_concept_moments
+from lethe.files.loaded import Loaded
+from lethe.methods.mace.join import erase
 
 FILES = 10
 

@@ -35,11 +35,11 @@ from transformers import (
 
 from clusters import missing_programs, one_node
 from forked_steps import forked_steps
-from lethe.bases import load_pipeline
+from lethe.bases.pipeline import load_pipeline
+from lethe.bases.text import TextEncoders
 from lethe.embedded.models import build_scheduler, train_tokenizer
 from lethe.embedded.world import World, caption_corpus, read_world
-from lethe.lora import LoraSettings
-from lethe.text import TextEncoders
+from lethe.methods.mace.training import LoraSettings
 from running import ROOT, snakemake
 
 torch.set_num_threads(1)

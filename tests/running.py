@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -105,3 +106,11 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def coco_file(path: Path, captions: list[str]) -> Path:
+    """A file in the form of COCO's caption annotations."""
+    annotations = [{"image_id": 9 - k, "id": 40 + k, "caption": caption} for k, caption in enumerate(captions)]
+    content = {"info": {}, "images": [{"id": k} for k in range(10)], "licenses": [], "annotations": annotations}
+    path.write_text(json.dumps(content))
+    return path

@@ -19,9 +19,9 @@ from huggingface_hub import HfApi, constants
 from torch import Tensor
 
 from conftest import ROOT
+from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.__main__ import main
-from lethe.edits import Edit, FactoredEdit, load_edit, save_edit
-from test_export import edited_pipeline, factored_for, image, record_for, tree
+from lethe.edits.edit import Edit, FactoredEdit, load_edit, save_edit
 
 
 @pytest.fixture

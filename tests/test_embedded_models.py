@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers.decoders import ByteLevel
 from transformers import CLIPTokenizer
 
-from lethe.bases import cross_attention_projections
+from lethe.bases.unet import cross_attention_projections
 from lethe.embedded.models import (
     WINDOW,
     build_clip,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from lethe.bases.pixels import to_pixels
 from lethe.embedded import quality
 from lethe.embedded.quality import (
     judge_quality,
@@ -25,7 +26,6 @@ from lethe.embedded.recipes import draw_scene, normalise, token_ids
 from lethe.embedded.renders import Pictures
 from lethe.embedded.world import World
 from lethe.measures.clip import Judge
-from lethe.pixels import to_pixels
 
 
 class KnowingClip:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from lethe.bases.pixels import to_pixels
 from lethe.embedded import recipes
 from lethe.embedded.models import build_scheduler, build_text_encoder, build_unet, build_vae
 from lethe.embedded.recipes import (
@@ -34,7 +35,6 @@ from lethe.embedded.world import (
     STYLE_TEMPLATES,
     World,
 )
-from lethe.pixels import to_pixels
 
 BUDGET = Budget(steps=2, batch=3, learning_rate=1e-3, seed=4)
 

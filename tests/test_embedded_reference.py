@@ -12,8 +12,9 @@ from conftest import ROOT
 from lethe.embedded.reference import write_reference
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import ART_CAPTIONS, PLACES, World
-from lethe.files import read_images, read_rows, read_texts
-from lethe.suites import suite_rows
+from lethe.files.shards import read_images, read_rows
+from lethe.files.tables import read_texts
+from lethe.inputs.suites import suite_rows
 
 CALM = Variation(scale=(0.8, 0.85), shift=1, mirrored=0.0)
 

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from conftest import CPU
-from lethe.bases import load_pipeline
+from lethe.bases.pipeline import load_pipeline
 from lethe.embedded.release import card, forget_origin, halve
 from lethe.embedded.world import World
 from lethe.measures.clip import load_judge

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from lethe.bases.pixels import to_pixels
 from lethe.embedded import scene_quality
 from lethe.embedded.captions import tokenizer_corpus
 from lethe.embedded.models import train_tokenizer
@@ -31,7 +32,6 @@ from lethe.embedded.scene_quality import (
 from lethe.embedded.scenes import Mixture, Scenes, styles_of
 from lethe.embedded.world import Person, Style, Thing, World
 from lethe.measures.clip import Judge
-from lethe.pixels import to_pixels
 
 WORLD = World(
     (

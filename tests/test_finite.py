@@ -14,16 +14,17 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from conftest import BRIEF_LORA, CPU
-from lethe.bases import cross_attention_projections, load_pipeline
-from lethe.edits import Edit, apply_edit, save_edit
-from lethe.files import write_shard
+from lethe.bases.pipeline import load_pipeline
+from lethe.bases.sampling import sample_rows
+from lethe.bases.text import TextEncoders, added_conditions, encode_prompts
+from lethe.bases.unet import cross_attention_projections
+from lethe.edits.edit import Edit, apply_edit, save_edit
+from lethe.erasure.masks import clipseg_masks
+from lethe.erasure.moments import concept_moments
+from lethe.files.shards import write_shard
 from lethe.finite import mend_of, require_directions, require_finite
-from lethe.lora import concept_examples, train_lora
-from lethe.masks import clipseg_masks
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
-from lethe.moments import concept_moments
-from lethe.sampling import sample_rows
-from lethe.text import TextEncoders, added_conditions, encode_prompts
+from lethe.methods.mace.training import concept_examples, train_lora
 
 NAN, INF = float("nan"), float("inf")
 LORA = replace(BRIEF_LORA, steps=30, learning_rate=2e-2)
@@ -237,7 +238,7 @@ def test_a_scale_that_overflows_is_halved_and_the_step_taken_again(
     sd_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = trained(sd_folder, "float16", steps=5)
-    monkeypatch.setattr("lethe.lora.LARGEST_SCALE", 2.0**40)
+    monkeypatch.setattr("lethe.methods.mace.training.LARGEST_SCALE", 2.0**40)
     again = trained(sd_folder, "float16", steps=5)
     assert again[1] == pytest.approx(plain[1], rel=0.02)  # the same draws: no step was passed over
     assert len(again[1]) == 5
@@ -256,7 +257,7 @@ def test_the_remedy_is_the_one_that_helps(
     sd_folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str, spoilt: int, mend: str
 ) -> None:
     """Before the first update no learning rate can be the cause."""
-    from lethe import lora
+    from lethe.methods.mace import training as lora
 
     loss, calls = lora.attention_loss, []
 

@@ -6,16 +6,16 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from running import ROOT
+
 STEPS = sorted(
     path.stem
     for path in (ROOT / "workflow/lethe/steps").glob("*.py")
-    if path.stem not in ("__init__", "arguments", "loading")
+    if path.stem not in ("__init__", "job", "failures", "loading")
 )
 RULES = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import __version__
-from lethe.failures import explained
 from lethe.messages import plain
+from lethe.steps.failures import explained
 
 if TYPE_CHECKING:
-    from lethe.edits import Edit, FactoredEdit
+    from lethe.edits.edit import Edit, FactoredEdit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from lethe.edits import Edit, load_edit
+    from lethe.edits.edit import Edit, load_edit
 
     edit = load_edit(args.edit)
     record = edit.record
@@ -134,7 +134,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
-    from lethe.model_folders import base_folder
+    from lethe.bases.folder import base_folder
 
     if args.revision is not None and Path(args.base).is_dir():
         raise ValueError(f"{args.base} is a folder and has no revisions; leave out --revision")
@@ -142,8 +142,8 @@ def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
 
 
 def _apply(args: argparse.Namespace) -> None:
-    from lethe.edits import load_edit
-    from lethe.export import write_pipeline
+    from lethe.edits.edit import load_edit
+    from lethe.edits.export import write_pipeline
 
     edit = load_edit(args.edit)
     write_pipeline(_base(args, edit), edit, args.out)
@@ -151,10 +151,10 @@ def _apply(args: argparse.Namespace) -> None:
 
 
 def _lora(args: argparse.Namespace) -> None:
-    from lethe.adapters import WEIGHTS_NAME, save_lora
-    from lethe.edits import load_edit
-    from lethe.export import lora_of
-    from lethe.files import folder_written_whole
+    from lethe.edits.adapters import WEIGHTS_NAME, save_lora
+    from lethe.edits.edit import load_edit
+    from lethe.edits.export import lora_of
+    from lethe.files.whole import folder_written_whole
 
     edit = load_edit(args.edit)
     with folder_written_whole(args.out) as part:
@@ -171,7 +171,7 @@ def _lora(args: argparse.Namespace) -> None:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    from lethe.traces import lines, trace
+    from lethe.records.traces import lines, trace
 
     told = trace(args.file, args.row, args.column)
     if args.json:
@@ -182,14 +182,14 @@ def _trace(args: argparse.Namespace) -> None:
 
 
 def _costs(args: argparse.Namespace) -> None:
-    from lethe.costs import costs, lines
+    from lethe.records.costs import costs, lines
 
     for line in lines(costs(args.results)):
         print(plain(line))
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lethe.records import verify
+    from lethe.records.records import verify
 
     good, damaged, missing = verify(args.results)
     for told in damaged:

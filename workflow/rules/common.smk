@@ -20,19 +20,21 @@ LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(LIBRARY))} HF_HUB_DISABLE_TELEMETRY=1; ")
 
-from lethe.cluster import refusal
-from lethe.concepts import read_concepts
-from lethe.examples import shown_columns
-from lethe.planning import check_plan, read_classes, read_suites, remarks
-from lethe.priors import prior_files
-from lethe.prompts import read_templates
-from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
-from lethe.model_folders import base_folder, cached_folder, loaded_files, model_folder
-from lethe.provenance import code_hash, python_problem
-from lethe.records import hash_of, notes
-from lethe.rerun_notes import renew_notes
-from lethe.settings import PLACES, ROLES, Argument, check_config, load_schema, mask_settings, read_overrides
-from lethe.suites import shard_count, shard_digests
+from lethe.config.cluster import refusal
+from lethe.inputs.concepts import read_concepts
+from lethe.pictures.examples import shown_columns
+from lethe.config.planning import check_plan, read_classes, read_suites, remarks
+from lethe.inputs.priors import prior_files
+from lethe.inputs.templates import read_templates
+from lethe.records.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
+from lethe.bases.folder import base_folder, cached_folder, loaded_files, model_folder
+from lethe.records.code import code_hash, python_problem
+from lethe.records.records import hash_of, notes
+from lethe.records.rerun_notes import renew_notes
+from lethe.plan import PLACES, Argument
+from lethe.config.checks import ROLES, check_config, load_schema
+from lethe.config.resolve import mask_settings, read_overrides
+from lethe.inputs.suites import shard_count, shard_digests
 
 if not workflow.configfiles:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")

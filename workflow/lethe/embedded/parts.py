@@ -34,7 +34,8 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from lethe.bases import load_pipeline
+from lethe.bases.loading import load_network, load_tokenizer
+from lethe.bases.pipeline import load_pipeline
 from lethe.embedded.captions import tokenizer_corpus
 from lethe.embedded.models import (
     build_classifier,
@@ -61,7 +62,6 @@ from lethe.embedded.scenes import Mixture, Scenes, make_scenes
 from lethe.embedded.sources import fetch_collections
 from lethe.embedded.training import load_averages
 from lethe.embedded.world import World, read_hints, read_world
-from lethe.loading import load_network, load_tokenizer
 from lethe.measures.clip import load_judge
 
 log = logging.getLogger(__name__)

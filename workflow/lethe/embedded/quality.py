@@ -8,14 +8,14 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
+from lethe.bases.pixels import to_pixels
+from lethe.bases.sampling import sample_rows
 from lethe.embedded.recipes import draw_scene, encode, normalise, token_ids
 from lethe.embedded.renders import Pictures
 from lethe.embedded.world import World
-from lethe.masks import resized
+from lethe.erasure.masks import resized
 from lethe.measures.clip import Judge, text_embeddings
-from lethe.pixels import to_pixels
-from lethe.protocols import interval, predicted_classes
-from lethe.sampling import sample_rows
+from lethe.tables.protocols import interval, predicted_classes
 
 
 @torch.no_grad()

@@ -12,12 +12,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
+from lethe.bases.pixels import to_pixels
 from lethe.embedded.models import MEAN, STD
 from lethe.embedded.renders import Pictures, compose
 from lethe.embedded.training import train
 from lethe.embedded.world import GENERIC, PLACES, PLAIN_TEMPLATES, STYLE_TEMPLATES, World, caption_of
-from lethe.masks import resized
-from lethe.pixels import to_pixels
+from lethe.erasure.masks import resized
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import PLACES, World, caption_of
-from lethe.files import write_shard
+from lethe.files.shards import write_shard
 
 
 def write_reference(icons: np.ndarray, world: World, n: int, *, seed: int, variation: Variation, folder: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, CLIPSegForImageSegmentation
 
-from lethe.bases import load_pipeline
+from lethe.bases.loading import load_network
+from lethe.bases.pipeline import load_pipeline
+from lethe.edits.export import load_in_float32
 from lethe.embedded.world import World
-from lethe.export import load_in_float32
-from lethe.loading import load_network
 
 LICENCES = {
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",

@@ -10,16 +10,16 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ResNetForImageClassification
 
+from lethe.bases.pixels import to_pixels
+from lethe.bases.sampling import sample_rows
 from lethe.embedded.quality import embed, share
 from lethe.embedded.recipes import normalise, token_ids
 from lethe.embedded.renders import Variation
 from lethe.embedded.scenes import Mixture, Scenes, draw_contents, draw_scene, outlines_of, shown_subjects, styles_of
 from lethe.embedded.world import Person, Thing, World
-from lethe.masks import resized
+from lethe.erasure.masks import resized
 from lethe.measures.clip import Judge, text_embeddings
-from lethe.pixels import to_pixels
-from lethe.protocols import predicted_classes
-from lethe.sampling import sample_rows
+from lethe.tables.protocols import predicted_classes
 
 Tell = Callable[[np.ndarray], np.ndarray]
 """Which subject each of the images `[n, 64, 64, 3]` uint8 is taken for, int64 `[n]`."""

@@ -17,14 +17,14 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from lethe.bases.pixels import to_pixels
 from lethe.embedded.captions import Speaker, Told
 from lethe.embedded.recipes import Budget, budget_settings, normalise, softened, token_ids
 from lethe.embedded.renders import Variation
 from lethe.embedded.scenes import Mixture, Scenes, draw_contents, draw_scene, outlines_of, shown_subjects
 from lethe.embedded.training import train
 from lethe.embedded.world import PLAIN_TEMPLATES, Thing, World
-from lethe.masks import resized
-from lethe.pixels import to_pixels
+from lethe.erasure.masks import resized
 
 ABSENT_SHARE = 0.2
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from lethe.files import check_images, read_pictures
+from lethe.bases.folder import model_folder
+from lethe.bases.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
+from lethe.files.shards import check_images, read_pictures
 from lethe.finite import require_directions
-from lethe.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
-from lethe.model_folders import model_folder
 
 BROKEN = "the evaluation CLIP's weights are broken, download them again"
 
@@ -31,7 +31,7 @@ class Judge:
 def load_judge(model: str, revision: str | None = None, *, device: torch.device, key: str = "") -> Judge:
     """Load a CLIP folder, or a hub id at a revision, in float32; `key` names it in the configuration, for messages.
 
-    Raises ValueError, naming the model, when it is no whole CLIP (`lethe.loading`).
+    Raises ValueError, naming the model, when it is no whole CLIP (`lethe.bases.loading`).
     """
     folder = model_folder(model, revision, key=key)
     model = f"{key}: {model}" if key else model

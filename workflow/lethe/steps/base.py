@@ -2,9 +2,9 @@
 
 import json
 
-from lethe.bases import describe
-from lethe.files import written_whole
-from lethe.steps.arguments import step
+from lethe.bases.pipeline import describe
+from lethe.files.whole import written_whole
+from lethe.steps.job import step
 from lethe.steps.loading import folder_of
 
 if __name__ == "__main__":

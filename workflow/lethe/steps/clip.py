@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from lethe.devices import pick_device
-from lethe.files import image_name, picture_names, read_rows
+from lethe.bases.devices import pick_device
+from lethe.bases.text import count_cut
+from lethe.files.shards import image_name, picture_names, read_rows
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
-from lethe.measures.table import write_measure
-from lethe.steps.arguments import step, use_threads
-from lethe.text import count_cut
+from lethe.measures.stored import write_measure
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("clip", __doc__, inputs=["shard"], outputs=["measure"]) as args:

@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from lethe.devices import pick_device
+from lethe.bases.devices import pick_device
+from lethe.inputs.suites import class_names
+from lethe.inputs.templates import fill
 from lethe.measures.clip import load_judge, text_embeddings
-from lethe.measures.table import write_measure
-from lethe.prompts import fill
-from lethe.steps.arguments import step, use_threads
-from lethe.suites import class_names
+from lethe.measures.stored import write_measure
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("clip_classes", __doc__, inputs=["table"], outputs=["classes"]) as args:

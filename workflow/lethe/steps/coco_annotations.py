@@ -4,9 +4,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from lethe.downloads import download, extract
-from lethe.files import written_whole
-from lethe.steps.arguments import step
+from lethe.files.downloads import download, extract
+from lethe.files.whole import written_whole
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("coco_annotations", __doc__, outputs=["train", "val", "record"]) as args:

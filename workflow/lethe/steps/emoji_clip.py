@@ -11,8 +11,8 @@ from lethe.embedded.models import build_clip, train_tokenizer
 from lethe.embedded.recipes import Budget, train_clip
 from lethe.embedded.renders import SIZE, make_pictures
 from lethe.embedded.world import caption_corpus, read_world
-from lethe.files import written_whole
-from lethe.steps.arguments import step, use_threads
+from lethe.files.whole import written_whole
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("emoji_clip", __doc__, inputs=["icons", "world"], outputs=["model", "curve"]) as args:

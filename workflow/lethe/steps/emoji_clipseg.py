@@ -11,9 +11,9 @@ from lethe.embedded.models import build_clipseg
 from lethe.embedded.recipes import Budget, train_clipseg
 from lethe.embedded.renders import SIZE
 from lethe.embedded.world import read_world
-from lethe.files import written_whole
+from lethe.files.whole import written_whole
 from lethe.measures.clip import load_judge
-from lethe.steps.arguments import step, use_threads
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("emoji_clipseg", __doc__, inputs=["icons", "world", "clip"], outputs=["model", "curve"]) as args:

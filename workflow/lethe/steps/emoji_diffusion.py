@@ -8,13 +8,13 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
+from lethe.bases.loading import load_network
 from lethe.embedded.models import build_scheduler, build_text_encoder, build_unet, train_tokenizer
 from lethe.embedded.recipes import Budget, encode, train_diffusion
 from lethe.embedded.renders import Variation, make_pictures
 from lethe.embedded.world import caption_corpus, read_world
-from lethe.files import written_whole
-from lethe.loading import load_network
-from lethe.steps.arguments import step, use_threads
+from lethe.files.whole import written_whole
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("emoji_diffusion", __doc__, inputs=["icons", "world", "vae"], outputs=["model", "curve"]) as args:

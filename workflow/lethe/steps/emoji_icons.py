@@ -5,8 +5,8 @@ from safetensors.numpy import save_file
 from lethe.embedded.renders import render_icons
 from lethe.embedded.sources import fetch_collections
 from lethe.embedded.world import read_world
-from lethe.files import written_whole
-from lethe.steps.arguments import step
+from lethe.files.whole import written_whole
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("emoji_icons", __doc__, inputs=["world"], outputs=["collections", "icons"]) as args:

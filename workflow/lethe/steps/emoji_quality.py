@@ -5,14 +5,14 @@ import json
 import torch
 from safetensors.numpy import load_file
 
-from lethe.bases import load_pipeline
+from lethe.bases.pipeline import load_pipeline
 from lethe.embedded.quality import judge_quality, pipeline_quality, segmenter_quality, vae_quality
 from lethe.embedded.renders import make_pictures
 from lethe.embedded.world import read_world
-from lethe.files import written_whole
-from lethe.masks import load_clipseg
+from lethe.erasure.masks import load_clipseg
+from lethe.files.whole import written_whole
 from lethe.measures.clip import load_judge
-from lethe.steps.arguments import step, use_threads
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step(

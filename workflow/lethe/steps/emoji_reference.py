@@ -5,7 +5,7 @@ from safetensors.numpy import load_file
 from lethe.embedded.reference import write_reference
 from lethe.embedded.renders import Variation
 from lethe.embedded.world import read_world
-from lethe.steps.arguments import step
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("emoji_reference", __doc__, inputs=["world", "icons"], outputs=["folder"]) as args:

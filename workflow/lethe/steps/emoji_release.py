@@ -5,8 +5,8 @@ import shutil
 
 from lethe.embedded.release import card, halve
 from lethe.embedded.world import read_world
-from lethe.files import written_whole
-from lethe.steps.arguments import step
+from lethe.files.whole import written_whole
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step(

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 from lethe.embedded.models import build_vae
 from lethe.embedded.recipes import Budget, train_vae
 from lethe.embedded.renders import make_pictures
-from lethe.files import written_whole
-from lethe.steps.arguments import step, use_threads
+from lethe.files.whole import written_whole
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("emoji_vae", __doc__, inputs=["icons"], outputs=["model", "curve"]) as args:

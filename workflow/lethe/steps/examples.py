@@ -5,11 +5,11 @@ import os
 
 import pandas as pd
 
-from lethe.examples import chosen_prompts, chosen_seeds
-from lethe.figures import image_grid
-from lethe.files import read_images, read_rows
-from lethe.settings import ROLES
-from lethe.steps.arguments import step
+from lethe.config.checks import ROLES
+from lethe.files.shards import read_images, read_rows
+from lethe.pictures.examples import chosen_prompts, chosen_seeds
+from lethe.pictures.figures import image_grid
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("examples", __doc__, lists=["shards", "scores"], outputs=["figure"]) as args:

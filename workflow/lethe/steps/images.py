@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from lethe.files import write_shard
-from lethe.prompts import fill
-from lethe.sampling import sample_rows
-from lethe.steps.arguments import step, use_threads
+from lethe.bases.sampling import sample_rows
+from lethe.files.shards import write_shard
+from lethe.inputs.templates import fill
+from lethe.steps.job import step, use_threads
 from lethe.steps.loading import pipeline_of
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from lethe.bases import load_pipeline, load_text
-from lethe.devices import pick_device
-from lethe.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
-from lethe.model_folders import base_folder
-from lethe.schedulers import OWN
+from lethe.bases.devices import pick_device
+from lethe.bases.folder import base_folder
+from lethe.bases.pipeline import load_pipeline, load_text
+from lethe.bases.schedulers import OWN
+from lethe.records.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from lethe.text import TextEncoders
+    from lethe.bases.text import TextEncoders
 
 
 def pipeline_of(settings: SimpleNamespace, *, scheduler: str = OWN) -> DiffusionPipeline:

@@ -2,15 +2,17 @@
 
 import pandas as pd
 
-from lethe.adapters import save_lora
-from lethe.bases import cross_attention_projections, set_projections
-from lethe.files import Loaded, read_images, read_rows, written_whole
-from lethe.lora import LoraSettings, concept_examples, preserved_examples, train_lora
-from lethe.methods.mace import RefinementSettings, preserved, refinement, transformed
-from lethe.moments import load_concept_moments, load_moment
-from lethe.prompts import read_templates
-from lethe.schedulers import training_schedule
-from lethe.steps.arguments import record_of, step, use_threads
+from lethe.bases.schedulers import training_schedule
+from lethe.bases.unet import cross_attention_projections, set_projections
+from lethe.edits.adapters import save_lora
+from lethe.erasure.moments import load_concept_moments, load_moment
+from lethe.files.loaded import Loaded
+from lethe.files.shards import read_images, read_rows
+from lethe.files.whole import written_whole
+from lethe.inputs.templates import read_templates
+from lethe.methods.mace.join import RefinementSettings, preserved, refinement, transformed
+from lethe.methods.mace.training import LoraSettings, concept_examples, preserved_examples, train_lora
+from lethe.steps.job import record_of, step, use_threads
 from lethe.steps.loading import pipeline_of
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from lethe.figures import loss_curves
-from lethe.steps.arguments import step
+from lethe.pictures.figures import loss_curves
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("losses", __doc__, lists=["curves"], outputs=["figure"]) as args:

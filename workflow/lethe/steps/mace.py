@@ -1,13 +1,14 @@
 """Join a task's concepts: refine and fuse in closed form, write the edit."""
 
-from lethe.adapters import load_lora
-from lethe.bases import PRECISIONS, projection_weights, weights_hash
-from lethe.devices import pick_device
-from lethe.edits import Edit, FactoredEdit, save_edit
-from lethe.files import Loaded
-from lethe.methods.mace import MaceSettings, erase, join, preserved
-from lethe.moments import load_concept_moments, load_moment
-from lethe.steps.arguments import record_of, step, use_threads
+from lethe.bases.devices import pick_device
+from lethe.bases.pipeline import PRECISIONS
+from lethe.bases.weights import projection_weights, weights_hash
+from lethe.edits.adapters import load_lora
+from lethe.edits.edit import Edit, FactoredEdit, save_edit
+from lethe.erasure.moments import load_concept_moments, load_moment
+from lethe.files.loaded import Loaded
+from lethe.methods.mace.join import MaceSettings, erase, join, preserved
+from lethe.steps.job import record_of, step, use_threads
 from lethe.steps.loading import folder_of
 
 if __name__ == "__main__":

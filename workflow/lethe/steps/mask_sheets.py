@@ -1,8 +1,9 @@
 """Draw the outlines of the masks of a task's concepts on their training images, a picture for each concept's folder."""
 
-from lethe.contact_sheets import mask_sheet
-from lethe.files import folder_written_whole, read_cells, read_images
-from lethe.steps.arguments import step
+from lethe.files.shards import read_cells, read_images
+from lethe.files.whole import folder_written_whole
+from lethe.pictures.contact_sheets import mask_sheet
+from lethe.steps.job import step
 
 if __name__ == "__main__":
     with step("mask_sheets", __doc__, lists=["images", "masks"], outputs=["sheets"]) as args:

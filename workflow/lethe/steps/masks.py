@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lethe.devices import pick_device
-from lethe.files import read_images, read_rows, write_shard
-from lethe.masks import concept_masks
-from lethe.steps.arguments import step, use_threads
+from lethe.bases.devices import pick_device
+from lethe.erasure.masks import concept_masks
+from lethe.files.shards import read_images, read_rows, write_shard
+from lethe.steps.job import step, use_threads
 
 if __name__ == "__main__":
     with step("masks", __doc__, inputs=["images"], outputs=["masks"]) as args:

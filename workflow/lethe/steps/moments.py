@@ -1,8 +1,8 @@
 """Compute a concept's second moments of text embeddings."""
 
-from lethe.moments import concept_moments, save_concept_moments
-from lethe.prompts import read_templates
-from lethe.steps.arguments import record_of, step, use_threads
+from lethe.erasure.moments import concept_moments, save_concept_moments
+from lethe.inputs.templates import read_templates
+from lethe.steps.job import record_of, step, use_threads
 from lethe.steps.loading import text_of
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import json
 
 import pandas as pd
 
-from lethe import protocols
-from lethe.files import written_whole
-from lethe.measures.table import read_measures
-from lethe.provenance import commit
-from lethe.records import name_of
-from lethe.settings import ROLES
-from lethe.steps.arguments import record_of, step
-from lethe.tables import SOURCES, erasure_notes, object_scores, objects_table
+from lethe.config.checks import ROLES
+from lethe.files.whole import written_whole
+from lethe.measures.stored import read_measures
+from lethe.records.code import commit
+from lethe.records.records import name_of
+from lethe.steps.job import record_of, step
+from lethe.tables import protocols
+from lethe.tables.objects import SOURCES, erasure_notes, object_scores, objects_table
 
 if __name__ == "__main__":
     with step(

@@ -3,13 +3,13 @@
 import shutil
 from functools import partial
 
-from lethe.devices import pick_device
-from lethe.moments import moment_in_parts, save_moment
-from lethe.priors import prior_texts
-from lethe.provenance import code_hash, environment
-from lethe.steps.arguments import record_of, step, use_threads
+from lethe.bases.devices import pick_device
+from lethe.bases.text import encode_prompts
+from lethe.erasure.moments import moment_in_parts, save_moment
+from lethe.inputs.priors import prior_texts
+from lethe.records.code import code_hash, environment
+from lethe.steps.job import record_of, step, use_threads
 from lethe.steps.loading import text_of
-from lethe.text import encode_prompts
 
 if __name__ == "__main__":
     with step("prior", __doc__, lists=["sources"], outputs=["prior"]) as args:

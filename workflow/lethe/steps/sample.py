@@ -1,13 +1,13 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
-from lethe.bases import text_encoders
-from lethe.edits import apply_edit, load_edit
-from lethe.files import write_shard
-from lethe.sampling import sample_rows
-from lethe.steps.arguments import step, use_threads
+from lethe.bases.pipeline import text_encoders
+from lethe.bases.sampling import sample_rows
+from lethe.bases.text import count_cut
+from lethe.edits.edit import apply_edit, load_edit
+from lethe.files.shards import write_shard
+from lethe.inputs.suites import shard_digests, shard_rows, suite_file, suite_rows
+from lethe.steps.job import step, use_threads
 from lethe.steps.loading import pipeline_of
-from lethe.suites import shard_digests, shard_rows, suite_file, suite_rows
-from lethe.text import count_cut
 
 if __name__ == "__main__":
     with step(

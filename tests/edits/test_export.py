@@ -1,0 +1,370 @@
+"""Edits that leave Lethe: a folder that diffusers loads and samples as it samples base and edit, and a nearest LoRA."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conftest import CPU, ROOT
+from edited import CONCEPTS, edited_pipeline, factored_for, image, record_for, tree
+from lethe.bases.pipeline import load_pipeline
+from lethe.bases.weights import projection_weights, weights_hash
+from lethe.edits import export
+from lethe.edits.adapters import save_lora
+from lethe.edits.edit import Edit, FactoredEdit, apply_edit, load_edit, save_edit
+from lethe.edits.export import LoraOfEdit, card, lora_of, nearest_low_rank, write_pipeline
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def factored(sd_folder: Path, drawn: Callable[..., Tensor]) -> FactoredEdit:
+    return factored_for(sd_folder, drawn)
+
+
+@pytest.fixture
+def weighted(sd_folder: Path, drawn: Callable[..., Tensor]) -> Edit:
+    """New projections, and a bias of a convolution: methods change what they like."""
+    weights = {f"{n}.weight": drawn(*w.shape).float() for n, w in projection_weights(str(sd_folder), None).items()}
+    return Edit(weights | {"conv_in.bias": torch.ones(16)}, record_for(sd_folder))
+
+
+@pytest.fixture
+def copy(sd_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the base to change."""
+    return Path(shutil.copytree(sd_folder, tmp_path / "copy"))
+
+
+# Folders
+
+
+@pytest.mark.parametrize("form", ["weighted", "factored"])
+def test_a_written_folder_samples_what_base_and_edit_sample(
+    sd_folder: Path, tmp_path: Path, form: str, request: pytest.FixtureRequest
+) -> None:
+    save_edit(tmp_path / "edit", request.getfixturevalue(form))
+    edit = load_edit(tmp_path / "edit")
+    write_pipeline(sd_folder, edit, tmp_path / "out")
+    got = image(DiffusionPipeline.from_pretrained(tmp_path / "out"))
+    assert np.array_equal(got, image(edited_pipeline(sd_folder, edit)))
+    plain = image(DiffusionPipeline.from_pretrained(sd_folder)).astype(int)
+    assert abs(got - plain).max() > 10
+
+
+def test_a_written_folder_differs_from_the_base_in_the_edited_weights_alone(
+    sd_folder: Path, tmp_path: Path, weighted: Edit
+) -> None:
+    write_pipeline(sd_folder, weighted, tmp_path / "out")
+    before, after = tree(sd_folder), tree(tmp_path / "out")
+    assert after.keys() - before.keys() == {"README.md", "lethe.json"}
+    assert before.keys() <= after.keys()
+    assert [name for name in before if before[name] != after[name]] == [UNET]
+    old, new = load_file(sd_folder / UNET), load_file(tmp_path / "out" / UNET)
+    assert list(old) == list(new)
+    for name, tensor in new.items():
+        assert torch.equal(tensor, weighted.weights.get(name, old[name]))
+    assert json.loads((tmp_path / "out" / "lethe.json").read_text()) == [weighted.record]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_base_keeps_its_precision(copy: Path, tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
+    full = load_file(copy / UNET)
+    save_file({name: t.half() for name, t in full.items()}, copy / UNET, {"format": "pt"})
+    edit = factored_for(copy, drawn)
+    write_pipeline(copy, edit, tmp_path / "out")
+    new = load_file(tmp_path / "out" / UNET)
+    assert {tensor.dtype for tensor in new.values()} == {torch.float16}
+    for name, update in edit.updates.items():
+        weight = full[f"{name}.weight"].half().double()
+        want = weight @ edit.transform.double() + update.up.double() @ update.down.double()
+        assert torch.equal(new[f"{name}.weight"], want.half())
+
+
+def in_half_precision(base: Path, parts: tuple[str, ...], said: str | None) -> None:
+    """Store parts in half precision; `said` is the dtype in the text encoder's configuration, none at all for None."""
+    for part in parts:
+        (path,) = (base / part).glob("*.safetensors")
+        save_file({name: t.half() for name, t in load_file(path).items()}, path, {"format": "pt"})
+    path = base / "text_encoder/config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "dtype"}
+    path.write_text(json.dumps(config | ({"dtype": said} if said else {})))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("unet",), "float32"),
+        (("unet", "vae"), "float32"),
+        (("text_encoder",), "float16"),
+        (("text_encoder",), None),
+        (("unet", "vae", "text_encoder"), "float16"),
+        (("unet", "vae", "text_encoder"), None),
+        (("unet", "vae"), "bfloat16"),
+        ((), None),
+    ],
+)
+def test_a_written_folder_draws_without_naming_a_dtype(
+    copy: Path, tmp_path: Path, drawn: Callable[..., Tensor], parts: tuple[str, ...], said: str | None
+) -> None:
+    in_half_precision(copy, parts, said)
+    edit = factored_for(copy, drawn)
+    write_pipeline(copy, edit, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    away = abs(image(pipeline).astype(int) - image(edited_pipeline(copy, edit))).max()
+    assert away <= (3 if "unet" in parts else 0)  # there the edited weights are rounded to half precision
+    for path in sorted((tmp_path / "out").glob("*/*.safetensors")):  # nothing is stored otherwise than in the base
+        dtypes = {name: t.dtype for name, t in load_file(copy / path.relative_to(tmp_path / "out")).items()}
+        assert {name: t.dtype for name, t in load_file(path).items()} == dtypes
+
+
+def test_each_text_encoder_of_a_written_folder_loads_in_float32(sdxl_folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(sdxl_folder, tmp_path / "base"))
+    load_pipeline(str(base), None, device=CPU, precision="float16").save_pretrained(base)
+    edit = Edit({"conv_in.bias": torch.ones(16)}, record_for(base))
+    write_pipeline(base, edit, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert {pipeline.text_encoder.dtype, pipeline.text_encoder_2.dtype, pipeline.unet.dtype} == {torch.float32}
+    away = abs(image(pipeline).astype(int) - image(edited_pipeline(base, edit))).max()
+    assert away <= 3
+
+
+def test_the_shipped_pipeline_draws_without_naming_a_dtype() -> None:
+    folder = ROOT / "resources/emoji/pipeline"
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    whole = load_pipeline(str(folder), None, device=CPU, precision="float32")
+    assert np.array_equal(image(pipeline), image(whole))
+
+
+def test_a_written_folder_names_no_checker_that_the_base_does_not_hold(
+    copy: Path, tmp_path: Path, weighted: Edit
+) -> None:
+    path = copy / "model_index.json"
+    named = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    named["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    write_pipeline(copy, weighted, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert pipeline.safety_checker is None
+    assert image(pipeline).shape == (32, 32, 3)
+
+
+def test_a_base_in_shards_stays_in_shards(copy: Path, tmp_path: Path, factored: FactoredEdit) -> None:
+    unet = UNet2DConditionModel.from_pretrained(copy / "unet")
+    shutil.rmtree(copy / "unet")
+    unet.save_pretrained(copy / "unet", max_shard_size="200KB")
+    shards = sorted(path.name for path in (copy / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    write_pipeline(copy, factored, tmp_path / "out")  # sharding changes no weight, so the edit is still for this base
+    assert sorted(path.name for path in (tmp_path / "out" / "unet").glob("*.safetensors")) == shards
+    got = DiffusionPipeline.from_pretrained(tmp_path / "out").unet.state_dict()
+    want = factored.edited({f"{n}.weight": unet.get_submodule(n).weight for n in factored.updates})
+    for name, tensor in unet.state_dict().items():
+        assert torch.equal(got[name], want.get(name, tensor))
+
+
+@pytest.mark.parametrize("size", ["10GB", "200KB"])
+def test_a_base_in_half_precision_files_loads_without_naming_them(
+    copy: Path, tmp_path: Path, drawn: Callable[..., Tensor], size: str
+) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(copy, dtype=torch.float16)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        with torch.no_grad():
+            next(part.parameters()).mul_(0.5)  # so that the other files are those of another model
+    pipeline.save_pretrained(copy, variant="fp16", max_shard_size=size)
+    record = record_for(copy)
+    record["base"] |= {"variant": "fp16", "weights_sha256": weights_hash(copy, variant="fp16")}
+    assert record["base"]["weights_sha256"] != weights_hash(copy)
+    edit = factored_for(copy, drawn)
+    edit = FactoredEdit(edit.transform, edit.updates, edit.rows, record)
+    write_pipeline(copy, edit, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*fp16*"))
+    assert len(list((tmp_path / "out" / "unet").glob("*.safetensors"))) == 1 or size == "200KB"
+    apply_edit(pipeline.unet, edit, base_fingerprint=record["base"]["fingerprint"])
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float16)
+    for part in ("unet", "vae", "text_encoder"):
+        want = getattr(pipeline, part).state_dict()
+        for name, tensor in getattr(loaded, part).state_dict().items():
+            assert torch.equal(tensor, want[name]), name
+
+
+def test_unedited_weights_of_other_formats_are_left_out(copy: Path, tmp_path: Path, weighted: Edit) -> None:
+    others = ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "flax_model.msgpack"]
+    others += ["diffusion_pytorch_model.safetensors.index.fp16.json", "diffusion_pytorch_model.bin.index.json"]
+    for name in others:
+        (copy / "unet" / name).write_text("x")
+    (copy / "v1-5-pruned.ckpt").write_text("x")
+    (copy / "v1-5.safetensors").write_text("x")
+    (copy / "LICENSE.txt").write_text("mine")
+    write_pipeline(copy, weighted, tmp_path / "out")
+    out = tree(tmp_path / "out")
+    assert {"unet/config.json", UNET, "LICENSE.txt", "tokenizer/tokenizer.json"} <= out.keys()
+    assert [name for name in out if name.split("/")[-1] in others or name.startswith("v1")] == []
+
+
+def test_a_component_of_pickles_alone_is_refused(copy: Path, tmp_path: Path, weighted: Edit) -> None:
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").rename(copy / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin: these weights are not in safetensors; save"):
+        write_pipeline(copy, weighted, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def changed_unet(folder: Path) -> None:
+    tensors = load_file(folder / UNET)
+    tensors["conv_out.bias"] = tensors["conv_out.bias"] + 1e-6
+    save_file(tensors, folder / UNET)
+
+
+def changed_text(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, path)
+
+
+@pytest.mark.parametrize(("change", "part"), [(changed_unet, "unet"), (changed_text, "text_encoder")])
+def test_another_base_is_refused_and_nothing_written(
+    copy: Path, tmp_path: Path, factored: FactoredEdit, change: Callable[[Path], None], part: str
+) -> None:
+    change(copy)
+    text = rf"made for base tiny \(.*\), and .*copy differs from it in {part}; make the edit again for this base"
+    with pytest.raises(ValueError, match=text):
+        write_pipeline(copy, factored, tmp_path / "out")
+    with pytest.raises(ValueError, match=text):
+        lora_of(copy, factored, rank=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_an_edited_folder_is_another_base(sd_folder: Path, tmp_path: Path, factored: FactoredEdit) -> None:
+    write_pipeline(sd_folder, factored, tmp_path / "once")
+    with pytest.raises(ValueError, match="differs from it in unet"):
+        write_pipeline(tmp_path / "once", factored, tmp_path / "twice")
+
+
+def test_edits_of_edits_keep_their_records(sd_folder: Path, tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
+    write_pipeline(sd_folder, factored_for(sd_folder, drawn), tmp_path / "once")
+    second = factored_for(tmp_path / "once", drawn)
+    write_pipeline(tmp_path / "once", second, tmp_path / "twice")
+    records = json.loads((tmp_path / "twice" / "lethe.json").read_text())
+    assert [record["base"]["model"] for record in records] == [str(sd_folder), str(tmp_path / "once")]
+    assert (tmp_path / "twice" / "README.md").read_text().count("# An edited model") == 2
+
+
+def test_an_edit_without_a_hash_of_weights_is_refused(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
+    base = {key: value for key, value in weighted.record["base"].items() if key != "weights_sha256"}
+    with pytest.raises(ValueError, match="has no hash of the weights it was made for"):
+        write_pipeline(sd_folder, Edit(weighted.weights, weighted.record | {"base": base}), tmp_path / "out")
+
+
+def test_an_edit_that_does_not_fit_writes_nothing(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
+    unfit = Edit(weighted.weights | {"conv_in.bias": torch.ones(3)}, weighted.record)
+    with pytest.raises(ValueError, match=r"conv_in.bias is \[3\] in the edit and \[16\] in the base"):
+        write_pipeline(sd_folder, unfit, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ValueError, match="it is there already"):
+        write_pipeline(sd_folder, weighted, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    sd_folder: Path, tmp_path: Path, weighted: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, edit: Edit) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(export, "_overwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        write_pipeline(sd_folder, weighted, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_keeps_the_bases_own(sd_folder: Path) -> None:
+    own = "---\nlicense: openrail\ntags: [x]\n---\n# My base\n\nIts text.\n"
+    text = card(record_for(sd_folder), own)
+    assert text.startswith("---\nlicense: openrail\ntags: [x]\n---\n# An edited model\n")
+    assert text.endswith("# My base\n\nIts text.\n")
+    fenced = text.split("\n```json\n")[1].split("\n```\n")[0]
+    assert [json.loads(line) for line in fenced.splitlines()] == CONCEPTS
+    assert "The card of the base" not in card(record_for(sd_folder), "")
+
+
+# LoRAs
+
+
+def test_the_nearest_low_rank_matrix_is_that_of_the_largest_singular_values(drawn: Callable[..., Tensor]) -> None:
+    matrix = drawn(7, 5)
+    values = torch.linalg.eigvalsh(matrix.mT @ matrix).flip(0)
+    for rank in (1, 3, 5, 8):
+        near, got = nearest_low_rank(matrix, rank)
+        assert torch.allclose(got.square(), values)
+        assert near.up.shape == (7, rank)
+        assert near.down.shape == (rank, 5)
+        rest = matrix - near.up.double() @ near.down.double()
+        assert rest.square().sum().item() == pytest.approx(values[rank:].sum().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["edit", "factored"])
+def test_a_lora_says_what_it_leaves_out(
+    sd_folder: Path, factored: FactoredEdit, form: str, drawn: Callable[..., Tensor]
+) -> None:
+    base = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
+    edit = factored if form == "factored" else Edit(factored.edited(base), factored.record)
+    found = {rank: lora_of(sd_folder, edit, rank=rank) for rank in (1, 8)}
+    change = {name: w.double() - base[name].double() for name, w in factored.edited(base).items()}
+    for lora in found.values():
+        rest = {}
+        for name, delta in change.items():
+            update = lora.updates[name.removesuffix(".weight")]
+            rest[name] = (delta - update.up.double() @ update.down.double()).square().sum().item()
+        size = sum(delta.square().sum().item() for delta in change.values())
+        assert lora.left_out == pytest.approx((sum(rest.values()) / size) ** 0.5, rel=1e-3)
+        name, share = lora.worst
+        shares = {n: (left / change[n].square().sum().item()) ** 0.5 for n, left in rest.items()}
+        assert max(shares, key=shares.__getitem__) == f"{name}.weight"
+        assert share == pytest.approx(max(shares.values()), rel=1e-3)
+    assert 0.05 < found[8].left_out < found[1].left_out < 1
+
+
+def test_diffusers_loads_the_lora_and_at_full_rank_it_is_the_edit(
+    sd_folder: Path, tmp_path: Path, factored: FactoredEdit
+) -> None:
+    images = {}
+    for rank in (2, 32):
+        lora = lora_of(sd_folder, factored, rank=rank)
+        state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}
+        state |= {f"{name}.lora_B.weight": update.up for name, update in lora.updates.items()}
+        save_lora(tmp_path / str(rank), state, factored.record)
+        pipeline = load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
+        pipeline.load_lora_weights(tmp_path / str(rank))
+        images[rank] = image(pipeline).astype(int)
+    assert lora.left_out < 1e-6
+    want = image(edited_pipeline(sd_folder, factored)).astype(int)
+    assert abs(images[32] - want).max() <= 1
+    assert abs(images[2] - want).max() > 3
+
+
+def test_what_no_lora_can_express_is_refused(sd_folder: Path, weighted: Edit, factored: FactoredEdit) -> None:
+    with pytest.raises(ValueError, match="the edit changes conv_in.bias, which is no projection; a LoRA cannot"):
+        lora_of(sd_folder, weighted, rank=2)
+    with pytest.raises(ValueError, match="`rank` must be 1 or more; got 0"):
+        lora_of(sd_folder, factored, rank=0)
+
+
+def test_a_lora_of_an_edit_that_changes_nothing(sd_folder: Path) -> None:
+    same = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
+    lora = lora_of(sd_folder, Edit(same, record_for(sd_folder)), rank=1)
+    assert isinstance(lora, LoraOfEdit)
+    assert lora.left_out == lora.worst[1] == 0
+    assert all(update.up.abs().max() == 0 for update in lora.updates.values())

@@ -1,0 +1,74 @@
+"""Every benchmark runs with one command from the repository root and ends with a JSON object; its sides agree."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from running import ROOT
+
+MACHINE = {"processor", "cores", "torch", "python", "date"}
+
+
+def run(name: str, *options: str) -> dict:
+    """The last line of a benchmark, in its tiny mode."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--tiny", "--rounds", "1", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["machine"].keys() == MACHINE
+    assert result["options"]["tiny"] is True
+    return result
+
+
+@pytest.mark.parametrize(("layers", "measured"), [((), "2 of 6"), (("--all-layers",), "6 of 6")])
+def test_closed_form(layers: tuple[str, ...], measured: str) -> None:
+    result = run("closed_form", "--timed-prompts", "2", *layers)
+    assert result["published_projections_measured"] == measured
+    for concepts in (5, 50):
+        assert 0 < result[f"difference_{concepts}"] < 1e-5  # float32 against float64
+        ours, token, prompt = (result["seconds"][f"{side}_{concepts}"] for side in ("ours", "by_token", "by_prompt"))
+        assert result[f"ratio_{concepts}"] == pytest.approx(token["cpu"] / ours["cpu"], rel=1e-2)
+        assert result[f"ratio_{concepts}_by_prompt"] == pytest.approx(prompt["cpu"] / ours["cpu"], rel=1e-2)
+
+
+def test_both_sums_of_the_published_side_agree(monkeypatch: pytest.MonkeyPatch, drawn: Callable[..., Tensor]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    published = importlib.import_module("published")
+    values, keys = drawn(9, 5), drawn(9, 4, seed=1)
+    whole = sum(torch.outer(v, k) for v, k in zip(values, keys, strict=True))
+    assert torch.allclose(published.by_token(values, keys), whole, rtol=1e-12)
+    assert torch.allclose(published.by_prompt(values, keys), whole, rtol=1e-12)
+
+
+def test_scale() -> None:
+    result = run("scale", "--concepts", "10", "40")
+    assert {"memory_growth", "time_exponent", "seconds_per_concept"} <= result.keys()
+    few, many = (result["joins"][n]["peak_mib"] for n in ("10", "40"))
+    assert result["memory_growth"] == pytest.approx(many / few - 1, abs=1e-2)
+
+
+def test_prior() -> None:
+    result = run("prior")
+    assert {"over_text_encoder", "ratio_published"} <= result.keys()
+    assert 0 < result["difference"] < 1e-5  # float32 against float64
+
+
+def test_lora() -> None:
+    result = run("lora")
+    assert {"over_forward_backward", "over_forward_backward_adamw"} <= result.keys()
+    assert set(result["trained_tensors"].values()) == {28}  # each side trains a pair for each of 14 projections
+
+
+def test_every_benchmark_names_its_command() -> None:
+    found = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+    assert len(found) >= 4
+    for path in found:
+        assert f"\n    python benchmarks/{path.name}" in path.read_text()

@@ -1,0 +1,52 @@
+"""Images to latents, latents with noise, and what the U-Net predicts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from lethe.finite import mend_of, require_finite
+
+
+def _noised(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor) -> Tensor:
+    alpha = alphas[times].to(clean)[:, None, None, None]
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
+def _predict(
+    unet: UNet2DConditionModel,
+    noisy: Tensor,
+    times: Tensor,
+    states: Tensor,
+    added: Mapping[str, Tensor],
+    rows: Tensor,
+) -> Tensor:
+    conditions = {name: values[rows] for name, values in added.items()}
+    return unet(noisy, times.to(noisy.device), states, added_cond_kwargs=conditions).sample
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, pixels: Tensor, *, seed: int) -> Tensor:
+    """Pixels `[n, 3, H, W]` in [-1, 1] to scaled latents `[n, c, h, w]`, sampled from the posterior with `seed`.
+
+    Images go through the autoencoder one by one, since large ones take gigabytes each. An autoencoder that overflows in
+    float16 (SDXL's, which says so by `force_upcast`) runs in float32 meanwhile. Raises ValueError when a latent is not
+    finite.
+    """
+    dtype = vae.dtype
+    upcast = dtype == torch.float16 and vae.config.force_upcast
+    if upcast:
+        vae.to(torch.float32)
+    try:
+        ones = [vae.encode(one.to(vae.device, vae.dtype)).latent_dist.parameters for one in pixels.split(1)]
+    finally:
+        if upcast:
+            vae.to(dtype)
+    posterior = DiagonalGaussianDistribution(torch.cat(ones))
+    latents = (posterior.sample(torch.Generator().manual_seed(seed)) * vae.config.scaling_factor).to(dtype)
+    require_finite(latents, of="latents of training images", mend=mend_of(dtype))
+    return latents

@@ -1,0 +1,1 @@
+"""The configuration: what a valid one is, and what is known when planning."""

@@ -1,0 +1,438 @@
+"""The configuration: what a valid one is, and one error that names everything wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lethe.bases.checks import base_problem, model_problem
+from lethe.bases.folder import NETWORKS, cached_folder, read_object, single_file_problem
+from lethe.bases.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_problem, training_problem
+from lethe.files.tables import no_list_of_texts, read_header
+from lethe.inputs.hub import hub_problem
+from lethe.messages import ConfigError, has_control, nearest, sentence, shown
+
+ROLES = ("erased", "generality", "kept", "quality")  # of suites in an evaluation, in the order that steps read them
+
+# Where the configuration holds what, `*` standing for any name a user chose.
+LINKS = {  # names of entries of a section
+    "mace.prior": "priors",
+    "mace.domain_prior": "priors",
+    "tasks.*.base": "bases",
+    "tasks.*.evaluation": "evaluations",
+    **{f"evaluations.*.{role}": "suites" for role in ROLES},
+}
+FILES = {  # paths of files, and the keys beside them that name columns
+    "concepts": (),
+    "templates.*": (),
+    "priors.*.file": ("column",),
+    "priors.*.coco.*": (),
+    "priors.*.templates": (),
+    "suites.*.file": (),
+    "suites.*.table": ("column", "type_column"),
+    "evaluations.*.classes.table": ("column",),
+    "evaluations.*.reference_images": (),
+}
+MODELS = {  # model folders or hub ids, the file that such a folder holds, and the class that is wanted of transformers
+    "bases.*.model": ("model_index.json", None),
+    "masks.clipseg.model": ("config.json", "CLIPSegForImageSegmentation"),
+    "masks.grounded-sam.detector.model": ("config.json", "GroundingDinoForObjectDetection"),
+    "masks.grounded-sam.sam.model": ("config.json", "SamModel"),
+    "evaluations.*.clip.model": ("config.json", "CLIPModel"),
+}
+SEEDS = ("suites.*.seeds", "figures.examples.seeds")
+FORMS = {  # keys that tell the forms of a section's entries, in the order of the schema's oneOf, and what they hold
+    "suites": {"file": "rows", "table": "words for a prompt"},
+    "priors": {"file": "texts or names", "coco": "COCO caption files"},
+}
+
+
+def load_schema(path: str | Path) -> dict:
+    """Read a JSON schema written as YAML."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some ten times as fast, where it is built
+    return yaml.load(Path(path).read_text(encoding="utf-8"), loader)
+
+
+def check_config(
+    config: dict, schema: dict, *, source: str = "config", files: Iterable[Path] = (), made: tuple[str, ...] = ()
+) -> None:
+    """Check `config` against `schema`, its names against each other, and its paths against the disk.
+
+    `source` is the file to name in messages. `files` are those that the configuration was read from: a key that one of
+    them gives twice is a problem, since only the last one counts. Relative paths start at the working directory. A
+    path that begins with one of `made` is made by the workflow itself and need not exist yet.
+
+    Raises: ConfigError with every problem found, each beginning with the file it is in.
+    """
+    repeated = [problem for file in files for problem in _repeated_keys(Path(file))]
+    problems = [*_text_problems(config), *_schema_problems(config, schema)]
+    problems += [
+        *_link_problems(config),
+        *_seed_problems(config),
+        *_weight_problems(config),
+        *_disk_problems(config, made),
+    ]
+    table_problems: tuple[str, ...] = ()
+    try:
+        problems += _concept_problems(config)
+    except ConfigError as error:
+        table_problems = error.args
+    if repeated or problems or table_problems:
+        told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
+        raise ConfigError(*repeated, *told, *table_problems)
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name too long, a folder closed to us
+        return False
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def _full(path: str) -> str:
+    return shown(str(Path.cwd() / path), 500)
+
+
+def _at(place: Iterable[Any]) -> str:
+    """A place in the configuration, such as `tasks.three_objects.concepts[1]`."""
+    text = ""
+    for part in place:
+        plain = isinstance(part, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", part)
+        text += f"[{part}]" if isinstance(part, int) else "." * bool(text) + (part if plain else shown(part))
+    return text or "the configuration"
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    name = nearest(word, known)
+    return f"; did you mean {name}?" if name else "."
+
+
+def _listed(names: Collection[Any]) -> str:
+    first = ", ".join(str(name) for name in list(names)[:12])
+    return f"{first} and {len(names) - 12} more" if len(names) > 12 else first or "none"
+
+
+def _find(config: Any, pattern: str) -> Iterator[tuple[tuple, str | list, dict]]:
+    """Each text or list at a dotted `pattern`: its place, itself, and the mapping that holds it.
+
+    What has another shape is left out: the schema reports it.
+    """
+    nodes: list[tuple[tuple, Any, Any]] = [((), config, None)]
+    for part in pattern.split("."):
+        nodes = [((*place, key), node[key], node) for place, node, _ in nodes for key in _keys(node, part)]
+    return (found for found in nodes if isinstance(found[1], str | list))
+
+
+def _keys(node: Any, part: str) -> Iterable[Any]:
+    """The keys of a mapping or list that a part of a pattern stands for."""
+    if isinstance(node, list):
+        return range(len(node)) if part == "*" else ()
+    return [key for key in node if part in ("*", key)] if isinstance(node, dict) else ()
+
+
+def _text_problems(node: Any, place: tuple = ()) -> Iterator[str]:
+    """Keys that are not text, and characters that neither a file name nor a table can hold."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if not isinstance(key, str) or has_control(key):
+                yield f"{_at(place)}: the key {shown(key)} is no plain text; put it in quotes, on one line."
+            yield from _text_problems(value, (*place, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _text_problems(value, (*place, index))
+    elif isinstance(node, str) and has_control(node):
+        yield f"{_at(place)} holds a line break, invisible or control character: {shown(node)}; remove it."
+
+
+def _repeated_keys(path: Path) -> Iterator[str]:
+    """Keys that a YAML file gives twice in one mapping, with their lines."""
+    import yaml
+
+    try:
+        waiting = [yaml.compose(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+    except yaml.YAMLError:
+        return  # JSON that is no YAML, since tabs indent it; Snakemake has read it
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # behind an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line, name = key.start_mark.line + 1, str(key.value)
+                if name in lines:
+                    first = lines[name]
+                    yield f"{path}: row {line}: the key {shown(name)} is already in row {first}; remove one of the two."
+                lines.setdefault(name, line)
+                waiting.append(value)
+
+
+def _schema_problems(config: Any, schema: dict) -> Iterator[str]:
+    # Imported here: every step that imports lethe.inputs.concepts imports this module, and none needs jsonschema.
+    from jsonschema import Draft202012Validator, validators
+
+    # JSON schema counts 8.0 as an integer, and YAML can say .nan and .inf: none of them will do here.
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) is int or (type(value) is float and math.isfinite(value)),
+        }
+    )
+    for error in validators.extend(Draft202012Validator, type_checker=types)(schema).iter_errors(config):
+        yield from _sentences(error)
+
+
+def _sentences(error: Any) -> Iterator[str]:
+    """What a jsonschema ValidationError says, in this project's words."""
+    value, rule, path = error.instance, error.schema, tuple(error.absolute_path)
+    place, keys = _at(path), rule.get("properties", {})
+    if "propertyNames" in error.absolute_schema_path:
+        yield f"{_at((*path, value))} needs another name: it must be {rule['title']}."
+    elif error.validator == "additionalProperties":
+        for key in (key for key in value if isinstance(key, str) and key not in keys):
+            yield f"{_at((*path, key))} is not a known key{_hint(key, keys)} Known keys: {_listed(keys)}."
+    elif error.validator == "required":
+        misspelt = {nearest(key, keys) for key in value if isinstance(key, str) and key not in keys}
+        for key in (key for key in rule["required"] if key not in value and key not in misspelt):
+            yield f"{place} lacks the key {key}; add it: {keys[key]['description']}"
+    elif not isinstance(value, dict) and (error.validator == "oneOf" or rule.get("type") == "object"):
+        yield f"{place} must hold keys and values; got {shown(value)}; see config/README.md."
+    elif error.validator == "oneOf":
+        yield from _form_sentences(error)
+    elif error.validator == "enum":
+        options = rule["enum"]
+        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
+    else:
+        yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}"
+
+
+def _form_sentences(error: Any) -> Iterator[str]:
+    """Problems of an entry, judged as the one form of its section that its keys say it is."""
+    place, keys, known = _at(error.absolute_path), error.instance, FORMS[error.absolute_path[0]]
+    forms = [index for index, form in enumerate(known) if form in keys]
+    if len(forms) != 1:
+        choice = " or ".join(f"{form} ({holds})" for form, holds in known.items())
+        yield f"{place} must hold either {choice}; its keys: {_listed(keys)}."
+    for child in error.context:
+        if [child.schema_path[0]] == forms:
+            yield from _sentences(child)
+
+
+def _mend(value: Any, rule: dict) -> str:
+    """How a sentence goes on: what YAML reads otherwise than its writer meant, or what a word is called here."""
+    wanted, called = rule.get("type", ()), rule.get("also-called", {})
+    if isinstance(value, str) and value.lower() in called:
+        return f"; did you mean {called[value.lower()]}?"
+    if wanted == "array" and not isinstance(value, list | dict):
+        return "; put it in brackets."
+    if "string" in wanted and not isinstance(value, str | list | dict):
+        return "; write text, in quotes if YAML takes the word for something else."
+    if wanted in ("number", "integer") and isinstance(value, str):
+        return ", which YAML takes as text; leave out quotes, and write a power of ten as in 1.0e-5."
+    return "."
+
+
+def _link_problems(config: Any) -> Iterator[str]:
+    for pattern, section in LINKS.items():
+        known = config.get(section) if isinstance(config, dict) else None
+        for place, value, _ in _find(config, pattern):
+            if isinstance(value, str) and isinstance(known, dict) and value not in known:
+                hint = _hint(value, [str(name) for name in known])
+                yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
+
+
+def _seed_problems(config: Any) -> Iterator[str]:
+    for pattern in SEEDS:
+        for place, seeds, _ in _find(config, pattern):
+            if len(seeds) == 2 and all(type(seed) is int for seed in seeds) and seeds[0] > seeds[1]:
+                yield f"{_at(place)} must be [first, last] with first <= last; got {seeds}; swap the two."
+
+
+def _weight_problems(config: Any) -> Iterator[str]:
+    mace = config.get("mace") if isinstance(config, dict) else None
+    if isinstance(mace, dict) and mace.get("lamb") == 0:
+        keeps = mace.get("prior") is not None or (mace.get("domain_prior") and mace.get("preserve_weight"))
+        for key in ("train_preserve_scale", "fuse_preserve_scale"):
+            if not keeps or mace.get(key) == 0:
+                yield (
+                    f"mace.lamb must be above 0 where mace.{key} is 0 or no prior has weight; "
+                    "raise one of them, or name a prior."
+                )
+
+
+def _concept_problems(config: Any) -> list[str]:
+    """Concepts of tasks that the table lacks. Raises: ConfigError with what is wrong with the table itself."""
+    from lethe.inputs.concepts import read_concepts  # here, because that module imports this one
+
+    problems = []
+    for _, table, _ in _find(config, "concepts"):
+        readable = isinstance(table, str) and _is_file(table)
+        names = [concept.name for concept in read_concepts(table)] if readable else []
+        for place, concepts, _ in _find(config, "tasks.*.concepts"):
+            for index, name in enumerate(concepts if isinstance(concepts, list) else ()):
+                if readable and isinstance(name, str) and name not in names:
+                    close = nearest(name, names)
+                    mend = f"did you mean {shown(close)}? If not, add a row for it." if close else "add a row for it."
+                    problems.append(f"{_at((*place, index))}: {table} has no concept {shown(name)}; {mend}")
+    return problems
+
+
+def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
+    """Files, columns and models that the configuration names and the disk does not hold."""
+    from lethe.files.tables import separator_of  # here, because it takes numpy and Pillow along
+
+    for pattern, keys in FILES.items():
+        for place, path, holder in _find(config, pattern):
+            if isinstance(path, str) and (path.startswith("-") or "{" in path or "}" in path):
+                why = "begins with '-' like an option" if path.startswith("-") else "has braces like a wildcard"
+                yield f"{_at(place)}: {shown(path, 500)} {why}; rename the file."
+                continue
+            wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
+            if pattern == "suites.*.file":
+                wanted = list(_suite_columns(place, holder.get("columns")))
+            if not isinstance(path, str) or path.startswith(made):
+                continue
+            if pattern == "evaluations.*.reference_images" and _is_folder(path):
+                continue
+            if not _is_file(path):
+                yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
+            elif wanted:
+                separator = "\t" if place[-1] == "table" else separator_of(path)
+                yield from _column_problems(path, separator, wanted, comments=place[-1] == "table")
+            elif pattern == "priors.*.file" and (problem := no_list_of_texts(Path(path))):
+                yield f"{_at(place)}: {shown(path, 500)} is {problem} ({_at((*place[:-1], 'column'))})."
+    for pattern, holds in MODELS.items():
+        for place, model, holder in _find(config, pattern):
+            unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
+            if isinstance(model, str) and not model.startswith(made) and not unread:
+                yield from _model_problems(_at(place), model, holder.get("revision"), *holds)
+    for place, model, base in _find(config, "bases.*.model"):
+        if isinstance(model, str) and not model.startswith(made):
+            yield from _base_problems(config, _at(place[:-1]), place[1], base)
+
+
+def _suite_columns(place: tuple, columns: Any) -> Iterator[tuple[tuple, str]]:
+    """The columns that a suite's file must have, each with the place that asks for it."""
+    from lethe.files.shards import file_columns
+
+    named = columns if isinstance(columns, dict) else {}
+    for name, column in file_columns(named).items():
+        if isinstance(column, str) and (columns is None or name != "type" or name in named):
+            yield (*place[:-1], "columns", name) if name in named else place, column
+
+
+def _column_problems(path: str, separator: str, wanted: list[tuple[tuple, str]], *, comments: bool) -> Iterator[str]:
+    """Which of the `wanted` columns, each with the place that asks for it, the header of a file lacks.
+
+    With `comments`, lines that are comments do not count.
+    """
+    try:
+        columns = read_header(Path(path), separator, comments=comments)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield f"{_at(wanted[0][0])}: {shown(path)} is no table in UTF-8 ({shown(str(error))}); save it as one."
+        return
+    for place, column in wanted:
+        if column not in columns:
+            hint = f"{_hint(column, columns)} Its columns, separated by {separator!r}: {_listed(columns)}."
+            if place[-1] == "file":
+                hint += f" {_at((*place[:-1], 'columns'))} can name another."
+            yield f"{_at(place)}: {shown(path)} has no column {shown(column)}{hint}"
+
+
+def _base_problems(config: dict, place: str, name: Any, base: dict) -> Iterator[str]:
+    """What speaks against a base's folder, or a hub id's snapshot in the cache, and against sampling it as told."""
+    folder, variant = _cached(base["model"], base.get("revision"), base.get("variant")), base.get("variant")
+    if folder is None or not (folder / "model_index.json").is_file():
+        return
+    if problems := list(_variant_problems(place, folder, variant)):
+        yield from problems
+        return
+    try:
+        if problem := base_problem(folder, variant=variant):
+            yield f"{place}.model: {str(folder)!r}: {problem}."
+            return
+        scheduler = read_object(folder / CONFIG)
+    except (ValueError, OSError) as error:
+        yield f"{place}.model: {sentence(error)}; download the model again."
+        return
+    tasks = config.get("tasks") if isinstance(config.get("tasks"), dict) else {}
+    trained = any(isinstance(task, dict) and task.get("base") == name for task in tasks.values())
+    if trained and (problem := training_problem(scheduler)):
+        yield f"{place}.model: {str(folder)!r}: {problem}; name another base."
+        return
+    keys: dict[str, list[str]] = {}
+    for section in ("images", "sampling"):
+        choice = config[section].get("scheduler") if isinstance(config.get(section), dict) else None
+        if choice in (*SCHEDULERS, OWN):
+            keys.setdefault(choice, []).append(f"{section}.scheduler")
+    for choice, told in keys.items():
+        if problem := scheduler_problem(scheduler, choice):
+            mend = mend_of(scheduler, choice)
+            yield f"{place}.model: {str(folder)!r}, under {' and '.join(told)}: {problem}{mend}."
+
+
+def _cached(model: str, revision: Any, variant: Any) -> Path | None:
+    if _is_folder(model):
+        return Path(model)
+    return cached_folder(model, revision if isinstance(revision, str) else None, variant)
+
+
+def _variant_problems(place: str, folder: Path, variant: Any) -> Iterator[str]:
+    """A base must store its parts as safetensors; those in only one number format must be asked for in that one."""
+    stored: dict[str, set[bool]] = {}
+    for part in filter(_is_folder, (folder / name for name in NETWORKS)):
+        names = sorted(path.name for path in part.iterdir())
+        stored[str(part)] = {".fp16" in name for name in names if name.endswith(".safetensors")}
+        pickles = [name for name in names if name.endswith(".bin")]
+        if pickles and not stored[str(part)]:
+            mend = "load it once with diffusers and save it with safe_serialization=True"
+            yield f"{place}.model: {str(part)!r} has its weights only as a pickle, {pickles[0]}; {mend}."
+            return
+    half = next((part for part, formats in stored.items() if formats == {True}), None)
+    if half and variant is None:
+        yield f"{place} lacks the key variant: {half!r} holds only half precision; add variant: fp16."
+    elif stored and variant == "fp16" and not any(True in formats for formats in stored.values()):
+        yield f"{place}.variant: {next(iter(stored))!r} holds no *.fp16.safetensors; remove the key."
+
+
+def _model_problems(place: str, model: str, revision: Any, holds: str, kind: str | None) -> Iterator[str]:
+    """A path must be the folder of a model, of a class of transformers if one is wanted; or else a hub id.
+
+    What a hub id that is not cached holds, only a download can tell.
+    """
+    revision = revision if isinstance(revision, str) else None
+    if problem := single_file_problem(model):
+        yield f"{place}: {problem}."
+    elif model.startswith(("/", "./", "../")) or _is_folder(Path(*Path(model).parts[:1])):
+        if not _is_folder(model):
+            yield f"{place}: there is no folder {_full(model)}; correct the path."
+        elif not (Path(model) / holds).is_file():
+            yield f"{place}: the folder {_full(model)} holds no {holds}; name the folder that does."
+    elif problem := hub_problem(model, revision):
+        yield f"{place}: {problem}, and there is no folder {_full(model)}; correct it."
+        return
+    folder = _cached(model, revision, None) if kind else None
+    if folder is None or not (folder / holds).is_file():
+        return
+    try:
+        if problem := model_problem(folder, kind):
+            yield f"{place}: {str(folder)!r}: {problem}."
+    except (ValueError, OSError) as error:
+        yield f"{place}: {sentence(error)}; download the model again."

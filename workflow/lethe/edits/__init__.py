@@ -1,0 +1,1 @@
+"""What a method makes: save, load, apply, export."""

@@ -1,0 +1,1 @@
+"""Files of every kind that Lethe writes and reads."""

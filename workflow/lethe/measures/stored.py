@@ -1,0 +1,28 @@
+"""A shard's measure as a table: its rows, with one embedding per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lethe.files.whole import written_whole
+
+
+def write_measure(path: Path, rows: pd.DataFrame, **embeddings: np.ndarray) -> None:
+    """Write rows and float32 arrays `[n, d]`, one list column each, as Parquet."""
+    table = rows.assign(**{name: list(np.asarray(values, np.float32)) for name, values in embeddings.items()})
+    with written_whole(path) as part:
+        table.to_parquet(part)
+
+
+def read_measures(paths: Sequence[Path]) -> pd.DataFrame:
+    """The measures of several shards, one below the other."""
+    return pd.concat([pd.read_parquet(path) for path in paths])
+
+
+def as_array(column: pd.Series) -> np.ndarray:
+    """A list column as an array `[n, d]`; `[0, 0]` when there is no row."""
+    return np.stack(column.to_list()) if len(column) else np.zeros((0, 0), np.float32)

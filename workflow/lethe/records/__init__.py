@@ -1,0 +1,1 @@
+"""What made each file: fingerprints, digests of code, records, what they tell."""
