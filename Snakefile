@@ -9,17 +9,16 @@ include: "workflow/rules/bases.smk"
 include: "workflow/rules/concepts.smk"
 include: "workflow/rules/priors.smk"
 include: "workflow/rules/mace.smk"
-include: "workflow/rules/sampling.smk"
+include: "workflow/rules/samples.smk"
 include: "workflow/rules/measures.smk"
 include: "workflow/rules/tables.smk"
-include: "workflow/rules/emoji_world.smk"
+include: "workflow/emoji_world/rules.smk"
 
 
 rule all:
     default_target: True
     input:
-        tables(),
-        figures(),
+        results(),
     localrule: True
 
 

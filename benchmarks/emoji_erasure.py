@@ -13,13 +13,13 @@ import yaml
 from torch import Tensor
 
 import harness  # noqa: F401 (finds lethe)
+from emoji_world.quality import embed
 from lethe.bases.pipeline import load_pipeline, text_encoders, use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
 from lethe.bases.unet import cross_attention_projections, set_projections
 from lethe.config.resolve import mask_settings
 from lethe.edits.low_rank import LowRank
-from lethe.embedded.quality import embed
 from lethe.erasure.masks import concept_masks
 from lethe.erasure.moments import ConceptMoments, concept_moments, second_moment
 from lethe.files.tables import read_texts

@@ -34,11 +34,11 @@ from transformers import (
 )
 
 from clusters import missing_programs, one_node
+from emoji_world.models import build_scheduler, train_tokenizer
+from emoji_world.world import World, caption_corpus, read_world
 from forked_steps import forked_steps
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.text import TextEncoders
-from lethe.embedded.models import build_scheduler, train_tokenizer
-from lethe.embedded.world import World, caption_corpus, read_world
 from lethe.methods.mace.training import LoraSettings
 from running import ROOT, snakemake
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,6 +55,24 @@ def ended(run: subprocess.Popen) -> subprocess.CompletedProcess:
             run.kill()
             raise
     return subprocess.CompletedProcess(run.args, run.returncode, out, err)
+
+
+def step_command(
+    step: str,
+    settings: Mapping,
+    reads: Mapping[str, Path | Sequence[Path]],
+    out: Mapping[str, Path],
+    *,
+    threads: int = 1,
+) -> list[str]:
+    """The command of a job, as a rule gives it."""
+    command = [sys.executable, "-m", "lethe.steps.job", f"lethe.steps.{step}", "--settings", json.dumps(settings)]
+    command += ["--threads", str(threads)]
+    for name, paths in reads.items():
+        command += ["--read", name, *map(str, [paths] if isinstance(paths, Path) else paths)]
+    for name, path in out.items():
+        command += ["--out", name, str(path)]
+    return command
 
 
 def process_of(folder: Path, step: str) -> psutil.Process:

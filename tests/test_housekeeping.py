@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -10,14 +10,12 @@ import sys
 import pytest
 import yaml
 
+from emoji_world.plan import EmojiPlan
+from lethe.jobs import Step
+from lethe.plan import Plan
 from running import ROOT
 
-STEPS = sorted(
-    path.stem
-    for path in (ROOT / "workflow/lethe/steps").glob("*.py")
-    if path.stem not in ("__init__", "job", "failures", "loading")
-)
-RULES = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+RULES = "\n".join(path.read_text() for path in ROOT.glob("workflow/**/*.smk"))
 
 
 def tool(*command: str) -> subprocess.CompletedProcess:
@@ -30,7 +28,7 @@ def tool(*command: str) -> subprocess.CompletedProcess:
     [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
-        ("snakefmt", "--check", "Snakefile", "workflow/rules"),
+        ("snakefmt", "--check", "Snakefile", "workflow/rules", "workflow/emoji_world/rules.smk"),
     ],
     ids=" ".join,
 )
@@ -39,22 +37,25 @@ def test_formatting_and_lint(command: tuple[str, ...]) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_every_step_has_a_rule_that_runs_it_and_knows_its_code(step: str) -> None:
-    assert f"-m lethe.steps.{step} " in RULES or re.search(rf"rule [a-z_]+ as {step} with:", RULES)
-    assert re.search(rf"made_by\(\s*\"{step}\"", RULES)
-    assert importlib.util.find_spec(f"lethe.steps.{step}")
-    assert re.search(rf'with step\(\s*"{step}",', (ROOT / f"workflow/lethe/steps/{step}.py").read_text())
+def test_every_rule_runs_the_job_that_its_declaration_plans() -> None:
+    """Rules say nothing of their own about what is read, written or told."""
+    rules = [rule for rule in re.split(r"\n(?=rule |\S)", RULES) if rule.startswith("rule ") and "shell:" in rule]
+    assert len(rules) > 20
+    for rule in rules:
+        (name,) = set(re.findall(r"(?:PLAN|EMOJI)\.(\w+)", rule))
+        assert rule.startswith((f"rule {name}:", f"rule emoji_{name}:"))
+        for directive in ("unpack(inputs(", "**outputs(", "**told(", "log:", "conda:", "        COMMAND"):
+            assert directive in rule, f"{name} lacks {directive}"
+        assert "    resources:" in rule or "    localrule: True" in rule, f"{name} lacks resources:"
 
 
-def test_every_rule_that_runs_a_step_logs_and_names_its_environment() -> None:
-    for rule in re.split(r"\n(?=rule |use rule )", RULES)[1:]:
-        if "lethe.steps" in rule:
-            name = rule.split(":")[0]
-            for directive in ("log:", "conda:", "output:", "shell:"):
-                assert f"    {directive}" in rule, f"{name} lacks {directive}"
-            assert "    resources:" in rule or "    localrule: True" in rule, f"{name} lacks resources:"
-            assert "        made_by=" in rule.split("    params:\n")[1], f"{name} needs made_by in its params"
+@pytest.mark.parametrize("plan", [Plan, EmojiPlan])
+def test_every_declaration_has_a_rule_and_a_step_that_runs_it(plan: type) -> None:
+    declared = [value for value in vars(plan).values() if isinstance(value, Step)]
+    assert len(declared) > 6
+    for step in declared:
+        assert re.search(rf"^rule (emoji_)?{step.name}:", RULES, re.MULTILINE)
+        assert callable(importlib.import_module(step.module).run)
 
 
 def test_the_environment_is_pinned_where_it_says_so() -> None:

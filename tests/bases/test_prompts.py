@@ -10,8 +10,8 @@ from tokenizers.decoders import ByteLevel
 from transformers import CLIPTokenizer
 
 from conftest import ROOT
+from emoji_world.models import train_tokenizer
 from lethe.bases.prompts import aligned_positions, end_positions, phrase_positions
-from lethe.embedded.models import train_tokenizer
 from lethe.inputs.templates import fill, read_templates
 
 NAMES = [

@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
 from conftest import CPU
+from emoji_world.models import train_tokenizer
 from lethe.bases.pipeline import load_text, text_encoders
 from lethe.bases.text import TextEncoders, added_conditions, check_tokens, count_cut, encode_prompts
-from lethe.embedded.models import train_tokenizer
 
 PROMPTS = ["a photo of the ship", "", "a bird", "x " * 200, "Charles-François Daubigny", "what?! a bird!!"]
 

@@ -50,9 +50,10 @@ from lethe.inputs.concepts import Concept, read_concepts, slug_of
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import suite_rows
 from lethe.inputs.templates import read_templates
+from lethe.jobs import encode_argument
 from lethe.measures.clip import image_embeddings
 from lethe.messages import ConfigError
-from lethe.plan import encode_argument
+from lethe.steps.job import Job, _job
 from lethe.tables.objects import objects_table
 from running import ROOT, snakemake
 
@@ -1215,10 +1216,10 @@ if sys.argv[1] == "-c":  # whether it can run the steps
     sys.exit()
 call = json.dumps([os.environ["PYTHONPATH"], *sys.argv[1:]])
 pathlib.Path({calls!r}, uuid.uuid4().hex).write_text(call)
-for option, path in zip(sys.argv, sys.argv[1:]):
-    if option == "--out-sheets":
+for option, name, path in zip(sys.argv, sys.argv[1:], sys.argv[2:]):
+    if option == "--out" and name == "sheets":
         pathlib.Path(path).mkdir()
-    elif option.startswith("--out-"):
+    elif option == "--out":
         pathlib.Path(path).write_text("made")
 """
 
@@ -1285,34 +1286,28 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
     )
     assert not list(tmp_path.rglob("canary*"))
 
-    steps: dict[str, list[dict]] = {}
+    steps: dict[str, list[Job]] = {}
     for path in calls.iterdir():
-        library, dash, module, *words = json.loads(path.read_text())
-        assert (Path(library).resolve(), dash) == (ROOT / "workflow", "-m")
-        options = {}
-        for word in words:
-            if word.startswith("--"):
-                options[word] = last = []
-            else:
-                last.append(word)
-        options["--settings"] = json.loads(*options["--settings"])
-        steps.setdefault(module.removeprefix("lethe.steps."), []).append(options)
-    told = {call["--settings"]["concept"]["name"]: call for call in steps["moments"]}
+        library, dash, frame, *words = json.loads(path.read_text())
+        assert (Path(library).resolve(), dash, frame) == (ROOT / "workflow", "-m", "lethe.steps.job")
+        call, _ = _job(words)
+        steps.setdefault(call.step, []).append(call)
+    told = {call.settings.concept: call for call in steps["moments"]}
     assert set(told) == set(names)
     for name, call in told.items():
-        assert call["--templates"] == [files["object"]]
-        assert call["--settings"]["base"]["model"] == f"./sd {odd}"
-        assert call["--out-moments"] == [f"results/b.a-s_e/concepts/{slug_of(name)}/moments.safetensors"]
-    assert sorted(steps["mask_sheets"][0]["--settings"]["concepts"]) == sorted(erased)
-    assert {call["--settings"]["masks"]["prompt"] for call in steps["masks"]} == {"{} `touch canary`"}
-    assert sorted(steps["mace"][0]["--settings"]["concepts"]) == sorted(erased)
+        assert call.read("templates") == Path(files["object"])
+        assert call.settings.text["model"] == f"./sd {odd}"
+        assert call.out["moments"] == Path(f"results/b.a-s_e/concepts/{slug_of(name)}/moments.safetensors")
+    assert sorted(steps["mask_sheets"][0].settings.concepts) == sorted(erased)
+    assert {call.settings.masks["prompt"] for call in steps["masks"]} == {"{} `touch canary`"}
+    assert sorted(steps["mace"][0].settings.concepts) == sorted(erased)
     (classes,) = steps["clip_classes"]
-    assert classes["--table"] == [files["classes"]]
-    assert classes["--settings"]["column"] == "$(touch canary)"
-    assert classes["--settings"]["class_prompt"] == f"{{}} {odd}"
-    assert [files["images"]] in [call["--shard"] for call in steps["clip"]]
+    assert classes.read("table") == Path(files["classes"])
+    assert classes.settings.column == "$(touch canary)"
+    assert classes.settings.class_prompt == f"{{}} {odd}"
+    assert Path(files["images"]) in [call.read("shard") for call in steps["clip"]]
     (prior,) = steps["prior"]
-    assert prior["--sources"] == [files["rows"]]
-    assert prior["--settings"]["text"]["model"] == f"./sd {odd}"
-    suites = [call["--settings"]["suite"] for call in steps["sample"]]
+    assert prior.read("sources") == Path(files["rows"])
+    assert prior.settings.text["model"] == f"./sd {odd}"
+    suites = [call.settings.suite for call in steps["sample"]]
     assert config["suites"]["w.o-r_d"] in suites

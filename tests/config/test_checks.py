@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from conftest import model_stand_ins
 from lethe.config.checks import check_config, load_schema
 from lethe.config.resolve import mask_settings, read_overrides
+from lethe.jobs import encode_argument
 from lethe.messages import ConfigError, nearest
-from lethe.plan import encode_argument
 from running import ROOT
 
 SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")

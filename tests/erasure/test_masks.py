@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +56,8 @@ from lethe.erasure.masks import (
     with_full_frames,
 )
 from lethe.files.shards import read_images, read_rows, write_shard
+from lethe.steps.job import main
+from running import step_command
 
 SAM_SIDE = 64  # pixels a side that the tiny SAM reads
 QUERIES = 6  # boxes that the tiny GroundingDINO proposes
@@ -501,9 +501,8 @@ def test_segmenters_that_are_not_whole_are_refused_with_their_key(
 
 def arguments(folder: Path, masks: dict, rows: pd.DataFrame) -> list[str]:
     write_shard(folder / "images.zip", rows, some_images(len(rows), 40, 56))
-    settings = json.dumps({"device": "cpu", "concept": {"name": "Ship"}, "masks": masks})
-    paths = ["--images", str(folder / "images.zip"), "--out-masks", str(folder / "masks.zip")]
-    return [sys.executable, "-m", "lethe.steps.masks", "--settings", settings, *paths]
+    settings = {"concept": "Ship", "masks": masks}
+    return step_command("masks", settings, {"images": folder / "images.zip"}, {"masks": folder / "masks.zip"})
 
 
 def test_the_step_finds_the_concept_with_grounded_sam(
@@ -525,7 +524,6 @@ def test_the_step_finds_the_concept_with_grounded_sam(
 @pytest.mark.parametrize("when_nothing_found", ["full-frame", "error"])
 def test_the_step_obeys_the_setting_where_no_box_is_found(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     grounding_folder: Path,
     sam_folder: Path,
     some_rows: pd.DataFrame,
@@ -533,22 +531,18 @@ def test_the_step_obeys_the_setting_where_no_box_is_found(
     when_nothing_found: str,
 ) -> None:
     masks = grounded(grounding_folder, sam_folder, box_threshold=1.0, when_nothing_found=when_nothing_found)
-    monkeypatch.setattr(sys, "argv", arguments(tmp_path, masks, some_rows)[2:])
     if when_nothing_found == "error":
         with pytest.raises(SystemExit, match="1"):
-            runpy.run_module("lethe.steps.masks", run_name="__main__")
+            main(arguments(tmp_path, masks, some_rows)[3:])
         assert "'Ship' was not found in 4 of its 4 images (number 0, 1, 2, 3)" in caplog.text
         assert not (tmp_path / "masks.zip").exists()
     else:
-        runpy.run_module("lethe.steps.masks", run_name="__main__")
+        main(arguments(tmp_path, masks, some_rows)[3:])
         assert read_rows(tmp_path / "masks.zip")["found"].tolist() == [0] * 4
         assert (np.stack(read_images(tmp_path / "masks.zip")) == 255).all()
 
 
-def test_the_step_takes_full_frames_without_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some_rows: pd.DataFrame
-) -> None:
-    monkeypatch.setattr(sys, "argv", arguments(tmp_path, {"segmenter": "full-frame"}, some_rows)[2:])
-    runpy.run_module("lethe.steps.masks", run_name="__main__")
+def test_the_step_takes_full_frames_without_a_model(tmp_path: Path, some_rows: pd.DataFrame) -> None:
+    main(arguments(tmp_path, {"segmenter": "full-frame"}, some_rows)[3:])
     assert read_rows(tmp_path / "masks.zip")["found"].tolist() == [1] * 4
     assert (np.stack(read_images(tmp_path / "masks.zip")) == 255).all()

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from conftest import CPU
+from emoji_world.models import train_tokenizer
 from lethe.bases.pipeline import text_encoders
 from lethe.bases.text import TextEncoders
-from lethe.embedded.models import train_tokenizer
 from lethe.erasure.moments import (
     ConceptMoments,
     Moment,

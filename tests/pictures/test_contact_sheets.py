@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from PIL import Image
 from conftest import ROOT
 from lethe.files.shards import write_shard
 from lethe.pictures.contact_sheets import HALO, LINE, mask_sheet, outlined
+from running import step_command
 
 
 def blob(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -134,9 +134,8 @@ def test_the_step_draws_a_sheet_for_each_concept_without_slow_imports(tmp_path: 
         write_shard(archives["images"][k], rows, images[k])
         write_shard(archives["masks"][k], rows.assign(found=counts[k]), masks[k])
     run = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "lethe.steps.mask_sheets"]
-        + ["--settings", json.dumps(settings), "--out-sheets", str(tmp_path / "sheets")]
-        + ["--images", *map(str, archives["images"]), "--masks", *map(str, archives["masks"])],
+        [sys.executable, "-X", "importtime"]
+        + step_command("mask_sheets", settings, archives, {"sheets": tmp_path / "sheets"})[1:],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},

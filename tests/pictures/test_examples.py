@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lethe.files.shards import write_shard
-from running import ROOT
+from running import ROOT, step_command
 
 CONCEPTS = [f"thing {k}" for k in range(40)]
 
@@ -43,9 +42,8 @@ def drawn(folder: Path, concepts: list[str], seeds: dict[str, list[int]], *score
     settings = dict(
         concepts=concepts, shards=dict(erased=1, kept=1), methods=["original", "mace"], seeds=[1, 2], kept=7
     )
-    command = ["--settings", json.dumps(settings), "--shards", *shards, "--scores", *scores]
     run = subprocess.run(
-        [sys.executable, "-m", "lethe.steps.examples", *map(str, command), "--out-figure", str(folder / "a.png")],
+        step_command("examples", settings, {"shards": shards, "scores": scores}, {"figure": folder / "a.png"}),
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
         capture_output=True,
         text=True,

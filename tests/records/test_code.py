@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import ROOT
 from lethe.records import code as provenance
-from lethe.records.code import code_hash, commit, environment, python_problem, source_files
+from lethe.records.code import bare, code_hash, commit, environment, python_problem, source_files
 
-LIBRARY = ROOT / "workflow" / "lethe"
-STEPS = sorted(path.stem for path in (LIBRARY / "steps").glob("*.py") if path.stem != "__init__")
+LIBRARY = ROOT / "workflow"
+STEPS = sorted(
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+    for path in LIBRARY.glob("*/steps/*.py")
+    if path.stem not in ("__init__", "job", "failures")
+)
+
+FRAME = ("lethe/steps/job", "lethe/steps/failures", "lethe/jobs", "lethe/records/", "lethe/messages")
 
 
 def names(module: str) -> set[str]:
-    return {Path(path).relative_to(LIBRARY).as_posix() for path in source_files(module)}
+    return {Path(path).relative_to(LIBRARY / "lethe").as_posix() for path in source_files(module)}
 
 
 # Modules
@@ -30,11 +42,9 @@ def test_classes_depend_on_suites_and_files_and_not_on_lora() -> None:
     found = names("lethe.steps.clip_classes")
     assert {
         "steps/clip_classes.py",
-        "steps/job.py",
         "inputs/suites.py",
-        "files/shards.py",
+        "files/tables.py",
         "inputs/templates.py",
-        "records/code.py",
     } <= found
     assert not found & {"methods/mace/training.py", "erasure/closed_form.py", "bases/sampling.py", "erasure/masks.py"}
 
@@ -69,19 +79,35 @@ def test_a_lora_depends_on_the_algebra_and_not_on_measures() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_names_the_modules_that_importing_it_loads(step: str) -> None:
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lethe"}
+def test_a_step_names_the_modules_that_importing_it_loads_but_for_the_frame(step: str) -> None:
+    ours = ("lethe", "emoji_world")
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ours}
     try:
-        importlib.import_module(f"lethe.steps.{step}")
+        importlib.import_module(step)
     finally:
-        fresh = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lethe"}
+        fresh = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ours}
         sys.modules.update(kept)
     loaded = {Path(module.__file__).relative_to(LIBRARY).as_posix() for module in fresh.values()}
-    derived = names(f"lethe.steps.{step}")
-    assert {path for path in loaded if "__init__" not in path} <= derived
+    derived = {Path(path).relative_to(LIBRARY).as_posix() for path in source_files(step)}
+    frame = {path for path in loaded if path.startswith(FRAME)}
+    assert not derived & frame
+    # what only the frame imports comes along with it
+    with_frame = {path for path in loaded - derived - frame if "__init__" not in path}
+    assert with_frame <= {
+        "lethe/files/whole.py",
+        "lethe/bases/folder.py",
+        "lethe/files/tables.py",
+        "lethe/inputs/hub.py",
+    }
     for path in derived - loaded:  # imported inside a function, or for types alone
         module = Path(path).with_suffix("").as_posix().replace("/", ".")
-        assert any(f"lethe.{module} import" in Path(LIBRARY, user).read_text() for user in derived), path
+        assert any(f"{module} import" in Path(LIBRARY, user).read_text() for user in derived), path
+
+
+def test_the_frame_of_a_step_is_no_part_of_its_code() -> None:
+    assert not any(path.startswith(FRAME) for path in map(str, names("lethe.steps.sample")))
+    source = (LIBRARY / "lethe" / "steps" / "sample.py").read_text()
+    assert "from lethe.steps.job import Job" in source
 
 
 def test_imports_inside_functions_count() -> None:
@@ -96,7 +122,9 @@ def test_source_files_are_sorted_and_each_is_there_once() -> None:
 
 @pytest.mark.parametrize("module", ["lethe.nothing", "torch", "lethe_other", "lethe.steps.nothing"])
 def test_a_module_of_others_is_refused(module: str) -> None:
-    with pytest.raises(ValueError, match=f"source_files: `module` must be a module of lethe; got '{module}'"):
+    with pytest.raises(
+        ValueError, match=f"source_files: `module` must be a module of lethe or emoji_world; got '{module}'"
+    ):
         source_files(module)
 
 
@@ -126,25 +154,102 @@ def test_the_commit_is_that_of_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp
     assert commit() == "not a git checkout"
 
 
-def test_code_hash_follows_the_modules_of_a_step_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(LIBRARY, tmp_path / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the library, whose code is the one that counts."""
+    shutil.copytree(LIBRARY / "lethe", tmp_path / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
+    here = code_hash("lethe.steps.moments")
+    monkeypatch.setattr(provenance, "LIBRARY", tmp_path)
+    forget()
+    assert code_hash("lethe.steps.moments") == here
+    yield tmp_path / "lethe"
+    forget()
 
-    def found() -> str:
-        source_files.cache_clear()
-        code_hash.cache_clear()
-        return code_hash("lethe.steps.moments")
 
+def forget() -> None:
+    for function in (source_files, code_hash, provenance._imports):
+        function.cache_clear()
+
+
+def after(path: Path, change: Callable[[str], str], *modules: str) -> str:
+    """The digest of some modules once a file of the library has changed."""
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+    forget()
+    return code_hash(*modules)
+
+
+def test_code_hash_follows_the_modules_of_a_step_and_no_others(library: Path) -> None:
+    here = code_hash("lethe.steps.moments")
+    for path in ("erasure/masks.py", "records/records.py", "messages.py", "steps/job.py", "jobs.py"):
+        assert after(library / path, lambda text: f"{text}\nof_others = 1\n", "lethe.steps.moments") == here
+    prompts = library / "bases/prompts.py"
+    assert after(prompts, lambda text: f"{text}\nchanged = 1\n", "lethe.steps.moments") != here
+
+
+def test_one_plugin_is_no_part_of_anothers_code(library: Path) -> None:
+    of_mace = code_hash("lethe.steps.images", "lethe.methods.mace.join")
+    assert of_mace != code_hash("lethe.steps.images")
+    assert after(library / "tables/objects.py", str.upper, "lethe.steps.images", "lethe.methods.mace.join") == of_mace
+    change = after(library / "methods/mace/join.py", lambda text: f"{text}\nchanged = 1\n", "lethe.steps.images")
+    assert change == code_hash("lethe.steps.images")
+    assert code_hash("lethe.steps.images", "lethe.methods.mace.join") != of_mace
+
+
+def test_comments_docstrings_and_blank_lines_are_no_part_of_the_code(library: Path) -> None:
+    here = code_hash("lethe.steps.moments")
+    for path in library.rglob("*.py"):
+        text = path.read_text()
+        text = re.sub(r'^( *)"""', r'\1"""Another word. ', text, count=1, flags=re.MULTILINE)
+        path.write_text(f"# a comment\n{text}\n\n# and another\n")
+    forget()
+    assert code_hash("lethe.steps.moments") == here
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "x = 1",
+                "x = '#no comment'  # a comment",
+                "def f():",
+                "    return 1",
+                "    '''A docstring'''",
+                "",
+                "# alone",
+                "y = f'{x}#{x}'",
+                'z = """a',
+                '# of a text"""',
+                "class A:",
+                "    b = 2",
+            ]
+        )
+    )
+)
+def test_bare_source_means_the_same(lines: list[str]) -> None:
+    source = "\n".join(lines)
     try:
-        here = found()
-        monkeypatch.setattr(provenance, "LIBRARY", tmp_path / "lethe")
-        assert found() == here
-        (tmp_path / "lethe" / "erasure" / "masks.py").write_text("# of other steps")
-        assert found() == here
-        (tmp_path / "lethe" / "bases" / "prompts.py").write_text("# changed")
-        assert found() != here
-    finally:
-        source_files.cache_clear()
-        code_hash.cache_clear()
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    found = bare(source)
+    assert "comment'  #" not in found
+    undocumented = ast.unparse(WithoutDocstrings().visit(tree))
+    try:
+        assert ast.unparse(WithoutDocstrings().visit(ast.parse(found))) == undocumented
+    except SyntaxError:  # a definition that was a docstring and nothing more
+        assert "pass" in undocumented
+
+
+class WithoutDocstrings(ast.NodeTransformer):
+    """Definitions and modules without their docstrings."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+        return node
 
 
 def test_the_python_on_path_must_be_able_to_run_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from safetensors import safe_open
 
 from lethe.erasure.moments import PART, load_moment
 from lethe.records.fingerprints import text_fingerprint
-from running import ROOT, coco_file, planned, served, snakemake
+from running import ROOT, coco_file, planned, served, snakemake, step_command
 
 # A prior that is killed
 
@@ -33,13 +32,10 @@ def prior_step(folder: Path, sd_folder: Path, out: Path, *, threads: int = 1) ->
     settings = {
         "prior": {"file": str(folder / "texts.txt")},
         "text": text,
-        "device": "cpu",
         "precision": "float32",
     }
-    command = [sys.executable, "-m", "lethe.steps.prior", "--settings", json.dumps(settings)]
-    command += ["--threads", str(threads), "--sources", str(folder / "texts.txt")]
-    command += ["--out-prior", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    command = step_command("prior", settings, {"sources": folder / "texts.txt"}, {"prior": out}, threads=threads)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "LETHE_DEVICE": "cpu"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 

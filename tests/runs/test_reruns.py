@@ -372,8 +372,7 @@ STUB = """#!/bin/sh
 # In place of every step: make its outputs, empty.
 while [ $# -gt 0 ]; do
     case $1 in
-        --out-sheets) mkdir "$2" ;;
-        --out-*) : > "$2" ;;
+        --out) case "$2" in sheets) mkdir "$3" ;; *) : > "$3" ;; esac ;;
     esac
     shift
 done

@@ -1,23 +1,19 @@
 # What a base is: recorded once, so that every table can name it.
 
 
-@cache
-def base_made_by(base):
-    return made_by("base", settings(base))
-
-
 rule base:
+    input:
+        unpack(inputs(PLAN.base)),
     output:
-        record="results/{base}/base.json",
+        **outputs(PLAN.base),
     log:
-        "logs/base/{base}.log",
+        PLAN.base.step.log,
     conda:
-        "../../envs/lethe.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=growing(2000, base_model),
         runtime=growing(15),
     params:
-        settings=told(settings, base_made_by),
-        made_by=of(base_made_by),
+        **told(PLAN.base),
     shell:
-        "python -m lethe.steps.base --settings {params.settings:q} --out-record {output.record:q} 2> {log:q}"
+        COMMAND

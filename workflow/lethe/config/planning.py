@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 from lethe.config.checks import ROLES
 from lethe.files.shards import picture_names
 from lethe.files.tables import as_read, read_header, separator_of
-from lethe.inputs.concepts import Concept
+from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.suites import class_names, settings_elsewhere, suite_file, suite_rows
 from lethe.inputs.templates import read_templates
 from lethe.messages import ConfigError, shown
@@ -39,6 +39,24 @@ class Measured:
         """The types of a role's rows that count."""
         names = {concept.name for concept in self.erased}
         return set(self.classes) - names if role == "kept" else names
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a configuration names and files hold: concepts, the rows of suites, the classes of evaluations, by name."""
+
+    concepts: Sequence[Concept]
+    suites: Mapping[str, pd.DataFrame]
+    classes: Mapping[str, Sequence[str]]
+
+
+def read_inputs(config: dict, source: str = "config") -> Inputs:
+    """Read what a checked configuration names.
+
+    Raises ConfigError with what is wrong with the concept table, a suite that an evaluation uses, a class table.
+    """
+    concepts = read_concepts(Path(config["concepts"]))
+    return Inputs(concepts, read_suites(config, source), read_classes(config, source))
 
 
 def read_suites(config: dict, source: str = "config") -> dict[str, pd.DataFrame]:

@@ -1,25 +1,28 @@
-"""What made a file: versions, and the library modules a step depends on."""
+"""The code that makes a file: the modules that a step depends on, and a digest of what they do; versions."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.metadata
+import io
 import platform
 import shutil
 import subprocess
+import tokenize
 from functools import cache
 from pathlib import Path
 
-from lethe.records.fingerprints import sha256_of
-
-LIBRARY = Path(__file__).parents[1]
+LIBRARY = Path(__file__).parents[2]  # the folder of the packages
+OWN = ("lethe", "emoji_world")
+# What every job goes through and no result depends on: the frame of jobs, plans, records, the words of messages.
+FRAME = ("lethe.steps.job", "lethe.steps.failures", "lethe.jobs", "lethe.records", "lethe.messages")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "snakemake", "pandas", "clean-fid", "numpy")
 
 
 @cache
 def source_files(module: str) -> tuple[str, ...]:
-    """Paths of a library module and of every library module it imports, directly or not, sorted.
+    """Paths of a module of ours and of every one that it imports, directly or not, but for the frame; sorted.
 
     Imports are read from the source (inside functions too), nothing is executed. Raises ValueError when the module
     is not part of the library.
@@ -31,32 +34,36 @@ def source_files(module: str) -> tuple[str, ...]:
         path = _path_of(name)
         if path is None:
             if name == module:
-                raise ValueError(f"source_files: `module` must be a module of lethe; got {name!r}")
+                raise ValueError(f"source_files: `module` must be a module of {' or '.join(OWN)}; got {name!r}")
             continue
-        if name in found:
+        if name in found or _is_frame(name):
             continue
         found[name] = path
         waiting += _imports(path)
     return tuple(sorted(str(path) for path in found.values()))
 
 
+def _is_frame(name: str) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in FRAME)
+
+
 @cache
 def _imports(path: Path) -> list[str]:
-    """Modules of the library that a file imports, and the names it takes from them, which may be modules too."""
+    """Modules of ours that a file imports, and the names it takes from them, which may be modules too."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == LIBRARY.name]
+    return [name for name in names if name.split(".")[0] in OWN]
 
 
 def _path_of(name: str) -> Path | None:
     parts = name.split(".")
-    if parts[0] != LIBRARY.name:
+    if parts[0] not in OWN:
         return None
-    path = LIBRARY.joinpath(*parts[1:])
+    path = LIBRARY.joinpath(*parts)
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():
             return candidate
@@ -64,12 +71,33 @@ def _path_of(name: str) -> Path | None:
 
 
 @cache
-def code_hash(module: str) -> str:
-    """SHA-256 over names and contents of a module's `source_files`; the same wherever the library lies."""
+def code_hash(*modules: str) -> str:
+    """SHA-256 over the `source_files` of some modules, by name, without comments and docstrings, wherever they lie."""
     digest = hashlib.sha256()
-    for path in map(Path, source_files(module)):
-        digest.update(f"{path.relative_to(LIBRARY).as_posix()}\0{sha256_of(path)}\0".encode())
+    for path in map(Path, sorted({path for module in modules for path in source_files(module)})):
+        name = path.relative_to(LIBRARY).as_posix()
+        digest.update(f"{name}\0{bare(path.read_text(encoding='utf-8'))}\0".encode())
     return digest.hexdigest()
+
+
+def bare(source: str) -> str:
+    """Python source without comments, docstrings, blank lines and space at the ends of lines."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _documented(node):
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            lines[first - 1 : last] = [""] * (last - first + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _documented(node: ast.AST) -> bool:
+    """Whether a definition begins with a docstring that has its lines to itself."""
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
 def environment() -> dict[str, str]:

@@ -23,9 +23,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_hash(folder: Path) -> str:
+def content_hash(folder: Path, hash_of: Callable[[Path], str] = sha256_of) -> str:
     """SHA-256 over the names and whole contents of a folder's files, links followed, hidden ones left out."""
-    return _digest({path.relative_to(folder).as_posix(): sha256_of(path) for path in _visible_files(folder)})
+    return _digest({path.relative_to(folder).as_posix(): hash_of(path) for path in _visible_files(folder)})
 
 
 def fingerprint(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from lethe.records.code import code_hash, commit, environment
+from lethe.records.code import commit, environment
 from lethe.records.fingerprints import content_hash, sha256_of
 
 log = logging.getLogger(__name__)
@@ -157,12 +157,13 @@ def write_records(
     outputs: Iterable[Path],
     threads: int,
     more: Mapping[str, object],
+    code: str,
     made_by: str | None = None,
 ) -> None:
     """Write the record of a step that has just made `outputs`: one for each that lies in a results folder.
 
-    `inputs` are the SHA-256 of what it read, `made_by` is the digest that decides whether the outputs are current
-    (`lethe.records.rerun_notes`). `more` is what only some steps record.
+    `inputs` are the SHA-256 of what it read, `code` that of what it ran; `made_by` is the digest that decides whether
+    the outputs are current (`lethe.records.rerun_notes`). `more` is what only some steps record.
     """
     made = [found for found in map(place, outputs) if found]
     if not made:
@@ -177,7 +178,7 @@ def write_records(
         "made_by": made_by,
         "inputs": {name_of(path): digest for path, digest in inputs.items()},
         "outputs": {found.name: hash_of(found.results / found.below) for found in made},
-        "code": code_hash(f"lethe.steps.{step}"),
+        "code": code,
         "environment": environment(),
         **more,
         "run": _this_run(),

@@ -9,52 +9,54 @@ from lethe.config.checks import ROLES
 from lethe.files.shards import read_images, read_rows
 from lethe.pictures.examples import chosen_prompts, chosen_seeds
 from lethe.pictures.figures import image_grid
-from lethe.steps.job import step
+from lethe.steps.job import Job
 
-if __name__ == "__main__":
-    with step("examples", __doc__, lists=["shards", "scores"], outputs=["figure"]) as args:
-        settings, paths, samples = args.settings, iter(args.shards), {}
-        for method in settings.methods:
-            tables = [
-                read_rows(path := next(paths)).assign(role=role, shard=path)
-                for role in ROLES
-                for _ in range(settings.shards.get(role, 0))
-            ]
-            samples[method] = pd.concat(tables).reset_index()
-        first_rows, shares = next(iter(samples.values())), None
-        for path in args.scores:  # the record of the task's table, where there are more concepts than columns
-            details = json.loads(path.read_text(encoding="utf-8"))["details"]
-            edits = [details[method]["acc_e_by_concept"] for method in settings.methods if method != "original"]
-            shares = pd.DataFrame(edits).mean()
-        columns = chosen_prompts(first_rows, settings.concepts, kept=settings.kept, recognised=shares)
-        seeds = []
-        for role, prompt in columns:
-            same = (first_rows["role"] == role) & (first_rows["prompt"] == prompt)
-            seeds.append(chosen_seeds(first_rows["evaluation_seed"][same].tolist(), *settings.seeds))
-        grid, labels = [], []
-        for number in range(max(map(len, seeds))):
-            of_columns = [own[number] if number < len(own) else None for own in seeds]
-            (name,) = {f"seed {seed}" for seed in of_columns} if len(set(of_columns)) == 1 else {f"image {number + 1}"}
-            for method, rows in samples.items():
-                line = []
-                for (role, prompt), seed in zip(columns, of_columns, strict=True):
-                    same = (rows["role"] == role) & (rows["prompt"] == prompt) & (rows["evaluation_seed"] == seed)
-                    found = rows[same].head(1).itertuples()
-                    line += [read_images(row.shard, [row.row])[0] for row in found] or [None]
-                grid.append(line)
-                labels.append(f"{method}\n{name}")
-        common = os.path.commonprefix([prompt for _, prompt in columns])  # noqa: RUF071, cut at a word below
-        common = common[: common.rfind(" ") + 1]
-        gone = sum(role != "kept" for role, _ in columns)
-        erased = ", ".join(settings.concepts)
-        if (shown := sum(role == "erased" for role, _ in columns)) < len(settings.concepts):
-            worst = ", those that the judge recognises most often after the edit, worst first" if args.scores else ""
-            erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
-        image_grid(
-            args.out_figure,
-            grid,
-            columns=[prompt[len(common) :] for _, prompt in columns],
-            rows=labels,
-            divider=gone,
-            title=f'Erased (left of the gap): {erased}. Prompts: "{common}…"; each pair of rows has the same seeds.',
+
+def run(job: Job) -> None:
+    settings, paths, samples = job.settings, iter(job.reads["shards"]), {}
+    for method in settings.methods:
+        tables = [
+            read_rows(path := next(paths)).assign(role=role, shard=path)
+            for role in ROLES
+            for _ in range(settings.shards.get(role, 0))
+        ]
+        samples[method] = pd.concat(tables).reset_index()
+    first_rows, shares = next(iter(samples.values())), None
+    for path in job.reads["scores"]:  # the record of the task's table, where there are more concepts than columns
+        details = json.loads(path.read_text(encoding="utf-8"))["details"]
+        edits = [details[method]["acc_e_by_concept"] for method in settings.methods if method != "original"]
+        shares = pd.DataFrame(edits).mean()
+    columns = chosen_prompts(first_rows, settings.concepts, kept=settings.kept, recognised=shares)
+    seeds = []
+    for role, prompt in columns:
+        same = (first_rows["role"] == role) & (first_rows["prompt"] == prompt)
+        seeds.append(chosen_seeds(first_rows["evaluation_seed"][same].tolist(), *settings.seeds))
+    grid, labels = [], []
+    for number in range(max(map(len, seeds))):
+        of_columns = [own[number] if number < len(own) else None for own in seeds]
+        (name,) = {f"seed {seed}" for seed in of_columns} if len(set(of_columns)) == 1 else {f"image {number + 1}"}
+        for method, rows in samples.items():
+            line = []
+            for (role, prompt), seed in zip(columns, of_columns, strict=True):
+                same = (rows["role"] == role) & (rows["prompt"] == prompt) & (rows["evaluation_seed"] == seed)
+                found = rows[same].head(1).itertuples()
+                line += [read_images(row.shard, [row.row])[0] for row in found] or [None]
+            grid.append(line)
+            labels.append(f"{method}\n{name}")
+    common = os.path.commonprefix([prompt for _, prompt in columns])  # noqa: RUF071, cut at a word below
+    common = common[: common.rfind(" ") + 1]
+    gone = sum(role != "kept" for role, _ in columns)
+    erased = ", ".join(settings.concepts)
+    if (shown := sum(role == "erased" for role, _ in columns)) < len(settings.concepts):
+        worst = (
+            ", those that the judge recognises most often after the edit, worst first" if job.reads["scores"] else ""
         )
+        erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
+    image_grid(
+        job.out["figure"],
+        grid,
+        columns=[prompt[len(common) :] for _, prompt in columns],
+        rows=labels,
+        divider=gone,
+        title=f'Erased (left of the gap): {erased}. Prompts: "{common}…"; each pair of rows has the same seeds.',
+    )

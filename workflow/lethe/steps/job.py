@@ -1,126 +1,162 @@
-"""What every step does the same way: its arguments, its log, the check of its inputs, its records, how it fails."""
+"""The frame of every job: its arguments, its log, the check of its inputs, its records, how it fails.
+
+    python -m lethe.steps.job STEP [PLUGIN ...] --settings JSON [--threads N] [--read NAME PATH ...] [--out NAME PATH]
+
+STEP is a module whose `run(job)` makes the outputs; PLUGINs are modules that it loads by name. What stands here, in the
+records and in messages shapes no result: `lethe.records.code` leaves it out of the digest of a step's code.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+from lethe.files.whole import written_whole
+from lethe.jobs import without_places
 from lethe.messages import plain
-from lethe.plan import without_places
 from lethe.records.code import code_hash, environment
 from lethe.records.fingerprints import sha256_of
 from lethe.records.records import checked_inputs, forget, write_records
 from lethe.steps.failures import explained
 
+if TYPE_CHECKING:
+    import torch
+
 TRACEBACKS = Path("logs") / "tracebacks"
-_OWN = (
-    "settings",
-    "threads",
-    "made_by",
-    "input_hashes",
-    "also_recorded",
-)  # what a step's arguments hold besides its files
+DEVICE = "LETHE_DEVICE"  # the variable that says where models run: a login node cannot resolve `auto`
 
 
-@contextmanager
-def step(
-    name: str,
-    description: str,
-    *,
-    inputs: Sequence[str] = (),
-    lists: Sequence[str] = (),
-    outputs: Sequence[str],
-    reads: Callable[[SimpleNamespace], Iterable[Path]] = lambda settings: (),
-    less: str | None = None,
-) -> Iterator[argparse.Namespace]:
-    """Run the block as the step `name` with its arguments, then write a record of each output.
+@dataclass
+class Job:
+    """A job as its step knows it.
 
-    The command line has `--<input> PATH`, `--<list> PATH ...`, `--out-<output> PATH`, `--settings JSON` and
-    `--threads N`. Settings become a namespace, nested objects stay dictionaries; of them `made_by`, the digest that
-    decides whether the outputs are current, goes into the record alone. `reads` names input files in the settings. What
-    the block puts into the arguments' `also_recorded` goes into the record.
+    modules: the step's module, then its plug-ins.  settings: nested objects stay dictionaries.  reads, out: paths by
+    name.  hashes: SHA-256 of every input.  notes: what to say to whoever reads the results, (count, sentence) with `{}`
+    for the count.  recorded: what else goes into the records of the outputs.
+    """
+
+    modules: list[str]
+    settings: SimpleNamespace
+    threads: int
+    reads: dict[str, list[Path]]
+    out: dict[str, Path]
+    hashes: dict[Path, str] = field(default_factory=dict)
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    recorded: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def step(self) -> str:
+        """The module's name without `lethe.steps`."""
+        return self.modules[0].removeprefix("lethe.").replace("steps.", "")
+
+    def read(self, name: str) -> Path:
+        """The one input of a name."""
+        (path,) = self.reads[name]
+        return path
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run."""
+        from lethe.bases.devices import pick_device
+
+        return pick_device(os.environ.get(DEVICE, "auto"))
+
+    @property
+    def code(self) -> str:
+        """SHA-256 of the code that makes the outputs."""
+        return code_hash(*self.modules)
+
+    def note(self, count: int, sentence: str) -> None:
+        """Say something about the outputs, where `count` is not 0."""
+        if count:
+            self.notes.append((count, sentence))
+
+    def record(self, **more: object) -> dict:
+        """What made an output: step, settings, SHA-256 of its input files and of its code, versions.
+
+        No clock, no host, no commit: the same settings, inputs and code give the same record. What `more` holds is left
+        out of the settings.
+        """
+        files = {name: [self.hashes.get(p) or sha256_of(p) for p in paths] for name, paths in self.reads.items()}
+        settings = {name: without_places(value) for name, value in vars(self.settings).items() if name not in more}
+        made = {"step": self.step, "settings": settings, "inputs": files, "code": self.code}
+        return made | {"environment": environment(), **more}
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write an output as JSON."""
+        with written_whole(self.out[name]) as part:
+            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a step, then write a record of each output.
 
     Inputs that differ from their records and every exception end the process with exit code 1 and one sentence as the
-    last line of the log, which goes to standard error (`lethe.steps.failures`; `less` names the setting that takes
-    less memory); so does SIGTERM, by which SLURM announces that it will kill the job: nothing half-written stays.
+    last line of the log, which goes to standard error (`lethe.steps.failures`); so does SIGTERM, by which SLURM
+    announces that it will kill the job: nothing half-written stays.
     """
-    stop = f"{name}: stopped by SIGTERM (a time limit, scancel or kill)"
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop))
+    job, made_by = _job(arguments)
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
+    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    args = _arguments(description, inputs, lists, outputs)
-    made = [value for key, value in vars(args).items() if key.startswith("out_")]
+    made, less = list(job.out.values()), None
     try:
-        read = [path for paths in _inputs(args).values() for path in paths]
-        args.input_hashes = checked_inputs([*read, *map(Path, reads(args.settings))])
+        job.hashes = checked_inputs([path for paths in job.reads.values() for path in paths])
         forget(made)
-        yield args
+        module = importlib.import_module(job.modules[0])
+        less = getattr(module, "LESS_MEMORY", None)
+        _use_threads(job.threads)
+        module.run(job)
+        notes = {"notes": job.notes} if job.notes else {}
         write_records(
-            name,
-            vars(args.settings),
-            inputs=args.input_hashes,
+            job.step,
+            vars(job.settings),
+            inputs=job.hashes,
             outputs=made,
-            threads=args.threads,
-            made_by=args.made_by,
-            more=args.also_recorded,
+            threads=job.threads,
+            code=job.code,
+            made_by=made_by,
+            more=job.recorded | notes,
         )
     except Exception as error:
         nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
         where = f" (while making {', '.join(map(str, made))})" if nameless else ""
-        logging.error("%s: %s%s", name, explained(error, less=less, folder=TRACEBACKS), plain(where))
+        logging.error("%s: %s%s", job.step, explained(error, less=less, folder=TRACEBACKS), plain(where))
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def record_of(step: str, args: argparse.Namespace, **more: object) -> dict:
-    """What made an output: the step, its settings, the SHA-256 of its input files and of its code, versions.
-
-    No clock, no host, no commit: the same settings, inputs and code give the same record. What `more` holds is left
-    out of the settings.
-    """
-    known = vars(args).get("input_hashes", {})
-    files = {name: [known.get(p) or sha256_of(p) for p in paths] for name, paths in _inputs(args).items()}
-    settings = {name: without_places(value) for name, value in vars(args.settings).items() if name not in more}
-    code = code_hash(f"lethe.steps.{step}")
-    return {"step": step, "settings": settings, "inputs": files, "code": code, "environment": environment(), **more}
+def _use_threads(threads: int) -> None:
+    """Let torch, where the step has imported it, use so many cores: the number is part of what makes results repeat."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
-def use_threads(threads: int) -> None:
-    """Let torch use this many cores; the number is part of what makes results repeat to the byte."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _arguments(
-    description: str, inputs: Sequence[str], lists: Sequence[str], outputs: Sequence[str]
-) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    for name in inputs:
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in lists:
-        parser.add_argument(f"--{name}", type=Path, nargs="*", required=True)
-    for name in outputs:
-        parser.add_argument(f"--out-{name}", type=Path, required=True)
-    parser.add_argument("--settings", type=lambda text: SimpleNamespace(**json.loads(text)), required=True)
+def _job(arguments: list[str] | None) -> tuple[Job, str | None]:
+    """The job of a command line, and the digest that decides whether its outputs are current."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("modules", nargs="+", metavar="MODULE")
+    parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.set_defaults(input_hashes={}, also_recorded={})
-    args = parser.parse_args()
-    args.made_by = vars(args.settings).pop("made_by", None)
-    return args
+    parser.add_argument("--read", nargs="+", action="append", default=[], metavar=("NAME", "PATH"))
+    parser.add_argument("--out", nargs=2, action="append", default=[], metavar=("NAME", "PATH"))
+    args = parser.parse_args(arguments)
+    made_by = args.settings.pop("made_by", None)
+    reads = {name: list(map(Path, paths)) for name, *paths in args.read}
+    out = {name: Path(path) for name, path in args.out}
+    return Job(args.modules, SimpleNamespace(**args.settings), args.threads, reads, out), made_by
 
 
-def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """Paths of the inputs by the name of their argument."""
-    return {
-        name: value if isinstance(value, list) else [value]
-        for name, value in vars(args).items()
-        if name not in _OWN and not name.startswith("out_")
-    }
+if __name__ == "__main__":
+    main()

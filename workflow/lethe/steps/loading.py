@@ -1,13 +1,11 @@
-"""Load the base that a step's settings name."""
+"""Load the base that a job's settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from lethe.bases.devices import pick_device
 from lethe.bases.folder import base_folder
 from lethe.bases.pipeline import load_pipeline, load_text
 from lethe.bases.schedulers import OWN
@@ -17,16 +15,17 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from lethe.bases.text import TextEncoders
+    from lethe.steps.job import Job
 
 
-def pipeline_of(settings: SimpleNamespace, *, scheduler: str = OWN) -> DiffusionPipeline:
-    """The base's pipeline on the configured device, with its own scheduler or the one named."""
-    return load_pipeline(**_where(settings.base, settings), scheduler=scheduler)
+def pipeline_of(job: Job, *, scheduler: str = OWN) -> DiffusionPipeline:
+    """The base's pipeline on the job's device, with its own scheduler or the one named."""
+    return load_pipeline(**_where(job.settings.base, job), scheduler=scheduler)
 
 
-def text_of(settings: SimpleNamespace) -> TextEncoders:
-    """The base's tokenizers and text encoders on the configured device; of a prior, those that its `text` names."""
-    return load_text(**_where(getattr(settings, "base", None) or settings.text, settings))
+def text_of(job: Job) -> TextEncoders:
+    """The tokenizers and text encoders that the settings' `text` names, on the job's device."""
+    return load_text(**_where(job.settings.text, job))
 
 
 def folder_of(base: Mapping) -> Path:
@@ -42,12 +41,12 @@ def folder_of(base: Mapping) -> Path:
     return folder
 
 
-def _where(base: Mapping, settings: SimpleNamespace) -> dict:
+def _where(base: Mapping, job: Job) -> dict:
     folder_of(base)
     place = {name: base[name] for name in ("model", "revision", "variant")}
-    return place | {"key": _key(base), "device": pick_device(settings.device), "precision": settings.precision}
+    return place | {"key": _key(base), "device": job.device, "precision": job.settings.precision}
 
 
 def _key(base: Mapping) -> str:
-    """The key of a base in the configuration; a prior's text encoders may be those of several."""
+    """The key of a base in the configuration; text encoders may be those of several."""
     return f"bases.{base['name']}.model" if "name" in base else ""

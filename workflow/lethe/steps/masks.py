@@ -2,20 +2,15 @@
 
 import numpy as np
 
-from lethe.bases.devices import pick_device
 from lethe.erasure.masks import concept_masks
 from lethe.files.shards import read_images, read_rows, write_shard
-from lethe.steps.job import step, use_threads
+from lethe.steps.job import Job
 
-if __name__ == "__main__":
-    with step("masks", __doc__, inputs=["images"], outputs=["masks"]) as args:
-        use_threads(args.threads)
-        settings, rows = args.settings, read_rows(args.images)
-        masks, found = concept_masks(
-            read_images(args.images),
-            settings.concept["name"],
-            settings.masks,
-            device=pick_device(settings.device),
-            numbers=rows.index,
-        )
-        write_shard(args.out_masks, rows.assign(found=found), [mask.astype(np.uint8) * 255 for mask in masks])
+
+def run(job: Job) -> None:
+    settings, images = job.settings, job.read("images")
+    rows = read_rows(images)
+    masks, found = concept_masks(
+        read_images(images), settings.concept, settings.masks, device=job.device, numbers=rows.index
+    )
+    write_shard(job.out["masks"], rows.assign(found=found), [mask.astype(np.uint8) * 255 for mask in masks])

@@ -1,0 +1,126 @@
+"""The emoji world's tokenizer and architectures."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers.decoders import ByteLevel
+from transformers import CLIPTokenizer
+
+from emoji_world.models import (
+    WINDOW,
+    build_clip,
+    build_clipseg,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    train_tokenizer,
+)
+from emoji_world.world import GENERIC, PLACES, World, caption_corpus
+from lethe.bases.unet import cross_attention_projections
+
+
+def test_every_word_of_the_world_is_one_token(world: World, world_tokenizer: CLIPTokenizer) -> None:
+    words = [word for thing in world.things for word in (*thing.words, thing.category)]
+    words += [*PLACES, *GENERIC, *(style.name for style in world.styles)]
+    for word in words:
+        tokens = world_tokenizer(word, add_special_tokens=False).input_ids
+        assert len(tokens) == len(word.split()), word
+    spoken = {word for caption in caption_corpus(world) for word in caption.split()}
+    assert all(len(world_tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in spoken)
+
+
+def test_every_caption_fits_the_window(world: World, world_tokenizer: CLIPTokenizer) -> None:
+    assert world_tokenizer.model_max_length == WINDOW == 24
+    longest = max(len(tokens) for tokens in world_tokenizer(caption_corpus(world)).input_ids)
+    assert longest <= WINDOW
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]), max_size=20))
+def test_any_text_can_be_read_back_from_its_tokens(world_tokenizer: CLIPTokenizer, text: str) -> None:
+    tokens = world_tokenizer.convert_ids_to_tokens(world_tokenizer(text, add_special_tokens=False).input_ids)
+    got = ByteLevel().decode(["".join(token.removesuffix("</w>") for token in tokens)])
+    # The tokenizer lowers letter by letter, so a final sigma is a sigma.
+    want = "".join(char.lower() for char in unicodedata.normalize("NFC", text))
+    assert "".join(got.split()) == "".join(want.split())
+
+
+def test_a_saved_tokenizer_is_the_same(world: World, world_tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    train_tokenizer(caption_corpus(world), tmp_path)
+    loaded = CLIPTokenizer.from_pretrained(tmp_path)
+    assert loaded.model_max_length == 24
+    for text in (*caption_corpus(world)[::97], "Charles-François Daubigny", "🦋 AC/DC"):
+        assert loaded(text).input_ids == world_tokenizer(text).input_ids
+    ids = loaded("a ship", padding="max_length").input_ids
+    assert ids[0] == loaded.bos_token_id
+    assert ids[3:] == [loaded.eos_token_id] * 21
+
+
+def test_training_a_tokenizer_twice_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
+    for k in range(4):
+        train_tokenizer(caption_corpus(world), tmp_path / str(k))
+    assert len({(tmp_path / str(k) / "tokenizer.json").read_bytes() for k in range(4)}) == 1
+
+
+def test_a_tokenizer_can_have_another_window(tmp_path: Path) -> None:
+    made = train_tokenizer(["a ship"], tmp_path, merges=5, window=77)
+    assert made.model_max_length == CLIPTokenizer.from_pretrained(tmp_path).model_max_length == 77
+
+
+@torch.no_grad()
+def test_the_autoencoder_halves_twice() -> None:
+    vae = build_vae().eval()
+    latents = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean
+    assert latents.shape == (1, 4, 16, 16)
+    assert vae.decode(latents).sample.shape == (1, 3, 64, 64)
+
+
+@torch.no_grad()
+def test_unet_and_text_encoder_fit(world_tokenizer: CLIPTokenizer) -> None:
+    encoder, unet = build_text_encoder(world_tokenizer).eval(), build_unet().eval()
+    ids = world_tokenizer(["a ship", ""], padding="max_length", return_tensors="pt").input_ids
+    states = encoder(ids).last_hidden_state
+    assert states.shape == (2, 24, 96)
+    assert unet(torch.zeros(2, 4, 16, 16), 5, states).sample.shape == (2, 4, 16, 16)
+    assert {module.in_features for module in cross_attention_projections(unet).values()} == {96}
+    assert encoder.config.eos_token_id == world_tokenizer.eos_token_id
+
+
+@torch.no_grad()
+def test_judge_and_segmenter_read_the_worlds_images(world_tokenizer: CLIPTokenizer) -> None:
+    ids = world_tokenizer(["a ship", "x"], padding="max_length", return_tensors="pt").input_ids
+    pixels, clip = torch.zeros(2, 3, 64, 64), build_clip(world_tokenizer).eval()
+    output = clip(input_ids=ids, pixel_values=pixels)
+    assert output.image_embeds.shape == output.text_embeds.shape == (2, 64)
+    logits = build_clipseg(clip).eval()(input_ids=ids, pixel_values=pixels).logits
+    assert logits.shape[0] == 2
+    assert logits.shape[1] == logits.shape[2]
+
+
+def test_the_segmenter_is_a_decoder_to_train_on_a_fixed_copy_of_the_judge(world_tokenizer: CLIPTokenizer) -> None:
+    clip = build_clip(world_tokenizer)
+    clipseg = build_clipseg(clip)
+    copy = clipseg.clip.state_dict()
+    assert copy.keys() == clip.state_dict().keys()
+    for name, tensor in clip.state_dict().items():
+        assert torch.equal(tensor, copy[name])
+        assert tensor.data_ptr() != copy[name].data_ptr()
+    assert not any(p.requires_grad for p in clipseg.clip.parameters())
+    assert all(p.requires_grad for p in (*clip.parameters(), *clipseg.decoder.parameters()))
+
+
+def test_the_schedule_is_stable_diffusions() -> None:
+    scheduler = build_scheduler()
+    roots = [0.00085**0.5 + k / 999 * (0.012**0.5 - 0.00085**0.5) for k in range(1000)]
+    assert scheduler.betas.tolist() == pytest.approx([root**2 for root in roots], rel=1e-4)
+    assert scheduler.config.prediction_type == "epsilon"
+    assert scheduler.config.steps_offset == 1
+    assert not scheduler.config.clip_sample
+    assert not scheduler.config.set_alpha_to_one

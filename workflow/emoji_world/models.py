@@ -1,0 +1,192 @@
+"""Architectures of the emoji world's models and its tokenizer: all stock diffusers and transformers classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from emoji_world.renders import SIZE
+
+WINDOW = 24
+LATENT_CHANNELS = 4
+LATENT_SIZE = 16
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def train_tokenizer(
+    captions: Iterable[str], folder: Path, *, merges: int = 1200, window: int = WINDOW
+) -> CLIPTokenizer:
+    """Train byte-pair merges on `captions`, write a CLIP tokenizer that reads `window` tokens to `folder`, return it.
+
+    Every byte is in the vocabulary, so any name can be tokenised; frequent words become one token.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=512 + merges,
+        min_frequency=1,
+        show_progress=False,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        # Else the letters at word ends are numbered in changing order, which decides between equally frequent merges.
+        special_tokens=[letter + "</w>" for letter in alphabet],
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    learned = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    words += [pair for pair in dict.fromkeys(left + right for left, right in learned) if pair not in set(words)]
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=window)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_vae(*, widths: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
+    """64x64x3 images to 16x16x4 latents and back, `widths` channels at 64, 32 and 16 pixels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=SIZE,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 3) -> CLIPTextModel:
+    """A CLIP text encoder for the diffusion pipeline."""
+    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer, width=width, layers=layers)))
+
+
+def build_unet(*, widths: tuple[int, int, int] = (32, 64, 128), text_width: int = 96) -> UNet2DConditionModel:
+    """A U-Net on 16x16x4 latents, `widths` channels at 16, 8 and 4 pixels; cross-attention at 8x8 and 4x4."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=widths,
+        layers_per_block=1,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        cross_attention_dim=text_width,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 1.x: 1000 steps, scaled-linear, noise prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def build_clip(
+    tokenizer: CLIPTokenizer,
+    *,
+    text: tuple[int, int] = (96, 2),
+    vision: tuple[int, int] = (128, 4),
+    embedding: int = 64,
+) -> CLIPModel:
+    """A CLIP that reads 8-pixel patches; `text` and `vision` are width and layers of its two towers."""
+    return CLIPModel(
+        CLIPConfig(
+            text_config=_text_settings(tokenizer, width=text[0], layers=text[1]) | dict(projection_dim=embedding),
+            vision_config=_vision_settings(width=vision[0], layers=vision[1]) | dict(projection_dim=embedding),
+            projection_dim=embedding,
+        )
+    )
+
+
+def build_classifier(names: Sequence[str], *, widths: tuple[int, ...]) -> ResNetForImageClassification:
+    """A residual network that tells which of `names` a 64x64 image shows; `widths` channels at 16, 8, 4, 2 pixels."""
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=widths[0],
+            hidden_sizes=list(widths),
+            depths=[2] * len(widths),
+            layer_type="basic",
+            id2label=dict(enumerate(names)),
+            label2id={name: k for k, name in enumerate(names)},
+        )
+    )
+
+
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
+    """The text tower of a CLIP, as a pipeline's text encoder: the same weights, without the projection."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    encoder.load_state_dict(clip.text_model.state_dict())
+    return encoder
+
+
+def build_clipseg(clip: CLIPModel, *, reduce: int = 32) -> CLIPSegForImageSegmentation:
+    """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
+    clipseg = CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config=clip.config.text_config.to_dict(),
+            vision_config=clip.config.vision_config.to_dict(),
+            projection_dim=clip.config.projection_dim,
+            extract_layers=[1, 2, 3],
+            reduce_dim=reduce,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=4 * reduce,
+            conditional_layer=0,
+            use_complex_transposed_convolution=True,
+        )
+    )
+    clipseg.clip.load_state_dict(clip.state_dict())
+    clipseg.clip.requires_grad_(False)
+    return clipseg
+
+
+def _text_settings(tokenizer: CLIPTokenizer, *, width: int, layers: int) -> dict:
+    return dict(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _vision_settings(*, width: int, layers: int) -> dict:
+    return dict(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=8,
+    )

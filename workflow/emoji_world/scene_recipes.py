@@ -1,0 +1,190 @@
+"""The recipes of the large world's models: batches of captioned scenes, and what their losses measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import (
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetForImageClassification,
+)
+
+from emoji_world.captions import Speaker, Told
+from emoji_world.recipes import Budget, budget_settings, normalise, softened, token_ids
+from emoji_world.renders import Variation
+from emoji_world.scenes import Mixture, Scenes, draw_contents, draw_scene, outlines_of, shown_subjects
+from emoji_world.training import train
+from emoji_world.world import PLAIN_TEMPLATES, Thing, World
+from lethe.bases.pixels import to_pixels
+from lethe.erasure.masks import resized
+
+ABSENT_SHARE = 0.2
+
+
+def contents_of(scenes: Scenes, row: int) -> tuple[tuple[int, ...], int, int]:
+    """What scene `row` holds, as `draw_contents` gives it: subjects, style, place."""
+    subjects = tuple(int(one) for one in scenes.subjects[row] if one >= 0)
+    return subjects, int(scenes.styles[row]), int(scenes.places[row])
+
+
+def fitting(told: list[Told], contents: list[tuple[tuple[int, ...], int, int]]) -> Tensor:
+    """Which caption is true of which scene: float `[scenes, captions]` of 0 and 1."""
+    return torch.tensor([[float(caption.fits(*scene)) for caption in told] for scene in contents])
+
+
+def contrastive_loss(per_image: Tensor, fit: Tensor) -> Tensor:
+    """Mean log-probability, negated, of all positives of each image and each caption; both arguments `[n, n]`."""
+    images = -(F.log_softmax(per_image, dim=1) * fit).sum(1) / fit.sum(1)
+    texts = -(F.log_softmax(per_image.T, dim=1) * fit.T).sum(1) / fit.T.sum(1)
+    return (images.mean() + texts.mean()) / 2
+
+
+def train_on_captions(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    scenes: Scenes,
+    world: World,
+    budget: Budget,
+    checkpoint: Path,
+    *,
+    soften: bool,
+) -> list[tuple[int, float]]:
+    """Train a CLIP on scenes with a caption each, every caption of a batch that fits a scene being a positive.
+
+    With `soften` half of the batches are blurred, so that a judge judges soft samples by what they show.
+    """
+    speaker = Speaker(world)
+
+    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        contents = [contents_of(scenes, row) for row in rows]
+        told = [speaker.tell(*scene, rng) for scene in contents]
+        x = to_pixels(scenes.images[rows])
+        x = softened(x, rng) if soften else x
+        ids = token_ids(tokenizer, [one.text for one in told])
+        output = clip(input_ids=ids, pixel_values=normalise(x))
+        return contrastive_loss(output.logits_per_image, fitting(told, contents))
+
+    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def bare_words(states: Tensor, ids: Tensor, chosen: Tensor, *, empty: Tensor, end: int) -> Tensor:
+    """Text states `[n, t, d]` in which the chosen rows' end-of-text and padding are those of the empty caption.
+
+    Else a small U-Net reads all from these positions and the words' own states stay without meaning, unlike in Stable
+    Diffusion. `ids` `[n, t]`, `chosen` bool `[n]`, `empty` `[t, d]`; `end` is the end-of-text token's id.
+    """
+    after = (ids == end).cumsum(1) > 0
+    return torch.where((after & chosen[:, None])[..., None], empty, states)
+
+
+def train_scene_diffusion(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    scenes: Scenes,
+    world: World,
+    budget: Budget,
+    checkpoint: Path,
+    *,
+    text_rate: float,
+    bare: float,
+) -> list[tuple[int, float]]:
+    """Noise prediction on scaled latents `[n, 4, 16, 16]`, min-SNR-5 weighted (arXiv 2303.09556, Sec. 3.4).
+
+    The text encoder learns at `text_rate` of the U-Net's learning rate. `bare` is the share of captions whose
+    end-of-text and padding states are the empty caption's (see `bare_words`).
+    """
+    unet.to(memory_format=torch.channels_last)
+    alphas = scheduler.alphas_cumprod
+    weights = (alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))
+    speaker = Speaker(world)
+
+    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+        rows = rng.integers(len(latents), size=budget.batch)
+        captions = [speaker.caption(*contents_of(scenes, row), rng) for row in rows]
+        chosen = torch.from_numpy(rng.random(budget.batch) < bare)
+        times = torch.from_numpy(rng.integers(len(alphas), size=budget.batch))
+        clean = latents[rows].float()
+        noise = torch.randn_like(clean)
+        ids = token_ids(tokenizer, [*captions, ""])
+        states = text_encoder(ids).last_hidden_state
+        states = bare_words(states[:-1], ids[:-1], chosen, empty=states[-1], end=tokenizer.eos_token_id)
+        errors = (unet(scheduler.add_noise(clean, noise, times), times, states).sample - noise).square().mean((1, 2, 3))
+        return (weights[times] * errors).mean()
+
+    modules = {"unet": unet, "text_encoder": text_encoder}
+    rates = {"text_encoder": text_rate}
+    return train(modules, loss_of_batch, checkpoint=checkpoint, rates=rates, **budget_settings(budget))
+
+
+def train_classifier(
+    classifier: ResNetForImageClassification, scenes: Scenes, budget: Budget, checkpoint: Path
+) -> list[tuple[int, float]]:
+    """Cross-entropy of the subject of scenes that hold one, of which half of the batches are blurred."""
+
+    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        x = normalise(softened(to_pixels(scenes.images[rows]), rng))
+        logits = classifier(x.contiguous(memory_format=torch.channels_last)).logits
+        return F.cross_entropy(logits, torch.from_numpy(scenes.subjects[rows, 0]), label_smoothing=0.05)
+
+    classifier.to(memory_format=torch.channels_last)
+    return train({"classifier": classifier}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def train_segmenter(
+    segmenter: CLIPSegForImageSegmentation,
+    tokenizer: CLIPTokenizer,
+    icons: np.ndarray,
+    world: World,
+    budget: Budget,
+    checkpoint: Path,
+    *,
+    variation: Variation,
+    mixture: Mixture,
+) -> list[tuple[int, float]]:
+    """Binary cross-entropy of the outline of the subject that is named; 1 prompt in 5 names one that is not there."""
+    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
+
+    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+        images, prompts, targets = [], [], []
+        for _ in range(budget.batch):
+            contents = draw_contents(world, shown, mixture, rng)
+            image, masks = draw_scene(world, icons, outlines, contents, rng, variation)
+            subject, target = _asked(contents[0], masks, shown, rng)
+            images.append(image)
+            prompts.append(_prompt(world, subject, rng))
+            targets.append(target)
+        x = normalise(softened(to_pixels(images), rng))
+        logits = resized(segmenter(input_ids=token_ids(tokenizer, prompts), pixel_values=x).logits, x.shape[2:])
+        return F.binary_cross_entropy_with_logits(logits, torch.from_numpy(np.stack(targets)).float())
+
+    return train({"segmenter": segmenter}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def _asked(
+    subjects: tuple[int, ...], masks: list[np.ndarray], shown: np.ndarray, rng: np.random.Generator
+) -> tuple[int, np.ndarray]:
+    if rng.random() < ABSENT_SHARE:
+        return int(rng.choice(np.setdiff1d(shown, subjects))), np.zeros_like(masks[0])
+    number = int(rng.integers(len(subjects)))
+    return subjects[number], masks[number]
+
+
+def _prompt(world: World, subject: int, rng: np.random.Generator) -> str:
+    one = world.subjects[subject]
+    if not isinstance(one, Thing):
+        return one.name if rng.random() < 0.5 else f"a photo of {one.name}"
+    word = one.name if rng.random() < 0.6 else one.words[int(rng.integers(len(one.words)))]
+    return word if rng.random() < 0.5 else PLAIN_TEMPLATES[int(rng.integers(8))].format(word)

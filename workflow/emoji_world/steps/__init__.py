@@ -1,0 +1,1 @@
+"""The jobs that make the embedded emoji world: one function for each rule."""
