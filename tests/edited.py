@@ -13,7 +13,8 @@ from torch import Tensor
 from conftest import CPU
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.weights import projection_weights, weights_hash
-from lethe.edits.edit import Edit, FactoredEdit, apply_edit
+from lethe.edits.edit import Edit
+from lethe.edits.factors import FactoredEdit
 from lethe.edits.low_rank import LowRank
 from lethe.records.fingerprints import fingerprint
 
@@ -43,9 +44,9 @@ def image(pipeline: DiffusionPipeline) -> np.ndarray:
     return (output.images[0] * 255).round().astype(np.uint8)
 
 
-def edited_pipeline(base: Path, edit: Edit | FactoredEdit) -> DiffusionPipeline:
+def edited_pipeline(base: Path, edit: Edit) -> DiffusionPipeline:
     pipeline = load_pipeline(str(base), None, device=CPU, precision="float32")
-    apply_edit(pipeline.unet, edit, base_fingerprint=fingerprint(base))
+    edit.install(pipeline, base_fingerprint=fingerprint(base))
     return pipeline
 
 

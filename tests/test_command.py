@@ -21,7 +21,9 @@ from torch import Tensor
 from conftest import ROOT
 from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.__main__ import main
-from lethe.edits.edit import Edit, FactoredEdit, load_edit, save_edit
+from lethe.edits.edit import Edit
+from lethe.edits.factors import FactoredEdit
+from lethe.edits.weights import WeightEdit
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def edit(sd_folder: Path, tmp_path: Path, drawn: Callable[..., Tensor]) -> Path:
     made = factored_for(sd_folder, drawn)
     more = {"task": "ships", "settings": {"mace": {"lamb": 0.5}, "device": "cpu"}, "code": "c" * 64}
     record = made.record | more | {"environment": {"torch": "2.15.0"}}
-    save_edit(tmp_path / "edit.safetensors", FactoredEdit(made.transform, made.updates, made.rows, record))
+    FactoredEdit(made.transform, made.updates, made.rows, record).save(tmp_path / "edit.safetensors")
     return tmp_path / "edit.safetensors"
 
 
@@ -60,10 +62,10 @@ def test_show_says_what_made_an_edit(edit: Path, sd_folder: Path, capsys: pytest
 def test_a_terminal_that_lacks_a_sign_shows_its_escape(edit: Path, encoding: str) -> None:
     """F29."""
     variables = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "PYTHONIOENCODING": encoding}
-    made = load_edit(edit)
+    made = Edit.load(edit)
     record = made.record | {"concepts": ["Itō Jakuchū", "Ü ship"]}
     rows = {"Itō Jakuchū": made.rows["AC/DC"], "Ü ship": made.rows["Ü ```` ship"]}
-    save_edit(edit, FactoredEdit(made.transform, made.updates, rows, record))
+    FactoredEdit(made.transform, made.updates, rows, record).save(edit)
     run = subprocess.run([sys.executable, "-m", "lethe", "show", str(edit)], capture_output=True, env=variables)
     assert run.returncode == 0, run.stderr
     shown = {"ascii": rb"It\u014d Jakuch\u016b", "latin-1": rb"It\u014d Jakuch\u016b", "utf-8": "Itō Jakuchū".encode()}
@@ -78,7 +80,7 @@ def test_a_terminal_that_lacks_a_sign_shows_its_escape(edit: Path, encoding: str
 
 def test_show_prints_no_control_characters(tmp_path: Path, sd_folder: Path, capsys: pytest.CaptureFixture) -> None:
     record = record_for(sd_folder) | {"concepts": ["\x1b[31mship\nx"]}
-    save_edit(tmp_path / "edit", Edit({"conv_in.bias": Tensor([1.0])}, record))
+    WeightEdit({"conv_in.bias": Tensor([1.0])}, record).save(tmp_path / "edit")
     assert main(["show", str(tmp_path / "edit")]) == 0
     out = capsys.readouterr().out
     assert r"\x1b[31mship\nx" in out
@@ -87,7 +89,7 @@ def test_show_prints_no_control_characters(tmp_path: Path, sd_folder: Path, caps
 
 def test_show_can_print_the_whole_record(edit: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["show", "--json", str(edit)]) == 0
-    assert json.loads(capsys.readouterr().out) == load_edit(edit).record
+    assert json.loads(capsys.readouterr().out) == Edit.load(edit).record
 
 
 def test_what_is_no_edit_is_refused_in_a_sentence(
@@ -159,7 +161,7 @@ def test_readmes_commands_do_what_it_says(
     assert "AC/DC" in said[0]
     assert re.search(r"leaves out \d+\.\d\d% of the edit's change", said[2])
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / commands[1][-1])
-    assert np.array_equal(image(pipeline), image(edited_pipeline(sd_folder, load_edit(edit))))
+    assert np.array_equal(image(pipeline), image(edited_pipeline(sd_folder, Edit.load(edit))))
     plain = DiffusionPipeline.from_pretrained(sd_folder)
     before = image(plain)
     plain.load_lora_weights(tmp_path / commands[2][-1])

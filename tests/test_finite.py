@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from lethe.bases.pipeline import load_pipeline
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import TextEncoders, added_conditions, encode_prompts
 from lethe.bases.unet import cross_attention_projections
-from lethe.edits.edit import Edit, apply_edit, save_edit
+from lethe.edits.weights import WeightEdit
 from lethe.erasure.masks import clipseg_masks
 from lethe.erasure.moments import concept_moments
 from lethe.files.shards import write_shard
@@ -184,15 +185,15 @@ def test_an_edit_that_a_base_in_half_precision_cannot_hold_is_refused(
     name, projection = next(iter(cross_attention_projections(half).items()))
     before = projection.weight.clone()
     weights = {f"{name}.weight": torch.full(projection.weight.shape, value)}
-    edit = Edit(weights, {"base": {"name": "tiny", "fingerprint": "f" * 64}})
+    edit = WeightEdit(weights, {"base": {"name": "tiny", "fingerprint": "f" * 64}})
     with pytest.raises(
         ValueError, match=f"the edited {name}.weight: 1 of 1 hold NaN or infinity; float16 ends at 65504"
     ):
-        apply_edit(half, edit, base_fingerprint="f" * 64)
+        edit.install(SimpleNamespace(unet=half), base_fingerprint="f" * 64)
     assert torch.equal(projection.weight, before)
     if value != value:
         with pytest.raises(ValueError, match="edit.safetensors: .* holds something other than finite"):
-            save_edit(tmp_path / "edit.safetensors", edit)
+            edit.save(tmp_path / "edit.safetensors")
 
 
 # Half precision

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,8 @@ from lethe.bases.prompts import phrase_positions
 from lethe.bases.weights import projection_weights
 from lethe.config.checks import check_config, load_schema
 from lethe.edits.adapters import load_lora
-from lethe.edits.edit import Edit, apply_edit, load_edit, save_edit
+from lethe.edits.edit import Edit
+from lethe.edits.weights import WeightEdit
 from lethe.erasure.moments import concept_moments, load_concept_moments, load_moment, moment_in_parts
 from lethe.files.shards import read_cells, read_images, read_rows, write_shard
 from lethe.files.whole import written_whole
@@ -786,7 +788,7 @@ LIES = {
     "unknown number format": (raw({"a": tensor(0, 4, dtype="PICKLE")}, bytes(4)), NO_FILE),
 }
 for kind, load in {
-    "an edit": load_edit,
+    "an edit": Edit.load,
     "a LoRA": load_lora,
     "a prior": load_moment,
     "moments": load_concept_moments,
@@ -842,7 +844,7 @@ refused(
         "whole numbers": ({"conv_in.bias": torch.ones(16, dtype=torch.int64)}, RECORD, (BIAS,)),
         "no tensors": ({}, RECORD, ("the edit changes nothing",)),
     },
-    tensors(load_edit),
+    tensors(Edit.load),
 )
 refused(
     "a LoRA",
@@ -889,11 +891,13 @@ def onto(change: dict) -> Prepare:
     def prepare(place: Place) -> Act:
         unet = UNet2DConditionModel.from_pretrained(place.sd / "unet")
         before = {name: weight.clone() for name, weight in unet.state_dict().items()}
-        edit = Edit(change, {k: v for k, v in RECORD.items() if k != "edit"})
+        edit = WeightEdit(change, {k: v for k, v in RECORD.items() if k != "edit"})
 
         def act() -> None:
             try:
-                apply_edit(unet, edit, base_fingerprint="f" * 64 if "conv_in.bias" not in change else "e" * 64)
+                edit.install(
+                    SimpleNamespace(unet=unet), base_fingerprint="f" * 64 if "conv_in.bias" not in change else "e" * 64
+                )
             finally:
                 assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
 
@@ -1072,7 +1076,7 @@ def command(*words: str, spoil: Callable[[Path], object] = lambda base: None) ->
 
     def prepare(place: Place) -> Act:
         base = place.base()
-        save_edit(place.work / "edit.safetensors", Edit(WEIGHTS, record_for(base)))
+        WeightEdit(WEIGHTS, record_for(base)).save(place.work / "edit.safetensors")
         (place.outside / "empty").mkdir()
         (place.work / "link").symlink_to(place.outside / "empty")
         (place.work / "dangling").symlink_to(place.outside / "absent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lethe.bases.unet import cross_attention_projections
-from lethe.edits.edit import Edit, FactoredEdit, apply_edit, load_edit, save_edit
+from lethe.edits.edit import Edit
+from lethe.edits.factors import FactoredEdit
 from lethe.edits.low_rank import LowRank, apply
+from lethe.edits.weights import WeightEdit
 from lethe.erasure.closed_form import fuse
 
 CONCEPTS = ["ship", "Charles-François Daubigny"]
@@ -34,7 +37,7 @@ def edit(unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> Edit:
         f"{name}.weight": drawn(*module.weight.shape, seed=k).float()
         for k, (name, module) in enumerate(cross_attention_projections(unet).items())
     }
-    return Edit(weights, RECORD)
+    return WeightEdit(weights, RECORD)
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ def updates_of(unet: UNet2DConditionModel, drawn: Callable[..., Tensor]) -> list
 
 
 def test_an_edit_comes_back_from_its_file(tmp_path: Path, edit: Edit) -> None:
-    save_edit(tmp_path / "deep" / "edit.safetensors", edit)
-    back = load_edit(tmp_path / "deep" / "edit.safetensors")
+    edit.save(tmp_path / "deep" / "edit.safetensors")
+    back = Edit.load(tmp_path / "deep" / "edit.safetensors")
     assert back.record == edit.record
     assert back.weights.keys() == edit.weights.keys()
     assert all(torch.equal(back.weights[name], weight) for name, weight in edit.weights.items())
@@ -66,15 +69,15 @@ def test_an_edit_comes_back_from_its_file(tmp_path: Path, edit: Edit) -> None:
 
 
 def test_equal_edits_give_equal_bytes(tmp_path: Path, edit: Edit) -> None:
-    turned = Edit(dict(reversed(edit.weights.items())), dict(reversed(edit.record.items())))
+    turned = WeightEdit(dict(reversed(edit.weights.items())), dict(reversed(edit.record.items())))
     for k in range(8):
-        save_edit(tmp_path / str(k), edit if k % 2 else turned)
+        (edit if k % 2 else turned).save(tmp_path / str(k))
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_apply_edit_changes_the_named_weights_and_no_others(unet: UNet2DConditionModel, edit: Edit) -> None:
     before = state_of(unet)
-    apply_edit(unet, edit, base_fingerprint="f" * 64)
+    edit.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     for name, tensor in unet.state_dict().items():
         assert torch.equal(tensor, edit.weights.get(name, before[name]))
     assert sum(name in edit.weights for name in before) == len(edit.weights) == 14
@@ -83,7 +86,7 @@ def test_apply_edit_changes_the_named_weights_and_no_others(unet: UNet2DConditio
 def test_apply_edit_keeps_the_dtype_and_the_parameters(unet: UNet2DConditionModel, edit: Edit) -> None:
     unet = unet.to(torch.bfloat16)
     parameters = dict(unet.named_parameters())
-    apply_edit(unet, edit, base_fingerprint="f" * 64)
+    edit.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     for name, weight in edit.weights.items():
         assert dict(unet.named_parameters())[name] is parameters[name]
         assert torch.equal(parameters[name], weight.to(torch.bfloat16))
@@ -95,7 +98,7 @@ def test_an_edit_for_another_base_is_refused(unet: UNet2DConditionModel, edit: E
         f"the edit was made for base tiny \\({'f' * 12}\\), this one is {'e' * 12}; make the edit again for this base"
     )
     with pytest.raises(ValueError, match=text):
-        apply_edit(unet, edit, base_fingerprint="e" * 64)
+        edit.install(SimpleNamespace(unet=unet), base_fingerprint="e" * 64)
     assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
 
 
@@ -110,9 +113,9 @@ def test_an_edit_that_does_not_fit_leaves_the_unet_alone(
     unet: UNet2DConditionModel, edit: Edit, name: str, shape: tuple[int, ...], text: str
 ) -> None:
     before = state_of(unet)
-    unfit = Edit(edit.weights | {name: torch.zeros(shape)}, edit.record)  # the last one of many that do fit
+    unfit = WeightEdit(edit.weights | {name: torch.zeros(shape)}, edit.record)  # the last one of many that do fit
     with pytest.raises(ValueError, match=f"the edit does not fit: {text}"):
-        apply_edit(unet, unfit, base_fingerprint="f" * 64)
+        unfit.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     assert all(torch.equal(tensor, before[key]) for key, tensor in unet.state_dict().items())
 
 
@@ -120,7 +123,7 @@ def test_an_edit_that_does_not_fit_leaves_the_unet_alone(
 def test_a_file_without_a_record_is_no_edit(tmp_path: Path, header: dict[str, str] | None) -> None:
     save_file({"conv_in.bias": torch.zeros(3)}, tmp_path / "weights.safetensors", header)
     with pytest.raises(ValueError, match=r"weights\.safetensors: this is no edit \(its header has no 'lethe' record\)"):
-        load_edit(tmp_path / "weights.safetensors")
+        Edit.load(tmp_path / "weights.safetensors")
 
 
 # Factors
@@ -128,8 +131,8 @@ def test_a_file_without_a_record_is_no_edit(tmp_path: Path, header: dict[str, st
 
 def test_factors_come_back_from_their_file_twice_the_same_bytes(tmp_path: Path, factored: FactoredEdit) -> None:
     for name in ("a", "b"):
-        save_edit(tmp_path / name, factored)
-    back = load_edit(tmp_path / "a")
+        factored.save(tmp_path / name)
+    back = Edit.load(tmp_path / "a")
     assert isinstance(back, FactoredEdit)
     assert torch.equal(back.transform, factored.transform)
     assert back.updates.keys() == factored.updates.keys()
@@ -146,7 +149,7 @@ def test_applied_factors_are_the_transform_and_every_concepts_update(
 ) -> None:
     before, (first, second) = state_of(unet), updates_of(unet, drawn)
     transform = torch.eye(32).double() + 0.1 * drawn(32, 32, seed=5)
-    apply_edit(unet, factored, base_fingerprint="f" * 64)
+    factored.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     changed = {name: tensor for name, tensor in unet.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed.keys() == {f"{name}.weight" for name in first}
     for name, got in changed.items():
@@ -161,8 +164,8 @@ def test_applied_factors_are_the_transform_and_every_concepts_update(
 def test_a_concepts_own_factors_can_be_told_apart(
     tmp_path: Path, unet: UNet2DConditionModel, factored: FactoredEdit, drawn: Callable[..., Tensor]
 ) -> None:
-    save_edit(tmp_path / "edit", factored)
-    back = load_edit(tmp_path / "edit")
+    factored.save(tmp_path / "edit")
+    back = Edit.load(tmp_path / "edit")
     assert list(back.rows.items()) == [("ship", (0, 1)), ("Charles-François Daubigny", (1, 3))]
     for concept, updates in zip(CONCEPTS, updates_of(unet, drawn), strict=True):
         share = back.share(concept)
@@ -189,11 +192,13 @@ def test_both_forms_of_one_join_give_the_same_weights_and_factors_are_small(tmp_
         for name in ("a", "b", "c")
     }
     exact = {n: apply(w, fusion.transform, [c[n] for c in concepts.values()]) for n, w in weights.items()}
-    whole = Edit({f"{name}.weight": weight for name, weight in exact.items()}, RECORD | {"concepts": list(concepts)})
+    whole = WeightEdit(
+        {f"{name}.weight": weight for name, weight in exact.items()}, RECORD | {"concepts": list(concepts)}
+    )
     small = FactoredEdit.stacked(fusion.transform, concepts.items(), whole.record)
     for name, edit in (("whole", whole), ("small", small)):
-        save_edit(tmp_path / name, edit)
-    edited = load_edit(tmp_path / "small").edited({f"{name}.weight": w for name, w in weights.items()})
+        edit.save(tmp_path / name)
+    edited = Edit.load(tmp_path / "small").edited({f"{name}.weight": w for name, w in weights.items()})
     off = max(
         ((edited[name].double() - weight.double()).abs().max() / weight.abs().max()).item()
         for name, weight in whole.weights.items()
@@ -250,7 +255,7 @@ UP = DOWN.replace(".down", ".up")
         (put("edit", value=None), "names no format"),
         (put("edit", value={}), "names no format"),
         (put("edit", "format", value=2), "has format 2, this Lethe reads 1; use a version that fits"),
-        (put("edit", "form", value="diff"), "the form 'diff' is unknown; it must be weights or factors"),
+        (put("edit", "form", value="diff"), "the form 'diff' is unknown; it must be one of weights, factors, guidance"),
         (put("edit", "form", value=["x"]), "is unknown"),
         (put("base", value="tiny"), "does not say which base"),
         (put("base", "fingerprint", value=7), "does not say which base"),
@@ -278,26 +283,26 @@ UP = DOWN.replace(".down", ".up")
 def test_a_header_that_lies_is_refused(
     tmp_path: Path, factored: FactoredEdit, change: Callable[[dict, dict], None], text: str
 ) -> None:
-    save_edit(tmp_path / "good", factored)
+    factored.save(tmp_path / "good")
     bad = rewritten(tmp_path / "good", tmp_path / "bad.safetensors", change)
     with pytest.raises(ValueError, match=rf"bad\.safetensors: .*{text}"):
-        load_edit(bad)
-    load_edit(rewritten(tmp_path / "good", tmp_path / "copy", lambda record, tensors: None))
+        Edit.load(bad)
+    Edit.load(rewritten(tmp_path / "good", tmp_path / "copy", lambda record, tensors: None))
 
 
 def test_an_edit_without_tensors_is_refused(tmp_path: Path) -> None:
-    save_edit(tmp_path / "empty", Edit({}, RECORD))
+    WeightEdit({}, RECORD).save(tmp_path / "empty")
     with pytest.raises(ValueError, match="the edit changes nothing"):
-        load_edit(tmp_path / "empty")
+        Edit.load(tmp_path / "empty")
 
 
 def test_what_is_no_safetensors_file_or_half_of_one_is_refused(tmp_path: Path, edit: Edit) -> None:
-    save_edit(tmp_path / "edit", edit)
+    edit.save(tmp_path / "edit")
     (tmp_path / "half").write_bytes((tmp_path / "edit").read_bytes()[:5000])
     (tmp_path / "text").write_text("an edit")
     for name in ("half", "text"):
         with pytest.raises(ValueError, match=f"{name}: this is no safetensors file, or only a part of one"):
-            load_edit(tmp_path / name)
+            Edit.load(tmp_path / name)
 
 
 def test_factors_for_another_network_leave_it_alone(unet: UNet2DConditionModel, factored: FactoredEdit) -> None:
@@ -306,5 +311,5 @@ def test_factors_for_another_network_leave_it_alone(unet: UNet2DConditionModel, 
     wider = LowRank(factored.updates[first].down, torch.zeros(17, 3))
     unfit = FactoredEdit(factored.transform, factored.updates | {first: wider}, factored.rows, RECORD)
     with pytest.raises(ValueError, match=r"is \[17, 32\] in the edit and \[16, 32\] in the base"):
-        apply_edit(unet, unfit, base_fingerprint="f" * 64)
+        unfit.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     assert all(torch.equal(tensor, before[key]) for key, tensor in unet.state_dict().items())

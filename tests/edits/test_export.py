@@ -20,8 +20,10 @@ from lethe.bases.pipeline import load_pipeline
 from lethe.bases.weights import projection_weights, weights_hash
 from lethe.edits import export
 from lethe.edits.adapters import save_lora
-from lethe.edits.edit import Edit, FactoredEdit, apply_edit, load_edit, save_edit
+from lethe.edits.edit import Edit
 from lethe.edits.export import LoraOfEdit, card, lora_of, nearest_low_rank, write_pipeline
+from lethe.edits.factors import FactoredEdit
+from lethe.edits.weights import WeightEdit
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -35,7 +37,7 @@ def factored(sd_folder: Path, drawn: Callable[..., Tensor]) -> FactoredEdit:
 def weighted(sd_folder: Path, drawn: Callable[..., Tensor]) -> Edit:
     """New projections, and a bias of a convolution: methods change what they like."""
     weights = {f"{n}.weight": drawn(*w.shape).float() for n, w in projection_weights(str(sd_folder), None).items()}
-    return Edit(weights | {"conv_in.bias": torch.ones(16)}, record_for(sd_folder))
+    return WeightEdit(weights | {"conv_in.bias": torch.ones(16)}, record_for(sd_folder))
 
 
 @pytest.fixture
@@ -51,8 +53,8 @@ def copy(sd_folder: Path, tmp_path: Path) -> Path:
 def test_a_written_folder_samples_what_base_and_edit_sample(
     sd_folder: Path, tmp_path: Path, form: str, request: pytest.FixtureRequest
 ) -> None:
-    save_edit(tmp_path / "edit", request.getfixturevalue(form))
-    edit = load_edit(tmp_path / "edit")
+    request.getfixturevalue(form).save(tmp_path / "edit")
+    edit = Edit.load(tmp_path / "edit")
     write_pipeline(sd_folder, edit, tmp_path / "out")
     got = image(DiffusionPipeline.from_pretrained(tmp_path / "out"))
     assert np.array_equal(got, image(edited_pipeline(sd_folder, edit)))
@@ -130,7 +132,7 @@ def test_a_written_folder_draws_without_naming_a_dtype(
 def test_each_text_encoder_of_a_written_folder_loads_in_float32(sdxl_folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(sdxl_folder, tmp_path / "base"))
     load_pipeline(str(base), None, device=CPU, precision="float16").save_pretrained(base)
-    edit = Edit({"conv_in.bias": torch.ones(16)}, record_for(base))
+    edit = WeightEdit({"conv_in.bias": torch.ones(16)}, record_for(base))
     write_pipeline(base, edit, tmp_path / "out")
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert {pipeline.text_encoder.dtype, pipeline.text_encoder_2.dtype, pipeline.unet.dtype} == {torch.float32}
@@ -189,7 +191,7 @@ def test_a_base_in_half_precision_files_loads_without_naming_them(
     write_pipeline(copy, edit, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*fp16*"))
     assert len(list((tmp_path / "out" / "unet").glob("*.safetensors"))) == 1 or size == "200KB"
-    apply_edit(pipeline.unet, edit, base_fingerprint=record["base"]["fingerprint"])
+    edit.install(pipeline, base_fingerprint=record["base"]["fingerprint"])
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float16)
     for part in ("unet", "vae", "text_encoder"):
         want = getattr(pipeline, part).state_dict()
@@ -261,11 +263,11 @@ def test_edits_of_edits_keep_their_records(sd_folder: Path, tmp_path: Path, draw
 def test_an_edit_without_a_hash_of_weights_is_refused(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
     base = {key: value for key, value in weighted.record["base"].items() if key != "weights_sha256"}
     with pytest.raises(ValueError, match="has no hash of the weights it was made for"):
-        write_pipeline(sd_folder, Edit(weighted.weights, weighted.record | {"base": base}), tmp_path / "out")
+        write_pipeline(sd_folder, WeightEdit(weighted.weights, weighted.record | {"base": base}), tmp_path / "out")
 
 
 def test_an_edit_that_does_not_fit_writes_nothing(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
-    unfit = Edit(weighted.weights | {"conv_in.bias": torch.ones(3)}, weighted.record)
+    unfit = WeightEdit(weighted.weights | {"conv_in.bias": torch.ones(3)}, weighted.record)
     with pytest.raises(ValueError, match=r"conv_in.bias is \[3\] in the edit and \[16\] in the base"):
         write_pipeline(sd_folder, unfit, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -320,7 +322,7 @@ def test_a_lora_says_what_it_leaves_out(
     sd_folder: Path, factored: FactoredEdit, form: str, drawn: Callable[..., Tensor]
 ) -> None:
     base = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
-    edit = factored if form == "factored" else Edit(factored.edited(base), factored.record)
+    edit = factored if form == "factored" else WeightEdit(factored.edited(base), factored.record)
     found = {rank: lora_of(sd_folder, edit, rank=rank) for rank in (1, 8)}
     change = {name: w.double() - base[name].double() for name, w in factored.edited(base).items()}
     for lora in found.values():
@@ -364,7 +366,7 @@ def test_what_no_lora_can_express_is_refused(sd_folder: Path, weighted: Edit, fa
 
 def test_a_lora_of_an_edit_that_changes_nothing(sd_folder: Path) -> None:
     same = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
-    lora = lora_of(sd_folder, Edit(same, record_for(sd_folder)), rank=1)
+    lora = lora_of(sd_folder, WeightEdit(same, record_for(sd_folder)), rank=1)
     assert isinstance(lora, LoraOfEdit)
     assert lora.left_out == lora.worst[1] == 0
     assert all(update.up.abs().max() == 0 for update in lora.updates.values())

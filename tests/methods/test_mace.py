@@ -44,7 +44,7 @@ def test_erase_is_both_equations(concepts: int) -> None:
 
 def test_the_factors_of_a_join_make_the_weights_that_erase_makes() -> None:
     case = make_case(27, concepts=3, layers=3)
-    transform, concepts = join(list(case.weights), moments_of(case), case.loras, case.prior, SETTINGS)
+    transform, concepts = join(case.weights, moments_of(case), case.loras, case.prior, SETTINGS)
     updates = list(concepts)
     assert [set(update) for update in updates] == [set(case.weights)] * 3
     want = erase(case.weights, moments_of(case), case.loras, case.prior, SETTINGS)
@@ -55,6 +55,29 @@ def test_the_factors_of_a_join_make_the_weights_that_erase_makes() -> None:
             assert update[name].down.shape == lora[name].down.shape
             got = got + update[name].up @ update[name].down
         assert apart(got, want[name]) < 1e-12
+
+
+@pytest.mark.parametrize("fusion", ["sum", "none"])
+def test_without_the_solve_loras_are_added_up_or_left_out(fusion: str) -> None:
+    case = make_case(28, concepts=3, layers=3)
+    settings = dataclasses.replace(SETTINGS, fusion=fusion)
+    loras = case.loras if fusion == "sum" else [{}] * 3
+    got = erase(case.weights, moments_of(case), loras, case.prior, settings)
+    transform, concepts = join(case.weights, moments_of(case), loras, case.prior, settings)
+    updates = list(concepts)
+    for name, weight in case.weights.items():
+        want = refined_by_loop(weight, case, SETTINGS.refine_scale, SETTINGS.lamb)
+        for lora in case.loras if fusion == "sum" else []:
+            want = want + lora[name].up @ lora[name].down
+        assert apart(got[name], want) < 1e-10
+        factored = weight @ transform + sum(update[name].up @ update[name].down for update in updates)
+        assert apart(factored, want) < 1e-10
+
+
+def test_an_unknown_fusion_is_refused() -> None:
+    case = make_case(28)
+    with pytest.raises(ValueError, match="fusion must be one of closed-form, sum, none; got 'mean'"):
+        erase(case.weights, moments_of(case), case.loras, None, dataclasses.replace(SETTINGS, fusion="mean"))
 
 
 def test_erase_without_a_prior_ignores_its_weights() -> None:

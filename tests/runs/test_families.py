@@ -11,7 +11,7 @@ import pytest
 import yaml
 from diffusers import DiffusionPipeline
 
-from lethe.edits.edit import load_edit
+from lethe.edits.edit import Edit
 from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.shards import read_images
 from running import snakemake
@@ -59,7 +59,7 @@ def test_an_edit_is_made_and_sampled(made: Path, family: str) -> None:
     (prior,) = made.glob("priors/*/captions.safetensors")
     assert load_moment(prior).tokens == 20 * 77
     unet = DiffusionPipeline.from_pretrained(record["model"]).unet
-    base, edit = unet.state_dict(), load_edit(results / EDIT)
+    base, edit = unet.state_dict(), Edit.load(results / EDIT)
     assert edit.weights.keys() == {name for name in base if ".attn2.to_k." in name or ".attn2.to_v." in name}
     assert all((weight - base[name]).norm() > 1e-4 * base[name].norm() for name, weight in edit.weights.items())
     images = read_images(results / SHARD)

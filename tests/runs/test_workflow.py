@@ -16,7 +16,9 @@ from PIL import Image
 
 from lethe.__main__ import main
 from lethe.bases.weights import projection_weights, weights_hash
-from lethe.edits.edit import Edit, FactoredEdit, load_edit
+from lethe.edits.edit import Edit
+from lethe.edits.factors import FactoredEdit
+from lethe.edits.weights import WeightEdit
 from lethe.records.code import code_hash
 from lethe.records.costs import costs
 from lethe.records.fingerprints import fingerprint
@@ -179,8 +181,8 @@ def test_an_edit_can_be_stored_as_factors(
     run = snakemake(tmp_path / "project", "--cores", "2", *factored, environment=forked)
     assert run.returncode == 0, run.stderr
     assert planned(run.stdout + run.stderr) == {"mace": 1}
-    whole, factors = load_edit(finished / edit), load_edit(tmp_path / "project" / edit)
-    assert isinstance(whole, Edit)
+    whole, factors = Edit.load(finished / edit), Edit.load(tmp_path / "project" / edit)
+    assert isinstance(whole, WeightEdit)
     assert isinstance(factors, FactoredEdit)
     for record in (whole.record, factors.record):
         assert record["base"]["fingerprint"] == fingerprint(sd_folder)

@@ -69,9 +69,9 @@ def test_what_a_library_says_is_named_and_its_traceback_kept(tmp_path: Path) -> 
 
 
 def test_a_fault_of_lethe_is_called_so() -> None:
-    from lethe.edits.edit import load_edit
+    from lethe.edits.edit import Edit
 
-    assert re.match("Lethe failed with (TypeError|AttributeError): ", explained(raised(lambda: load_edit(3.5))))
+    assert re.match("Lethe failed with (TypeError|AttributeError): ", explained(raised(lambda: Edit.load(3.5))))
 
 
 def test_where_no_traceback_can_be_kept_the_sentence_stands_alone(tmp_path: Path) -> None:

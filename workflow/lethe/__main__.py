@@ -15,7 +15,7 @@ from lethe.messages import plain
 from lethe.steps.failures import explained
 
 if TYPE_CHECKING:
-    from lethe.edits.edit import Edit, FactoredEdit
+    from lethe.edits.edit import ParameterEdit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,17 +107,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from lethe.edits.edit import Edit, load_edit
+    from lethe.edits.edit import Edit
+    from lethe.edits.weights import WeightEdit
 
-    edit = load_edit(args.edit)
+    edit = Edit.load(args.edit)
     record = edit.record
     if args.json:
         print(json.dumps(record, indent=2, sort_keys=True))
         return
     base = record["base"]
-    form = "weights" if isinstance(edit, Edit) else "factors"
+    form = "weights" if isinstance(edit, WeightEdit) else "factors"
     revision = f" at {base['revision']}" if base.get("revision") else ""
-    ranks = {} if isinstance(edit, Edit) else {name: end - first for name, (first, end) in edit.rows.items()}
+    ranks = {} if isinstance(edit, WeightEdit) else {name: end - first for name, (first, end) in edit.rows.items()}
     concepts = [f"{name} (rank {ranks[name]})" if name in ranks else name for name in record["concepts"]]
     lines = {
         "method": record["step"],
@@ -133,7 +134,7 @@ def _show(args: argparse.Namespace) -> None:
         print(f"{name:9} {plain(text)}")
 
 
-def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
+def _base(args: argparse.Namespace, edit: ParameterEdit) -> Path:
     from lethe.bases.folder import base_folder
 
     if args.revision is not None and Path(args.base).is_dir():
@@ -142,21 +143,21 @@ def _base(args: argparse.Namespace, edit: Edit | FactoredEdit) -> Path:
 
 
 def _apply(args: argparse.Namespace) -> None:
-    from lethe.edits.edit import load_edit
+    from lethe.edits.edit import Edit
     from lethe.edits.export import write_pipeline
 
-    edit = load_edit(args.edit)
+    edit = Edit.load(args.edit)
     write_pipeline(_base(args, edit), edit, args.out)
     print(args.out)
 
 
 def _lora(args: argparse.Namespace) -> None:
     from lethe.edits.adapters import WEIGHTS_NAME, save_lora
-    from lethe.edits.edit import load_edit
+    from lethe.edits.edit import Edit
     from lethe.edits.export import lora_of
     from lethe.files.whole import folder_written_whole
 
-    edit = load_edit(args.edit)
+    edit = Edit.load(args.edit)
     with folder_written_whole(args.out) as part:
         lora = lora_of(_base(args, edit), edit, rank=args.rank)
         state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}

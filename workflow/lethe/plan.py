@@ -108,6 +108,10 @@ class Plan:
         """The concepts in the same order."""
         return [self.concepts[slug].name for slug in self.task_slugs(task)]
 
+    def erased(self, slug: str) -> dict[str, str]:
+        """What a method is told of a concept."""
+        return {name: getattr(self.concepts[slug], name) for name in ("name", "kind", "anchor")}
+
     # Bases, concepts, priors
 
     @step(record="results/{base}/base.json")
@@ -214,18 +218,20 @@ class Plan:
             return [self.task_lora(base, task, slug) for slug in self.task_slugs(task)]
         return [self.lora(base, slug) for slug in self.task_slugs(task)]
 
-    @step(edit="results/{base}/edits/{task}/mace.safetensors")
-    def mace(self, base: str, task: str) -> Told:
-        mace = self.config["mace"]
+    @step(edit="results/{base}/edits/{task}/{method}.safetensors")
+    def edit(self, base: str, task: str, method: str) -> Told:
+        chosen = self.config[method]
+        keys = (*REFINEMENT, "fuse_preserve_scale", "preserve_weight", "edit_form")
         settings = self.numeric(base) | dict(
-            preserve_weight=mace["preserve_weight"],
-            mace={key: mace[key] for key in (*REFINEMENT, "fuse_preserve_scale")},
-            edit_form=mace["edit_form"],
+            kind=method,
+            name=method,
+            method={key: chosen[key] for key in keys} | dict(fusion="closed-form"),
             task=task,
-            concepts=self.task_names(task),
+            concepts=[self.erased(slug) for slug in self.task_slugs(task)],
         )
         loras = [lora["lora"] for lora in self.task_loras(base, task)]
-        return Told(settings, dict(moments=self.task_moments(base, task), loras=loras, **self.mace_priors(base)))
+        reads = dict(moments=self.task_moments(base, task), loras=loras, **self.mace_priors(base))
+        return Told(settings, reads, plugins=[f"lethe.methods.{method}"])
 
     @step(figure="results/{base}/edits/{task}/losses.png")
     def losses(self, base: str, task: str) -> Told:
@@ -241,12 +247,9 @@ class Plan:
 
     # Samples and measures
 
-    def edit(self, base: str, edit: str) -> Job | None:
+    def sampled_edit(self, base: str, edit: str) -> Job | None:
         """The job that makes the edit `task/method`; None for the base as it is."""
-        if edit == "original":
-            return None
-        task, method = edit.split("/")
-        return getattr(self, method)(base, task)
+        return None if edit == "original" else self.edit(base, *edit.split("/"))
 
     def digests(self, suite: str) -> list[str]:
         """The digest of the rows of each of a suite's shards."""
@@ -261,7 +264,7 @@ class Plan:
             source = source | dict(rows=min(len(self.inputs.suites[suite]), (number + 1) * size))
         settings = self.numeric(base) | dict(sampling=self.config["sampling"], shard=number)
         settings["digest"] = self.digests(suite)[number]
-        reads = dict(source=Given(str(suite_file(source)), None), edit=self.edit(base, edit))
+        reads = dict(source=Given(str(suite_file(source)), None), edit=self.sampled_edit(base, edit))
         return Told(settings, reads, aside=dict(suite=source))
 
     def judge(self, evaluation: str) -> dict:

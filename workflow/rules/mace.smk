@@ -1,4 +1,4 @@
-# MACE: a LoRA per concept, then the join that refines and fuses.
+# MACE's LoRAs, one for each concept, and what their training looked like.
 
 
 rule lora:
@@ -35,24 +35,6 @@ rule task_lora:
         gpu=GPUS,
     params:
         **told(PLAN.task_lora),
-    shell:
-        COMMAND
-
-
-rule mace:
-    input:
-        unpack(inputs(PLAN.mace)),
-    output:
-        **outputs(PLAN.mace),
-    log:
-        PLAN.mace.step.log,
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
-    params:
-        **told(PLAN.mace),
     shell:
         COMMAND
 

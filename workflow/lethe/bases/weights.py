@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -49,12 +50,28 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
                 where |= {name.removeprefix("text_model."): (path, name) for name in file.keys()}  # noqa: SIM118
         if not where:
             raise ValueError(f"{folder / component}: there are no weights as safetensors")
-        digest = hashlib.sha256()
-        for short, (path, name) in sorted(where.items()):
-            with open_tensors(path) as file:
-                tensor = file.get_tensor(name)
-            if tensor.is_floating_point():  # position ids come and go between versions
-                digest.update(f"{short}\0{list(tensor.shape)}\0".encode())
-                digest.update(tensor.float().contiguous().numpy())
-        found[component] = digest.hexdigest()
+
+        def stored(where: dict[str, tuple[Path, str]] = where) -> Iterator[tuple[str, torch.Tensor]]:
+            for short, (path, name) in where.items():
+                with open_tensors(path) as file:
+                    yield short, file.get_tensor(name)
+
+        found[component] = _values_hash(stored())
     return found
+
+
+def weights_hash_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """The same of one network that is loaded, from its `state_dict()`."""
+    return _values_hash((name.removeprefix("text_model."), tensor) for name, tensor in weights.items())
+
+
+def _values_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 over names and values, in the order of the names whatever the order in which they come."""
+    digests = {}
+    for name, tensor in tensors:
+        if tensor.is_floating_point():  # position ids come and go between versions
+            digests[name] = (list(tensor.shape), hashlib.sha256(tensor.detach().cpu().float().contiguous().numpy()))
+    whole = hashlib.sha256()
+    for name, (shape, digest) in sorted(digests.items()):
+        whole.update(f"{name}\0{shape}\0{digest.hexdigest()}\0".encode())
+    return whole.hexdigest()

@@ -1,142 +1,120 @@
-"""Edits: what a method changes in a base's U-Net, kept apart from the base, in one of two forms.
+"""Edits: what a method makes of a base, kept apart from it; installed into a pipeline, taken out, saved and loaded.
 
-`weights` holds the new values of any parameters. `factors` holds what makes the new projections out of the base's own:
-the transform that they share and a low-rank update of each, which is much smaller.
+Each form is a module: `weights` (new values of parameters), `factors` (the same in a smaller file), `guidance` (a rule
+of inference). All are one safetensors file with a record of what made them in its header.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lethe.edits.low_rank import LowRank, apply
 from lethe.files.tensors import read_tensors, write_tensors
 from lethe.finite import mend_of, require_finite
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 FORMAT = 1  # of the file; a reader refuses a number it does not know
+_INSTALLED = "_lethe_edit"  # the attribute of a pipeline that holds its edit and what takes it out
 
 
-@dataclass(frozen=True)
-class Edit:
-    """Changed U-Net parameters by name (`weights`) and what made them (`record`, with the base's `fingerprint`)."""
+class Edit(ABC):
+    """What makes a pipeline draw as if some concepts did not exist. `record` says what made it, and for which base."""
 
-    weights: dict[str, Tensor]
+    form: ClassVar[str]
     record: dict
 
+    def install(self, pipeline: DiffusionPipeline, *, base_fingerprint: str | None = None) -> None:
+        """Let an unedited pipeline draw edited, until `remove`.
+
+        Raises ValueError, leaving it as it was, when another edit is installed, when this one was made for a base with
+        another fingerprint than the one given, does not fit or overflows in the pipeline's dtype.
+        """
+        if _INSTALLED in vars(pipeline):
+            raise ValueError("another edit is installed in this pipeline; remove it first")
+        if base_fingerprint is not None and self.record["base"]["fingerprint"] != base_fingerprint:
+            raise ValueError(
+                f"the edit was made for base {self.record['base']['name']} "
+                f"({self.record['base']['fingerprint'][:12]}), this one is {base_fingerprint[:12]}; make the edit "
+                "again for this base"
+            )
+        vars(pipeline)[_INSTALLED] = (self, self._install(pipeline))
+
+    def remove(self, pipeline: DiffusionPipeline) -> None:
+        """Take this edit out again: the pipeline is bit for bit what it was.
+
+        Raises ValueError when it is not installed there.
+        """
+        edit, undo = vars(pipeline).get(_INSTALLED, (None, None))
+        if edit is not self:
+            raise ValueError("this edit is not installed in this pipeline")
+        undo()
+        del vars(pipeline)[_INSTALLED]
+
+    def save(self, path: Path) -> None:
+        """Write the edit as one safetensors file with its record in the header; equal edits give equal bytes."""
+        about, tensors = self._stored()
+        write_tensors(path, tensors, self.record | {"edit": {"format": FORMAT, "form": self.form, **about}})
+
+    @staticmethod
+    def load(path: Path) -> Edit:
+        """Read an edit of any form.
+
+        Raises ValueError, naming the file, when it is no edit, of a format of another version, or not what its header
+        says.
+        """
+        tensors, record = read_tensors(path)
+        if not record:
+            raise ValueError(f"{path}: this is no edit (its header has no 'lethe' record)")
+        try:
+            return _parsed(record, tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @abstractmethod
+    def _install(self, pipeline: DiffusionPipeline) -> Callable[[], None]:
+        """Change the pipeline; returns what changes it back."""
+
+    @abstractmethod
+    def _stored(self) -> tuple[dict, Mapping[str, Tensor]]:
+        """What the header says of the form, and the tensors of the file."""
+
+
+class ParameterEdit(Edit):
+    """An edit of parameters of the U-Net."""
+
     @property
+    @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters that change, and the shape that a base must give them."""
-        return {name: tuple(weight.shape) for name, weight in self.weights.items()}
 
+    @abstractmethod
     def edited(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """New values of `parameters`, the base's own by name, in their dtypes and on their devices."""
-        return {name: self.weights[name].to(parameter) for name, parameter in parameters.items()}
 
-
-@dataclass(frozen=True)
-class FactoredEdit:
-    """Changed projections, W to W transform + up down, and what made them (`record`, as in `Edit`).
-
-    transform: T2 `[d, d]` of `lethe.erasure.closed_form.fuse`.  updates: for each projection (a module's name) the
-    updates of all concepts on top of each other: down `[n, d]`, up `[out, n]`.  rows: for each concept, in the order of
-    the record, (first, last + 1) of its rows of every `down` and columns of every `up`.
-
-    A concept's rows are what its LoRA still adds after fusion. Without them the edit is not that of the other concepts:
-    the transform would still send the concept's words to its anchor, and weigh its prompts among those to fit. To take
-    a concept back, join the others again.
-    """
-
-    transform: Tensor
-    updates: dict[str, LowRank]
-    rows: dict[str, tuple[int, int]]
-    record: dict
-
-    @classmethod
-    def stacked(
-        cls, transform: Tensor, concepts: Iterable[tuple[str, Mapping[str, LowRank]]], record: dict
-    ) -> FactoredEdit:
-        """Make an edit, in float32 on the CPU, of a transform and of each concept's updates by projection."""
-        rows: dict[str, tuple[int, int]] = {}
-        parts: dict[str, list[LowRank]] = {}
-        total = 0
-        for concept, updates in concepts:
-            (rank,) = {len(update.down) for update in updates.values()}
-            rows[concept], total = (total, total + rank), total + rank
-            for name, update in updates.items():
-                parts.setdefault(name, []).append(LowRank(update.down.cpu().float(), update.up.cpu().float()))
-        stacks = {
-            name: LowRank(torch.cat([u.down for u in updates]), torch.cat([u.up for u in updates], dim=1))
-            for name, updates in parts.items()
-        }
-        return cls(transform.cpu().float(), stacks, rows, record)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """As of `Edit`."""
-        width = len(self.transform)
-        return {f"{name}.weight": (len(update.up), width) for name, update in self.updates.items()}
-
-    def edited(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As of `Edit`; the product is computed in float64 and rounded once."""
-        return {
-            name: apply(parameter, self.transform, [self.updates[name.removesuffix(".weight")]])
-            for name, parameter in parameters.items()
-        }
-
-    def share(self, concept: str) -> dict[str, LowRank]:
-        """A concept's own update of each projection."""
-        first, end = self.rows[concept]
-        return {name: LowRank(u.down[first:end], u.up[:, first:end]) for name, u in self.updates.items()}
-
-
-def save_edit(path: Path, edit: Edit | FactoredEdit) -> None:
-    """Write an edit as one safetensors file with its record in the header; equal edits give equal bytes."""
-    if isinstance(edit, Edit):
-        form, tensors = {"form": "weights"}, edit.weights
-    else:
-        form, tensors = {"form": "factors", "rows": edit.rows}, {"transform": edit.transform}
-        for name, update in edit.updates.items():
-            tensors |= {f"{name}.down": update.down, f"{name}.up": update.up}
-    write_tensors(path, tensors, edit.record | {"edit": {"format": FORMAT, **form}})
-
-
-def load_edit(path: Path) -> Edit | FactoredEdit:
-    """Read an edit of either form.
-
-    Raises ValueError, naming the file, when it is no edit, of a format of another version, or not what its header says.
-    """
-    tensors, record = read_tensors(path)
-    if not record:
-        raise ValueError(f"{path}: this is no edit (its header has no 'lethe' record)")
-    try:
-        return _parsed(record, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    @torch.no_grad()
+    def _install(self, pipeline: DiffusionPipeline) -> Callable[[], None]:
+        parameters = dict(pipeline.unet.named_parameters())
+        check_fit(self, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
+        changing = {name: parameters[name] for name in self.shapes}
+        edited = self.edited(changing)
+        check_edited(edited)
+        before = {name: parameter.detach().cpu().clone() for name, parameter in changing.items()}
+        _write(changing, edited)
+        return lambda: _write(changing, before)
 
 
 @torch.no_grad()
-def apply_edit(unet: nn.Module, edit: Edit | FactoredEdit, *, base_fingerprint: str) -> None:
-    """Edit the weights of an unedited `unet`, keeping its dtype and device.
-
-    Raises ValueError, leaving `unet` as it was, when the edit was made for another base, does not fit or overflows.
-    """
-    made_for = edit.record["base"]["fingerprint"]
-    if made_for != base_fingerprint:
-        raise ValueError(
-            f"apply_edit: the edit was made for base {edit.record['base']['name']} ({made_for[:12]}), this one is "
-            f"{base_fingerprint[:12]}; make the edit again for this base"
-        )
-    parameters = dict(unet.named_parameters())
-    check_fit(edit, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
-    edited = edit.edited({name: parameters[name] for name in edit.shapes})
-    check_edited(edited)
-    for name, weight in edited.items():
-        parameters[name].copy_(weight)
+def _write(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
 
 
 def check_edited(weights: Mapping[str, Tensor]) -> None:
@@ -145,7 +123,7 @@ def check_edited(weights: Mapping[str, Tensor]) -> None:
         require_finite(weight.reshape(1, -1), of=f"the edited {name}", mend=mend_of(weight.dtype))
 
 
-def check_fit(edit: Edit | FactoredEdit, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_fit(edit: ParameterEdit, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError when a base with parameters of these shapes is none that the edit can change."""
     for name, shape in edit.shapes.items():
         if name not in shapes:
@@ -156,8 +134,13 @@ def check_fit(edit: Edit | FactoredEdit, shapes: Mapping[str, tuple[int, ...]]) 
             )
 
 
-def _parsed(record: dict, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
+def _parsed(record: dict, tensors: dict[str, Tensor]) -> Edit:
     """The edit that a header describes. Raises ValueError when the header or the tensors are not as it says."""
+    from lethe.edits.factors import FactoredEdit  # here, because the forms import this module
+    from lethe.edits.guidance import GuidanceEdit
+    from lethe.edits.weights import WeightEdit
+
+    forms = {form.form: form for form in (WeightEdit, FactoredEdit, GuidanceEdit)}
     about = record.pop("edit", None)
     if not isinstance(about, dict) or "format" not in about:
         raise ValueError("this is no edit (its header names no format)")
@@ -178,45 +161,7 @@ def _parsed(record: dict, tensors: dict[str, Tensor]) -> Edit | FactoredEdit:
     for key in ("settings", "environment"):
         if not isinstance(record.get(key, {}), dict):
             raise ValueError(f"the header's {key} are no JSON object")
-    if not tensors:
-        raise ValueError("the edit changes nothing: it holds no tensors")
-    if about.get("form") == "weights":
-        return Edit(tensors, record)
-    if about.get("form") == "factors":
-        return _parsed_factors(about.get("rows"), tensors, record)
-    raise ValueError(f"the form {about.get('form')!r} is unknown; it must be weights or factors")
-
-
-def _parsed_factors(rows: object, tensors: dict[str, Tensor], record: dict) -> FactoredEdit:
-    transform = tensors.pop("transform", torch.empty(0))
-    width = len(transform)
-    if transform.shape != (width, width) or not width:
-        raise ValueError(f"transform must be a square matrix; it is {list(transform.shape)}")
-    names = sorted({name.rpartition(".")[0] for name in tensors})
-    if sorted(tensors) != sorted(f"{name}.{part}" for name in names for part in ("down", "up")):
-        raise ValueError("the tensors beside transform must be pairs <projection>.down and <projection>.up")
-    total = _rows_in_all(rows, record["concepts"])
-    for name in names:
-        down, up = tensors[f"{name}.down"], tensors[f"{name}.up"]
-        if down.shape != (total, width) or up.dim() != 2 or up.shape[1] != total:
-            raise ValueError(
-                f"{name}: down must be {[total, width]} and up [any, {total}], as the header says; "
-                f"they are {list(down.shape)} and {list(up.shape)}"
-            )
-    updates = {name: LowRank(tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
-    return FactoredEdit(transform, updates, {name: tuple(rows[name]) for name in record["concepts"]}, record)
-
-
-def _rows_in_all(rows: object, concepts: list[str]) -> int:
-    """How many rows the concepts have together; ValueError when they overlap, leave gaps or are of other concepts."""
-    found = rows if isinstance(rows, dict) else {}
-    total = 0
-    for concept in concepts:
-        match found.get(concept):
-            case [int(first), int(end)] if first == total and end >= first:
-                total = end
-            case _:
-                raise ValueError(f"the header's rows of {concept!r} do not follow on those of the concepts before it")
-    if len(found) != len(set(concepts)) or len(concepts) != len(found):
-        raise ValueError("the header's rows are not those of its concepts")
-    return total
+    form = about.get("form")
+    if not isinstance(form, str) or form not in forms:
+        raise ValueError(f"the form {form!r} is unknown; it must be one of {', '.join(forms)}")
+    return forms[form].parsed(about, tensors, record)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lethe.bases.folder import LEGAL, UNUSED, WEIGHTS, parts_of, read_object, weight_files
 from lethe.bases.weights import weights_hash
-from lethe.edits.edit import Edit, FactoredEdit, check_edited, check_fit
+from lethe.edits.edit import Edit, check_edited, check_fit
+from lethe.edits.factors import FactoredEdit
 from lethe.edits.low_rank import LowRank
 from lethe.files.tables import read_json
 from lethe.files.tensors import open_tensors

@@ -16,6 +16,11 @@ class LowRank:
     down: Tensor
     up: Tensor
 
+    @classmethod
+    def zero(cls, weight: Tensor) -> LowRank:
+        """The update of rank 0 of a projection `[out, d]`, which changes nothing."""
+        return cls(weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0))
+
     def add_to(self, weight: Tensor) -> None:
         """Add the update to `weight` `[out, d]`, in place, in its dtype and on its device."""
         weight.addmm_(self.up.to(weight), self.down.to(weight))

@@ -25,7 +25,7 @@ class Concept:
     name: str
     kind: str
     anchor: str
-    synonyms: tuple[str, ...]
+    synonyms: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:

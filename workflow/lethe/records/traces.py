@@ -13,7 +13,7 @@ from lethe.messages import plain
 from lethe.records.records import Place, hash_of, place, read_record
 
 # What differs between the jobs of one rule for many concepts or shards; jobs that differ in more are told apart.
-_OF_ONE_JOB = ("concept", "shard", "digest", "suite.rows")
+_OF_ONE_JOB = ("concept", "anchor", "shard", "digest", "suite.rows")
 _MOST = 6  # things in a line, lines of a kind
 
 

@@ -3,7 +3,7 @@
 from lethe.bases.pipeline import text_encoders
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import count_cut
-from lethe.edits.edit import apply_edit, load_edit
+from lethe.edits.edit import Edit
 from lethe.files.shards import write_shard
 from lethe.inputs.suites import shard_digests, shard_rows, suite_file, suite_rows
 from lethe.steps.job import Job
@@ -23,7 +23,7 @@ def run(job: Job) -> None:
     told = f"prompts of {suite_file(settings.suite)} are longer than the base's window of {windows} tokens"
     job.note(count_cut(text.tokenizers, list(rows["prompt"])), f"{{}} {told}: their ends were cut")
     for path in job.reads["edit"]:
-        apply_edit(pipeline.unet, load_edit(path), base_fingerprint=settings.base["fingerprint"])
+        Edit.load(path).install(pipeline, base_fingerprint=settings.base["fingerprint"])
     images = sample_rows(
         pipeline, rows, steps=sampling["steps"], guidance=sampling["guidance"], batch=sampling["batch"]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from lethe.erasure.closed_form import SingularError, fuse, refine
 from lethe.erasure.moments import ConceptMoments, Moment, total_moments
 
 SCALE_CONVENTIONS = ("paper", "published-code")
+FUSIONS = ("closed-form", "sum", "none")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class RefinementSettings:
 
 @dataclass(frozen=True)
 class MaceSettings(RefinementSettings):
-    """Weights of both closed-form steps. Either convention applies `fuse_preserve_scale` once."""
+    """Weights of both closed-form steps. Either convention applies `fuse_preserve_scale` once.
+
+    `fusion` of `FUSIONS` is how the LoRAs enter the refined weights: by the paper's solve, added up, or not at all.
+    """
 
     fuse_preserve_scale: float
+    fusion: str = "closed-form"
 
 
 def preserved(prior: Moment | None, domain_prior: Moment | None, *, weight: float) -> Tensor | None:
@@ -63,7 +68,7 @@ def transformed(projections: Mapping[str, Tensor], transform: Tensor) -> dict[st
 
 
 def join(
-    projections: Collection[str],
+    projections: Mapping[str, Tensor],
     moments: Sequence[ConceptMoments],
     loras: Sequence[Mapping[str, LowRank]],
     prior: Tensor | None,
@@ -71,32 +76,40 @@ def join(
 ) -> tuple[Tensor, Iterator[dict[str, LowRank]]]:
     """Refinement and fusion (Eq. 1-2 and 6-7) as the factors of W* = W T2 + sum_i up_i down_i, in float64.
 
+    Without the solve of fusion T2 is the T of refinement, and an update the LoRA as trained, or of rank 0.
+
     Goes through the concepts twice and holds one at a time, so with `moments` and `loras` that load what is asked for
     (`lethe.files.loaded.Loaded`) memory does not grow with their number.
 
     Args:
-        projections: their module names.  moments, loras: one per concept, in the same order; the last bits of the
+        projections: the base's, by module name.  moments, loras: one per concept, in the same order; the last bits of the
             result depend on that order.  prior: what `preserved` returns.
     Returns: T2 `[d, d]`, and an iterator over the concepts' updates of each projection.
-    Raises: ValueError when concepts and LoRAs differ in number, a system is singular, or, while iterating, a LoRA
-        lacks a projection.
+    Raises: ValueError on an unknown fusion, when concepts and LoRAs differ in number, a system is singular, or, while
+        iterating, a LoRA lacks a projection.
     """
+    if settings.fusion not in FUSIONS:
+        raise ValueError(f"join: fusion must be one of {', '.join(FUSIONS)}; got {settings.fusion!r}")
     if len(moments) != len(loras):
         raise ValueError(f"join: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
     total = total_moments(moments)
     with _mended_by("train_preserve_scale"):
         transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
-    with _mended_by("fuse_preserve_scale"):
-        fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
+    if settings.fusion == "none":
+        return transform, iter([{name: LowRank.zero(weight) for name, weight in projections.items()}] * len(moments))
+    fusion = None
+    if settings.fusion == "closed-form":
+        with _mended_by("fuse_preserve_scale"):
+            fusion = fuse(transform, total.fusion, prior, scale=settings.fuse_preserve_scale, ridge=settings.lamb)
 
     def updates() -> Iterator[dict[str, LowRank]]:
         for concept, lora in zip(moments, loras, strict=True):
             if missing := sorted(set(projections) - set(lora)):
                 raise ValueError(f"join: a LoRA has no update for {missing[0]}; was it trained on another base?")
-            projected = fusion.project(concept.fusion, lora)
+            projected = fusion.project(concept.fusion, lora) if fusion else lora
             yield {name: projected[name] for name in projections}
 
-    return fusion.transform, updates()
+    return fusion.transform if fusion else transform, updates()
 
 
 def erase(

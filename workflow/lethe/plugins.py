@@ -1,0 +1,101 @@
+"""Plug-ins: a module and a manifest of one name in the folder of their kind, found by that name and listed nowhere.
+
+A manifest says what the workflow must know without importing torch: what the plug-in is, what it reads, what it asks of
+a machine, and its settings with type, default and meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIBRARY = Path(__file__).parent
+ROOMS = ("methods", "measures", "tables")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a plug-in says of itself.
+
+    about: what it is, with its source.  reads: artefacts that its jobs read, by the names of the plan.  asks: `mb` of
+    memory, `minutes`, `gpu`.  settings: the JSON schema of its entry in the configuration, defaults within.  more: what
+    only its kind of plug-in has.
+    """
+
+    room: str
+    name: str
+    about: str
+    reads: Sequence[str]
+    asks: Mapping[str, int]
+    settings: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The module that holds its functions."""
+        return f"lethe.{self.room}.{self.name}"
+
+
+@cache
+def kinds(room: str) -> tuple[str, ...]:
+    """The plug-ins of a room: every manifest `NAME.yaml` there, or `NAME/NAME.yaml` of a package; sorted."""
+    paths = [*(LIBRARY / room).glob("*.yaml"), *(LIBRARY / room).glob("*/*.yaml")]
+    return tuple(sorted(path.stem for path in paths if path.parent.name in (room, path.stem)))
+
+
+@cache
+def manifest(room: str, name: str) -> Manifest:
+    """Read a manifest.
+
+    Raises ValueError, naming the file, when a key is missing or unknown, or there is no such plug-in.
+    """
+    folder = LIBRARY / room
+    path = next((p for p in (folder / f"{name}.yaml", folder / name / f"{name}.yaml") if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"there is no {name}.yaml in {folder}; its plug-ins are {', '.join(kinds(room))}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        about, settings = content.pop("about"), content.pop("settings")
+        asks = {"mb": 4000, "minutes": 30, "gpu": 0} | content.pop("asks", {})
+        return Manifest(
+            room, name, about, tuple(content.pop("reads", ())), asks, section(settings, f"{path}: settings"), content
+        )
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: this is no manifest of a plug-in ({error!r}); see docs/add-a-method.md") from None
+
+
+def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The JSON schema of settings as a manifest writes them.
+
+    Each is `{is: TYPE, default: ..., means: ...}` with a type of the configuration's schema; `{one-of: [...]}`;
+    `{entry-of: SECTION}`, to which `or-null: true` may be added; or a group of further `{settings: ...}`.
+    """
+    properties, required = {}, []
+    for name, said in settings.items():
+        said = dict(said)
+        described = {"description": said.pop("means")}
+        if "default" in said:
+            described["default"] = said.pop("default")
+        elif "settings" not in said:
+            required.append(name)
+        if "settings" in said:
+            properties[name] = described | section(said.pop("settings"), f"{where}.{name}")
+        elif "one-of" in said:
+            properties[name] = described | {"enum": said.pop("one-of")}
+        elif "entry-of" in said:
+            kind = "text_or_null" if said.pop("or-null", False) else "text"
+            properties[name] = described | {"$ref": f"#/$defs/{kind}", "entry-of": said.pop("entry-of")}
+            properties[name] |= {"of-kind": said.pop("of-kind")} if "of-kind" in said else {}
+        else:
+            properties[name] = described | {"$ref": f"#/$defs/{said.pop('is')}"}
+        for keyword in ("file", "columns", "model"):
+            if keyword in said:
+                properties[name][keyword] = said.pop(keyword)
+        if said:
+            raise ValueError(f"{where}.{name}: {', '.join(said)} is not known in a manifest; see docs/add-a-method.md")
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
