@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lethe.config.checks import ROLES
-from lethe.config.planning import Inputs
+from lethe.config.planning import Inputs, measured_tasks
 from lethe.config.resolve import mask_settings
+from lethe.config.schema import method_of
 from lethe.inputs.priors import prior_files
-from lethe.inputs.suites import shard_count, shard_digests, suite_file
-from lethe.inputs.templates import read_templates
+from lethe.inputs.suites import shard_digests, suite_file
+from lethe.inputs.templates import read_templates, template_file
 from lethe.jobs import PLACES, Folder, Given, Job, Told, step
 from lethe.pictures.examples import shown_columns
+from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
 
-REFINEMENT = ("scale_convention", "train_preserve_scale", "lamb")
+# What of MACE's settings makes a LoRA: how it is trained, and the refined base that it is trained on.
+RECIPE = ("lora", "prior", "domain_prior", "preserve_weight", "scale_convention", "train_preserve_scale", "lamb")
 EXAMPLES = dict(seeds=[1, 2], kept=7)  # of a figure that the configuration leaves out and somebody asks for by name
 COCO = "results/coco/"
+
+
+class Slice(NamedTuple):
+    """Where the rows of a shard are: those of a suite that have one of some types, None for all, cut into shards."""
+
+    suite: str
+    types: list[str] | None
+    number: int
+    digest: str
 
 
 class Plan:
@@ -41,8 +54,17 @@ class Plan:
         self.config, self.inputs, self.locate, self.hash_file = config, inputs, locate, hash_file
         self.concepts = {concept.slug: concept for concept in inputs.concepts}
         self.slugs = {concept.name: slug for slug, concept in self.concepts.items()}
-        for method in (self.given, self.identified, self.of_base, self.text_of, self.used_templates, self.digests):
+        self.measured = {measured.task: measured for measured in measured_tasks(config, inputs)}
+        self.recipes: dict[str, dict[str, Any]] = {}
+        self.slices: dict[tuple[str, str], Slice] = {}
+        remembered = (self.given, self.identified, self.of_base, self.text_of, self.used_templates, self.shards)
+        for method in (*remembered, self.method, self.recipe, self.sampled):
             setattr(self, method.__name__, cache(method))
+        for task in config["tasks"]:
+            for name in self.methods(task):
+                self.recipe(task, name)
+            for suite in self.sampled(task):
+                self.shards(task, suite)
 
     # What the configuration names
 
@@ -97,8 +119,8 @@ class Plan:
 
     def used_templates(self, kind: str) -> Given:
         """The template file of a kind of concept; lines behind those that training uses, and comments, do not count."""
-        path = self.config["templates"][kind]
-        return Given(path, tuple(read_templates(Path(path))[: self.config["mace"]["templates_used"]]))
+        path = template_file(self.config["templates"], kind)
+        return Given(path, tuple(read_templates(Path(path))[: self.config["templates"]["used"]]))
 
     def task_slugs(self, task: str) -> list[str]:
         """Slugs of a task's concepts, sorted, so that their order in the configuration does not matter."""
@@ -139,7 +161,7 @@ class Plan:
     def moments(self, base: str, concept: str) -> Told:
         of = self.concepts[concept]
         settings = dict(text=self.text_settings(self.text_of(base)), precision=self.config["precision"])
-        settings |= dict(concept=of.name, anchor=of.anchor, templates_used=self.config["mace"]["templates_used"])
+        settings |= dict(concept=of.name, anchor=of.anchor, templates_used=self.config["templates"]["used"])
         return Told(settings, dict(templates=self.used_templates(of.kind)))
 
     @step(
@@ -159,83 +181,106 @@ class Plan:
         sources = [made.get(path) or self.given(path) for path in prior_files(chosen)]
         return Told(settings, dict(sources=sources), aside=dict(prior=chosen))
 
-    # MACE
+    # Methods
 
-    @property
-    def preserves_images(self) -> bool:
-        """Whether LoRAs keep how images of the anchor look."""
-        return self.config["mace"]["lora"]["preservation_weight"] > 0
+    def methods(self, task: str) -> dict[str, Manifest]:
+        """The methods of a task, and what their kinds say of themselves."""
+        names = self.config["tasks"][task]["methods"]
+        return {name: manifest("methods", self.config["methods"][name]["kind"]) for name in names}
 
-    def mace_priors(self, base: str) -> dict[str, Job | None]:
-        """What MACE preserves."""
-        named = {key: self.config["mace"][key] for key in ("prior", "domain_prior")}
-        return {key: name and self.prior(self.text_of(base), name) for key, name in named.items()}
+    def method(self, task: str, name: str) -> dict[str, Any]:
+        """A method's settings in a task, its kind among them."""
+        return method_of(self.config, task, name)
 
-    def lora_settings(self, base: str, concept: str) -> dict:
-        mace = self.config["mace"]
-        return self.numeric(base) | dict(
-            concept=self.concepts[concept].name,
-            seed=self.config["seed"],
-            templates_used=mace["templates_used"],
-            lora=mace["lora"],
-            preserve_weight=mace["preserve_weight"],
-            refinement={key: mace[key] for key in REFINEMENT},
-        )
+    def reads(self, base: str, task: str, name: str) -> dict[str, Any]:
+        """What a method reads: the artefacts of each concept that its manifest names, and the priors of its settings."""
+        settings, said = self.method(task, name), self.methods(task)[name]
+        slugs = self.task_slugs(task)
+        found: dict[str, Any] = {}
+        for artefact in said.reads:
+            if artefact == "loras":
+                found[artefact] = [lora["lora"] for lora in self.loras(base, task, name)]
+            else:
+                found[artefact] = [getattr(self, artefact)(base, slug) for slug in slugs]
+        return found | self.priors(base, settings, said)
 
-    def lora_reads(self, base: str, concept: str) -> dict:
-        """What every LoRA reads, whatever concepts its base is refined for."""
-        return dict(
-            images=self.images(base, concept),
-            masks=self.masks(base, concept),
-            anchor_images=self.anchor_images(base, concept) if self.preserves_images else None,
-            templates=self.used_templates(self.concepts[concept].kind),
-            **self.mace_priors(base),
-        )
-
-    @step(
-        lora="results/{base}/concepts/{concept}/lora/pytorch_lora_weights.safetensors",
-        curve="results/{base}/concepts/{concept}/lora/loss.csv",
-    )
-    def lora(self, base: str, concept: str) -> Told:
-        reads = self.lora_reads(base, concept) | dict(moments=self.moments(base, concept))
-        return Told(self.lora_settings(base, concept), reads)
-
-    @step(
-        "lethe.steps.lora",
-        lora="results/{base}/edits/{task}/loras/{concept}/pytorch_lora_weights.safetensors",
-        curve="results/{base}/edits/{task}/loras/{concept}/loss.csv",
-    )
-    def task_lora(self, base: str, task: str, concept: str) -> Told:
-        reads = self.lora_reads(base, concept) | dict(moments=self.task_moments(base, task))
-        return Told(self.lora_settings(base, concept), reads)
-
-    def task_moments(self, base: str, task: str) -> list[Job]:
-        return [self.moments(base, slug) for slug in self.task_slugs(task)]
-
-    def task_loras(self, base: str, task: str) -> list[Job]:
-        """LoRAs of a task's concepts: shared by all tasks, or trained on the base refined for this one."""
-        if self.config["mace"]["lora_base"] == "task":
-            return [self.task_lora(base, task, slug) for slug in self.task_slugs(task)]
-        return [self.lora(base, slug) for slug in self.task_slugs(task)]
+    def priors(self, base: str, settings: Mapping[str, Any], said: Manifest) -> dict[str, Job | None]:
+        """The priors that settings name, by the settings' names."""
+        named = [key for key, rule in said.settings["properties"].items() if rule.get("entry-of") == "priors"]
+        return {key: settings[key] and self.prior(self.text_of(base), settings[key]) for key in named}
 
     @step(edit="results/{base}/edits/{task}/{method}.safetensors")
     def edit(self, base: str, task: str, method: str) -> Told:
-        chosen = self.config[method]
-        keys = (*REFINEMENT, "fuse_preserve_scale", "preserve_weight", "edit_form")
-        settings = self.numeric(base) | dict(
-            kind=method,
-            name=method,
-            method={key: chosen[key] for key in keys} | dict(fusion="closed-form"),
+        said, settings = self.methods(task)[method], self.method(task, method)
+        named = [key for key, rule in said.settings["properties"].items() if rule.get("entry-of") == "priors"]
+        told = self.numeric(base) | dict(
+            kind=said.name,
+            method={key: value for key, value in settings.items() if key not in ("kind", *named)},
             task=task,
             concepts=[self.erased(slug) for slug in self.task_slugs(task)],
+            seed=self.config["seed"] if said.more.get("draws") else None,
         )
-        loras = [lora["lora"] for lora in self.task_loras(base, task)]
-        reads = dict(moments=self.task_moments(base, task), loras=loras, **self.mace_priors(base))
-        return Told(settings, reads, plugins=[f"lethe.methods.{method}"])
+        aside = dict(name=method, priors={key: settings[key] for key in named})
+        return Told(told, self.reads(base, task, method), aside, [said.module])
 
-    @step(figure="results/{base}/edits/{task}/losses.png")
-    def losses(self, base: str, task: str) -> Told:
-        curves = [lora["curve"] for lora in self.task_loras(base, task)]
+    # MACE's LoRAs
+
+    def recipe(self, task: str, name: str) -> str | None:
+        """What a method's LoRAs are made by, as 8 hex digits in their address; None for a method without."""
+        if self.methods(task)[name].more.get("concept_jobs") != "lora":
+            return None
+        settings = self.method(task, name)
+        chosen = {key: settings[key] for key in RECIPE}
+        digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
+        self.recipes[digest] = chosen
+        return digest
+
+    def lora_told(self, base: str, recipe: str, concept: str, moments: Job | list[Job]) -> Told:
+        """A LoRA of a recipe, trained on the base refined for the concepts whose moments these are."""
+        of, chosen = self.concepts[concept], self.recipes[recipe]
+        settings = self.numeric(base) | dict(
+            concept=of.name, seed=self.config["seed"], templates_used=self.config["templates"]["used"]
+        )
+        settings |= {key: value for key, value in chosen.items() if key not in ("prior", "domain_prior")}
+        preserves = chosen["lora"]["preservation_weight"] > 0
+        reads = dict(
+            images=self.images(base, concept),
+            masks=self.masks(base, concept),
+            anchor_images=self.anchor_images(base, concept) if preserves else None,
+            templates=self.used_templates(of.kind),
+            moments=moments,
+            **self.priors(base, chosen, manifest("methods", "mace")),
+        )
+        return Told(settings, reads)
+
+    @step(
+        lora="results/{base}/concepts/{concept}/loras/{recipe}/pytorch_lora_weights.safetensors",
+        curve="results/{base}/concepts/{concept}/loras/{recipe}/loss.csv",
+    )
+    def lora(self, base: str, concept: str, recipe: str) -> Told:
+        return self.lora_told(base, recipe, concept, self.moments(base, concept))
+
+    @step(
+        "lethe.steps.lora",
+        lora="results/{base}/edits/{task}/loras/{recipe}/{concept}/pytorch_lora_weights.safetensors",
+        curve="results/{base}/edits/{task}/loras/{recipe}/{concept}/loss.csv",
+    )
+    def task_lora(self, base: str, task: str, recipe: str, concept: str) -> Told:
+        moments = [self.moments(base, slug) for slug in self.task_slugs(task)]
+        return self.lora_told(base, recipe, concept, moments)
+
+    def loras(self, base: str, task: str, name: str) -> list[Job]:
+        """LoRAs of a task's concepts: shared by all tasks, or trained on the base refined for this one."""
+        settings, recipe = self.method(task, name), self.recipe(task, name)
+        if settings["fusion"] == "none":
+            return []
+        if settings["lora_base"] == "task":
+            return [self.task_lora(base, task, recipe, slug) for slug in self.task_slugs(task)]
+        return [self.lora(base, slug, recipe) for slug in self.task_slugs(task)]
+
+    @step(figure="results/{base}/edits/{task}/{method}/losses.png")
+    def losses(self, base: str, task: str, method: str) -> Told:
+        curves = [lora["curve"] for lora in self.loras(base, task, method)]
         return Told(dict(concepts=self.task_names(task)), dict(curves=curves))
 
     @step(sheets=Folder("results/{base}/edits/{task}/masks"))
@@ -245,48 +290,95 @@ class Plan:
         reads = {name: [getattr(self, name)(base, slug) for slug in slugs] for name in ("images", "masks")}
         return Told(dict(concepts=self.task_names(task), segmenters=segmenters), reads)
 
-    # Samples and measures
+    # Samples
+
+    def sampled(self, task: str) -> dict[str, list[str] | None]:
+        """The suites that a task samples, and of which types the rows are that it uses; None for all rows."""
+        found: dict[str, list[str] | None] = dict.fromkeys(self.config["tasks"][task]["suites"])
+        if measured := self.measured.get(task):
+            for role in measured.roles:
+                suite = measured.chosen[role]
+                types = self.inputs.suites[suite]["type"]
+                used = set(types[measured.used(role, types)].unique())
+                if found.setdefault(suite, []) is not None:
+                    found[suite] = sorted(used | set(found[suite]))
+        for suite, types in found.items():
+            if types is not None and set(self.inputs.suites[suite]["type"].unique()) <= set(types):
+                found[suite] = None
+        return found
+
+    def shards(self, task: str, suite: str) -> list[str]:
+        """Names of the shards of a task's rows of a suite: what is in them, so that tasks share what they have alike."""
+        rows, types = self.inputs.suites[suite], self.sampled(task)[suite]
+        chosen = rows if types is None else rows[rows["type"].isin(types)]
+        names = []
+        for number, digest in enumerate(shard_digests(chosen, self.config["sampling"]["shard_size"])):
+            names.append(digest[:12])
+            self.slices.setdefault((suite, digest[:12]), Slice(suite, types, number, digest))
+        return names
 
     def sampled_edit(self, base: str, edit: str) -> Job | None:
         """The job that makes the edit `task/method`; None for the base as it is."""
         return None if edit == "original" else self.edit(base, *edit.split("/"))
 
-    def digests(self, suite: str) -> list[str]:
-        """The digest of the rows of each of a suite's shards."""
-        return shard_digests(self.inputs.suites[suite], self.config["sampling"]["shard_size"])
-
     @step(shard="results/{base}/samples/{edit}/{suite}/{shard}.zip")
     def sample(self, base: str, edit: str, suite: str, shard: str) -> Told:
-        """Further rows after a shard leave it as it is."""
-        source, number = self.config["suites"][suite], int(shard)
-        if "rows" in source:
-            size = self.config["sampling"]["shard_size"]
-            source = source | dict(rows=min(len(self.inputs.suites[suite]), (number + 1) * size))
-        settings = self.numeric(base) | dict(sampling=self.config["sampling"], shard=number)
-        settings["digest"] = self.digests(suite)[number]
-        reads = dict(source=Given(str(suite_file(source)), None), edit=self.sampled_edit(base, edit))
-        return Told(settings, reads, aside=dict(suite=source))
+        """A shard is what its rows are; where in its suite they stand only helps to find them."""
+        source, where = self.config["suites"][suite], self.slices[suite, shard]
+        settings = self.numeric(base) | dict(sampling=self.config["sampling"], digest=where.digest)
+        about = dict(base=base, edit=edit, suite=suite, shard=shard)
+        made = self.sampled_edit(base, edit)
+        plugins = []
+        if made:
+            task, name = edit.split("/")
+            said = self.methods(task)[name]
+            plugins = [said.module] if said.more.get("form") == "guidance" else []
+        reads = dict(source=Given(str(suite_file(source)), None), edit=made)
+        return Told(
+            settings | dict(about=about), reads, dict(rows=source, types=where.types, shard=where.number), plugins
+        )
 
-    def judge(self, evaluation: str) -> dict:
-        """What identifies the evaluation CLIP."""
-        clip = self.config["evaluations"][evaluation]["clip"]
-        return dict(clip=self.identified(**clip, key=f"evaluations.{evaluation}.clip.model"))
+    # Measures
 
-    @step(measure="results/{base}/measures/{edit}/{suite}/{shard}.{evaluation}-clip.parquet")
-    def clip(self, base: str, edit: str, suite: str, shard: str, evaluation: str) -> Told:
-        return Told(self.judge(evaluation), dict(shard=self.sample(base, edit, suite, shard)))
+    def measure_settings(self, name: str) -> dict[str, Any]:
+        """The settings of a measure, models by what they are."""
+        settings = dict(self.config["measures"][name])
+        said = manifest("measures", settings["kind"])
+        for key, rule in said.settings["properties"].items():
+            if "model" in rule:
+                revision = settings.get("revision")
+                settings |= self.identified(settings[key], revision, key=f"measures.{name}.{key}")
+        return dict(kind=said.name, name=name, measure=settings)
 
-    @step("lethe.steps.clip", measure="results/evaluations/{evaluation}/reference-clip.parquet")
-    def clip_reference(self, evaluation: str) -> Told:
-        images = self.given(self.config["evaluations"][evaluation]["reference_images"])
-        return Told(self.judge(evaluation) | dict(real=True), dict(shard=images))
+    def measuring(self, name: str, reads: Mapping[str, Any], **more: Any) -> Told:
+        """A job that measures something."""
+        module = manifest("measures", self.config["measures"][name]["kind"]).module
+        return Told(self.measure_settings(name) | more, reads, plugins=[module])
 
-    @step(classes="results/evaluations/{evaluation}/classes-clip.parquet")
-    def clip_classes(self, evaluation: str) -> Told:
+    @step(measure="results/{base}/measures/{edit}/{suite}/{shard}.{measure}.parquet")
+    def measure(self, base: str, edit: str, suite: str, shard: str, measure: str) -> Told:
+        return self.measuring(measure, dict(shard=self.sample(base, edit, suite, shard)))
+
+    @step("lethe.steps.measure", measure="results/references/{reference}.{measure}.parquet")
+    def reference(self, reference: str, measure: str) -> Told:
+        """Real images, by the name that `reference_name` gives them."""
+        path = next(path for path in self.references() if reference_name(path) == reference)
+        return self.measuring(measure, dict(images=self.given(path)), reference=reference)
+
+    @step(texts="results/evaluations/{evaluation}/{texts}.{measure}.parquet")
+    def texts(self, evaluation: str, texts: str, measure: str) -> Told:
+        """Texts of an evaluation, such as the prompts of its classes."""
         chosen = self.config["evaluations"][evaluation]
-        table = Given(chosen["classes"]["table"], self.inputs.classes[evaluation])
-        settings = self.judge(evaluation) | dict(class_prompt=chosen["class_prompt"])
-        return Told(settings, dict(table=table), aside=dict(column=chosen["classes"]["column"]))
+        table = Given(chosen[texts]["table"], self.inputs.classes[evaluation])
+        about = dict(evaluation=evaluation, texts=texts)
+        told = self.measuring(measure, dict(table=table), prompt=chosen["class_prompt"], **about)
+        return Told(told.settings, told.reads, dict(column=chosen[texts]["column"]), told.plugins)
+
+    def references(self) -> list[str]:
+        """Every set of real images that an evaluation compares with."""
+        evaluations = self.config["evaluations"].values()
+        keys = [(e, manifest("tables", e["kind"]).more.get("references", {})) for e in evaluations]
+        return [evaluation[key] for evaluation, named in keys for key in named]
 
     # Tables and pictures
 
@@ -296,77 +388,153 @@ class Plan:
             method: f"{task}/{method}" for method in self.config["tasks"][task]["methods"]
         }
 
-    def role_suites(self, task: str, roles: tuple[str, ...] = ROLES) -> dict[str, str]:
-        """The suite of each role in a task's evaluation that has one."""
-        evaluation = self.config["evaluations"][self.config["tasks"][task]["evaluation"]]
-        return {role: evaluation[role] for role in roles if evaluation[role] is not None}
+    def tasks_of(self, table: str) -> list[str]:
+        """The tasks of a table: those that it names, or that of its name."""
+        return self.config["tables"].get(table, {}).get("tasks", [table])
 
-    def shards(self, suite: str) -> list[str]:
-        """Names of a suite's shards."""
-        count = shard_count(len(self.inputs.suites[suite]), self.config["sampling"]["shard_size"])
-        return [f"{k:04d}" for k in range(count)]
-
-    def task_shards(self, task: str, roles: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
-        """Base, edit, suite and number of every shard of a task, in the order that the steps read them."""
-        base = self.config["tasks"][task]["base"]
-        return [
-            (base, edit, suite, shard)
+    def measured_task(self, task: str) -> tuple[dict[str, Any], list[Job]]:
+        """What a table is told of a task, and the measures of all its shards."""
+        measured, base = self.measured[task], self.config["tasks"][task]["base"]
+        said = manifest("tables", measured.chosen["kind"])
+        by_suite: dict[str, set[str]] = {}
+        for role, shown in measured.roles.items():
+            by_suite.setdefault(measured.chosen[role], set()).update(measured.chosen[by] for by in shown["measures"])
+        jobs = [
+            self.measure(base, edit, suite, shard, name)
             for edit in self.edits(task).values()
-            for suite in self.role_suites(task, roles).values()
-            for shard in self.shards(suite)
+            for suite, names in by_suite.items()
+            for shard in self.shards(task, suite)
+            for name in sorted(names)
         ]
+        told = dict(
+            base=base,
+            concepts=sorted(concept.name for concept in measured.erased),
+            edits=self.edits(task),
+            evaluation=without_files(measured.chosen),
+            name=measured.evaluation,
+            remedies={name: said.more.get("remedy") for name, said in self.methods(task).items()},
+            references={key: reference_name(measured.chosen[key]) for key in said.more.get("references", {})},
+            shards={suite: self.shards(task, suite) for suite in by_suite},
+        )
+        return told, jobs
 
-    def shard_counts(self, task: str, roles: tuple[str, ...]) -> dict[str, int]:
-        """How many shards the suite of each role has."""
-        return {role: len(self.shards(suite)) for role, suite in self.role_suites(task, roles).items()}
-
-    @step(table="results/tables/{task}.csv", record="results/tables/{task}.json")
-    def objects_table(self, task: str) -> Told:
-        chosen = self.config["tasks"][task]
-        evaluation = chosen["evaluation"]
-        settings = self.judge(evaluation) | dict(
-            concepts=sorted(chosen["concepts"]),
-            shards=self.shard_counts(task, ROLES),
-            methods=list(self.edits(task)),
+    @step(
+        table="results/tables/{table}.csv",
+        concepts="results/tables/{table}.concepts.csv",
+        images="results/tables/{table}.images.csv",
+        record="results/tables/{table}.json",
+    )
+    def table(self, table: str) -> Told:
+        """One row for each edit of each task."""
+        tasks, measures, texts, references = {}, [], [], []
+        for task in self.tasks_of(table):
+            measured = self.measured[task]
+            said = manifest("tables", measured.chosen["kind"])
+            tasks[task], jobs = self.measured_task(task)
+            measures += jobs
+            for name, by in said.more.get("texts", {}).items():
+                texts.append(self.texts(measured.evaluation, name, measured.chosen[by]))
+            for name, by in said.more.get("references", {}).items():
+                references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
+        bases = dict.fromkeys(told["base"] for told in tasks.values())
+        kind = manifest("tables", next(iter(tasks.values()))["evaluation"]["kind"])
+        names = dict.fromkeys(m for told in tasks.values() for m in self.measures_of(told["evaluation"]))
+        settings = dict(
+            kind=kind.name,
+            tasks=tasks,
+            measures={name: self.measure_settings(name) for name in names},
             sampling=self.config["sampling"],
         )
         reads = dict(
-            measures=[self.clip(*shard, evaluation) for shard in self.task_shards(task, ROLES)],
-            classes=self.clip_classes(evaluation),
-            reference=self.clip_reference(evaluation),
-            base=self.base(chosen["base"]),
+            measures=list(dict.fromkeys(measures)),
+            texts=list(dict.fromkeys(texts)),
+            references=list(dict.fromkeys(references)),
+            bases=[self.base(base) for base in bases],
         )
-        return Told(settings, reads)
+        return Told(settings, reads, plugins=[kind.module])
+
+    def measures_of(self, evaluation: Mapping[str, Any]) -> list[str]:
+        """The measures that an evaluation names."""
+        rules = manifest("tables", evaluation["kind"]).settings["properties"].items()
+        return [evaluation[key] for key, rule in rules if rule.get("entry-of") == "measures" and evaluation[key]]
 
     @step(figure="results/figures/{task}.png")
     def examples(self, task: str) -> Told:
         """Where a picture has no room for all that a task erases, it shows the worst, by the table."""
-        shown, concepts = self.config["figures"]["examples"] or EXAMPLES, sorted(self.config["tasks"][task]["concepts"])
-        columns = len(concepts) * len(self.role_suites(task, ROLES[:2]))
+        shown = self.config["figures"]["examples"] or EXAMPLES
+        base, concepts = self.config["tasks"][task]["base"], sorted(self.config["tasks"][task]["concepts"])
+        roles = self.shown_roles(task)
+        gone = [role for role, (_, counts) in roles.items() if counts == "erased"]
+        columns = len(concepts) * len(gone)
         holds_all = shown_columns(columns, shown["kept"])[0] == columns
-        settings = dict(concepts=concepts, shards=self.shard_counts(task, ROLES[:3]), methods=list(self.edits(task)))
-        reads = dict(
-            shards=[self.sample(*shard) for shard in self.task_shards(task, ROLES[:3])],
-            scores=None if holds_all else self.objects_table(task)["record"],
-        )
-        return Told(settings | shown, reads)
+        scores = None if holds_all or task not in self.measured else self.table(self.table_of(task))["record"]
+        suites = dict.fromkeys(suite for suite, _ in roles.values())
+        shards = [
+            self.sample(base, edit, suite, shard)
+            for edit in self.edits(task).values()
+            for suite in suites
+            for shard in self.shards(task, suite)
+        ]
+        settings = dict(concepts=concepts, edits=self.edits(task), roles=roles, task=task)
+        return Told(settings | shown, dict(shards=shards, scores=scores))
+
+    def shown_roles(self, task: str) -> dict[str, tuple[str, str]]:
+        """The suites that a task's figure shows by the role that they play, and what of them counts."""
+        found: dict[str, tuple[str, str]] = {}
+        if measured := self.measured.get(task):
+            found = {role: (measured.chosen[role], said["counts"]) for role, said in measured.roles.items()}
+            found = {role: shown for role, shown in found.items() if shown[1] != "all"}
+        return found or {suite: (suite, "all") for suite in self.sampled(task)}
+
+    def table_of(self, task: str) -> str:
+        """The first table that a task stands in."""
+        return next((name for name, table in self.config["tables"].items() if task in table["tasks"]), task)
 
     # What a run makes
 
     @cached_property
     def tables(self) -> list[Job]:
-        return [self.objects_table(task) for task in self.config["tasks"]]
+        """The tables of the configuration, and one for each measured task that none of them names."""
+        named = dict.fromkeys([*self.config["tables"], *(self.table_of(task) for task in self.measured)])
+        return [self.table(name) for name in named]
 
     @cached_property
     def figures(self) -> list[Job]:
-        examples = [self.examples(task) for task in self.config["tasks"]] if self.config["figures"]["examples"] else []
-        of_training = [
-            draw(task["base"], name)
+        found = []
+        for name, task in self.config["tasks"].items():
+            if self.config["figures"]["examples"] and self.sampled(name):
+                found.append(self.examples(name))
+            pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(name).items()}
+            for method, drawn in pictures.items():
+                if "losses" in drawn and self.loras(task["base"], name, method):
+                    found.append(self.losses(task["base"], name, method))
+            if any("mask_sheets" in drawn for drawn in pictures.values()):
+                found.append(self.mask_sheets(task["base"], name))
+        return found
+
+    @cached_property
+    def samples(self) -> list[Job]:
+        """Shards that no table reads: of tasks without an evaluation, and of suites that they name besides it."""
+        return [
+            self.sample(task["base"], edit, suite, shard)
             for name, task in self.config["tasks"].items()
-            if "mace" in task["methods"]
-            for draw in (self.losses, self.mask_sheets)
+            for edit in self.edits(name).values()
+            for suite in self.sampled(name)
+            for shard in self.shards(name, suite)
         ]
-        return examples + of_training
+
+
+def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that say no more than where something is left out."""
+    rules = manifest("tables", evaluation["kind"]).settings["properties"]
+    places = {key for key, rule in rules.items() if "file" in rule or "properties" in rule}
+    return {key: value for key, value in evaluation.items() if key not in places}
+
+
+def reference_name(path: str) -> str:
+    """What a set of real images is called in addresses: its name, and 8 hex digits of where it is."""
+    where = os.path.normpath(path)
+    return f"{Path(where).stem}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 def _is_place(key: str, value: Any) -> bool:

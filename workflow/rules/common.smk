@@ -8,20 +8,24 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
+from snakemake.utils import update_config
 
 LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
 
 from lethe.bases.folder import base_folder, cached_folder, loaded_files, model_folder
-from lethe.config.checks import check_config, load_schema
+from lethe.config.checks import check_config
 from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
+from lethe.config.schema import merged
 from lethe.jobs import Folder, Given
 from lethe.plan import Plan
+from lethe.plugins import manifest
 from lethe.records.code import python_problem
 from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
@@ -29,21 +33,20 @@ from lethe.records.rerun_notes import renew_notes
 
 if not workflow.configfiles:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
+if len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
+    together = merged(load_configfile(path) for path in workflow.configfiles)
+    config.clear()
+    update_config(config, together)
+    update_config(config, workflow.config_settings.config)
 read_overrides(config, workflow.config_settings.config)
 
 try:
     source = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
-    check_config(
-        config,
-        load_schema(LIBRARY / "schemas" / "config.schema.yaml"),
-        source=source,
-        files=workflow.configfiles,
-        made=("results/",),
-    )
+    config = check_config(config, source=source, files=workflow.configfiles, made=("results/",))
     INPUTS = read_inputs(config, source)
     if workflow.is_main_process:  # and not in the process of each job, for which all this was said
-        check_plan(config, INPUTS.concepts, INPUTS.suites, INPUTS.classes, source)
-        for remark in remarks(config, INPUTS.concepts, INPUTS.suites, INPUTS.classes):
+        check_plan(config, INPUTS, source)
+        for remark in remarks(config, INPUTS):
             logger.warning(remark)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
@@ -64,7 +67,12 @@ wildcard_constraints:
     task=r"[^/]+",
     method=r"[^/]+",
     suite=r"[^/]+",
-    shard=r"\d{4}",
+    shard=r"[0-9a-f]{12}",
+    recipe=r"[0-9a-f]{8}",
+    measure=r"[^/]+",
+    table=r"[^/]+(?<!\.concepts)(?<!\.images)",
+    texts=r"[^/.]+",
+    reference=r"[^/]+-[0-9a-f]{8}",
     edit=r"original|[^/]+/[^/]+",
 
 
@@ -172,11 +180,34 @@ def base_model(wildcards):
     return config["bases"][wildcards.base]["model"]
 
 
-def judge_model(wildcards):
-    return config["evaluations"][wildcards.evaluation]["clip"]["model"]
+def measure_model(wildcards):
+    return config["measures"][wildcards.measure].get("model")
 
 
 GPUS = int(config["device"] != "cpu")  # that a job with a model to run asks for
+
+
+def method_asks(wildcards):
+    """What a method's manifest asks of a machine."""
+    return manifest("methods", config["methods"][wildcards.method]["kind"]).asks
+
+
+def measure_asks(wildcards):
+    """What a measure's manifest asks of a machine."""
+    return manifest("measures", config["measures"][wildcards.measure]["kind"]).asks
+
+
+def asks(said, model):
+    """Resources of a job of a plug-in: what its manifest asks for, and room for the model that it loads."""
+
+    def amount(key):
+        return lambda wildcards, attempt: growing(said(wildcards)[key])(wildcards, attempt)
+
+    return dict(
+        mem_mb=lambda wildcards, attempt: growing(said(wildcards)["mb"], model)(wildcards, attempt),
+        runtime=amount("minutes"),
+        gpu=lambda wildcards: min(GPUS, said(wildcards)["gpu"]),
+    )
 
 
 # Before, and after, a run
@@ -218,12 +249,16 @@ def check_cluster():
 
 
 def results():
-    """The tables and pictures that a run makes."""
-    return [path for job in (*PLAN.tables, *PLAN.figures) for name, path in job.outputs.items() if name != "record"]
+    """The tables and pictures that a run makes, and the samples that no table reads."""
+    jobs = (*PLAN.tables, *PLAN.figures, *PLAN.samples)
+    return [path for job in jobs for path in job.outputs.values()]
 
 
 def print_results():
-    made = [path for path in results() if Path(path).exists()]
+    shown = {path for job in PLAN.samples for path in job.outputs.values()} | {
+        job.outputs["record"] for job in PLAN.tables
+    }
+    made = [path for path in results() if path not in shown and Path(path).exists()]
     print("\nDone. Tables and pictures:", *(f"  {path}" for path in made), sep="\n")
     if said := notes(Path(path) for job in workflow.dag.jobs for path in job.output):
         print("Know before you read them:", *(f"  {sentence}" for sentence in said), sep="\n")

@@ -11,8 +11,7 @@ rule edit:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        **asks(method_asks, base_model),
     params:
         **told(PLAN.edit),
     shell:

@@ -1,57 +1,52 @@
-# Measures: computed once per shard, joined into numbers by the tables.
+# Measures: computed once per shard and model, joined into numbers by the tables.
 
 
-rule clip:
+rule measure:
     input:
-        unpack(inputs(PLAN.clip)),
+        unpack(inputs(PLAN.measure)),
     output:
-        **outputs(PLAN.clip),
+        **outputs(PLAN.measure),
     log:
-        PLAN.clip.step.log,
+        PLAN.measure.step.log,
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=growing(2000, judge_model),
-        runtime=growing(15),
-        gpu=GPUS,
+        **asks(measure_asks, measure_model),
     params:
-        **told(PLAN.clip),
+        **told(PLAN.measure),
     shell:
         COMMAND
 
 
-rule clip_reference:
+rule reference:
     input:
-        unpack(inputs(PLAN.clip_reference)),
+        unpack(inputs(PLAN.reference)),
     output:
-        **outputs(PLAN.clip_reference),
+        **outputs(PLAN.reference),
     log:
-        PLAN.clip_reference.step.log,
+        PLAN.reference.step.log,
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=growing(2000, judge_model),
-        runtime=growing(15),
-        gpu=GPUS,
+        **asks(measure_asks, measure_model),
     params:
-        **told(PLAN.clip_reference),
+        **told(PLAN.reference),
     shell:
         COMMAND
 
 
-rule clip_classes:
+rule texts:
     input:
-        unpack(inputs(PLAN.clip_classes)),
+        unpack(inputs(PLAN.texts)),
     output:
-        **outputs(PLAN.clip_classes),
+        **outputs(PLAN.texts),
     log:
-        PLAN.clip_classes.step.log,
+        PLAN.texts.step.log,
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=growing(2000, judge_model),
-        runtime=growing(15),
+        **asks(measure_asks, measure_model),
     params:
-        **told(PLAN.clip_classes),
+        **told(PLAN.texts),
     shell:
         COMMAND

@@ -1,20 +1,20 @@
-# Tables and pictures of a task: one row per method, every number with its n.
+# Tables and pictures: one row per edit, every number with its n.
 
 
-rule objects_table:
+rule table:
     input:
-        unpack(inputs(PLAN.objects_table)),
+        unpack(inputs(PLAN.table)),
     output:
-        **outputs(PLAN.objects_table),
+        **outputs(PLAN.table),
     log:
-        PLAN.objects_table.step.log,
+        PLAN.table.step.log,
     conda:
         ENVIRONMENT
     resources:
         mem_mb=growing(2000),
         runtime=growing(15),
     params:
-        **told(PLAN.objects_table),
+        **told(PLAN.table),
     shell:
         COMMAND
 

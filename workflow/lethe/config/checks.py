@@ -12,80 +12,61 @@ from typing import Any
 from lethe.bases.checks import base_problem, model_problem
 from lethe.bases.folder import NETWORKS, cached_folder, read_object, single_file_problem
 from lethe.bases.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_problem, training_problem
-from lethe.files.tables import no_list_of_texts, read_header
+from lethe.config.schema import (
+    FORMS,
+    Found,
+    frame,
+    kind_of,
+    method_of,
+    schema_of,
+    unknown_kind,
+    walk,
+    with_defaults,
+)
+from lethe.files.tables import no_list_of_texts, read_header, separator_of
+from lethe.inputs.concepts import read_concepts
 from lethe.inputs.hub import hub_problem
 from lethe.messages import ConfigError, has_control, nearest, sentence, shown
+from lethe.plugins import kinds, manifest
 
-ROLES = ("erased", "generality", "kept", "quality")  # of suites in an evaluation, in the order that steps read them
-
-# Where the configuration holds what, `*` standing for any name a user chose.
-LINKS = {  # names of entries of a section
-    "mace.prior": "priors",
-    "mace.domain_prior": "priors",
-    "tasks.*.base": "bases",
-    "tasks.*.evaluation": "evaluations",
-    **{f"evaluations.*.{role}": "suites" for role in ROLES},
-}
-FILES = {  # paths of files, and the keys beside them that name columns
-    "concepts": (),
-    "templates.*": (),
-    "priors.*.file": ("column",),
-    "priors.*.coco.*": (),
-    "priors.*.templates": (),
-    "suites.*.file": (),
-    "suites.*.table": ("column", "type_column"),
-    "evaluations.*.classes.table": ("column",),
-    "evaluations.*.reference_images": (),
-}
-MODELS = {  # model folders or hub ids, the file that such a folder holds, and the class that is wanted of transformers
-    "bases.*.model": ("model_index.json", None),
-    "masks.clipseg.model": ("config.json", "CLIPSegForImageSegmentation"),
-    "masks.grounded-sam.detector.model": ("config.json", "GroundingDinoForObjectDetection"),
-    "masks.grounded-sam.sam.model": ("config.json", "SamModel"),
-    "evaluations.*.clip.model": ("config.json", "CLIPModel"),
-}
 SEEDS = ("suites.*.seeds", "figures.examples.seeds")
-FORMS = {  # keys that tell the forms of a section's entries, in the order of the schema's oneOf, and what they hold
-    "suites": {"file": "rows", "table": "words for a prompt"},
-    "priors": {"file": "texts or names", "coco": "COCO caption files"},
+HOLDS = {"base": "model_index.json"}  # the file that the folder of a model of a class holds; of any other, config.json
+# What keys of earlier versions are called now.
+MOVED = {
+    "mace": "methods have entries of their own now; write methods: {mace: {...}} with the same keys, but templates_used, "
+    "which is templates.used",
+    "templates_used": "this is templates.used now, since every method reads the same prompts",
 }
-
-
-def load_schema(path: str | Path) -> dict:
-    """Read a JSON schema written as YAML."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some ten times as fast, where it is built
-    return yaml.load(Path(path).read_text(encoding="utf-8"), loader)
 
 
 def check_config(
-    config: dict, schema: dict, *, source: str = "config", files: Iterable[Path] = (), made: tuple[str, ...] = ()
-) -> None:
-    """Check `config` against `schema`, its names against each other, and its paths against the disk.
+    config: dict, *, source: str = "config", files: Iterable[Path] = (), made: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Check a configuration against its schema, its names against each other, and its paths against the disk.
 
     `source` is the file to name in messages. `files` are those that the configuration was read from: a key that one of
     them gives twice is a problem, since only the last one counts. Relative paths start at the working directory. A
     path that begins with one of `made` is made by the workflow itself and need not exist yet.
 
+    Returns the whole configuration, with all that has a default.
     Raises: ConfigError with every problem found, each beginning with the file it is in.
     """
     repeated = [problem for file in files for problem in _repeated_keys(Path(file))]
+    schema = schema_of(config)
+    found = list(walk(config, schema))
     problems = [*_text_problems(config), *_schema_problems(config, schema)]
-    problems += [
-        *_link_problems(config),
-        *_seed_problems(config),
-        *_weight_problems(config),
-        *_disk_problems(config, made),
-    ]
+    problems += [*_link_problems(config, found), *_seed_problems(config), *_disk_problems(config, found, made)]
     table_problems: tuple[str, ...] = ()
     try:
         problems += _concept_problems(config)
     except ConfigError as error:
         table_problems = error.args
+    whole = {} if problems else with_defaults(config)
+    problems += [] if problems else [*_method_problems(whole), *_evaluation_problems(whole)]
     if repeated or problems or table_problems:
         told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
         raise ConfigError(*repeated, *told, *table_problems)
+    return whole
 
 
 def _is_file(path: str | Path) -> bool:
@@ -207,15 +188,26 @@ def _sentences(error: Any) -> Iterator[str]:
         yield f"{_at((*path, value))} needs another name: it must be {rule['title']}."
     elif error.validator == "additionalProperties":
         for key in (key for key in value if isinstance(key, str) and key not in keys):
-            yield f"{_at((*path, key))} is not a known key{_hint(key, keys)} Known keys: {_listed(keys)}."
+            if key in MOVED:
+                yield f"{_at((*path, key))}: {MOVED[key]}."
+            else:
+                yield f"{_at((*path, key))} is not a known key{_hint(key, keys)} Known keys: {_listed(keys)}."
     elif error.validator == "required":
         misspelt = {nearest(key, keys) for key in value if isinstance(key, str) and key not in keys}
         for key in (key for key in rule["required"] if key not in value and key not in misspelt):
-            yield f"{place} lacks the key {key}; add it: {keys[key]['description']}"
+            if key == "kind":
+                yield unknown_kind(path[0], path[1], value)
+            else:
+                yield f"{place} lacks the key {key}; add it: {keys[key]['description']}"
     elif not isinstance(value, dict) and (error.validator == "oneOf" or rule.get("type") == "object"):
         yield f"{place} must hold keys and values; got {shown(value)}; see config/README.md."
     elif error.validator == "oneOf":
         yield from _form_sentences(error)
+    elif "kind" in path[2:3] and error.validator == "enum":
+        yield unknown_kind(path[0], path[1], {"kind": value})
+    elif isinstance(value, dict) and "model" in value and path[0] == "evaluations":
+        entry = f"{{judge: {{kind: {path[-1]}, model: ..., revision: ...}}}}"
+        yield f"{place} names an entry of measures now; write measures: {entry}, and its name here."
     elif error.validator == "enum":
         options = rule["enum"]
         yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
@@ -249,13 +241,49 @@ def _mend(value: Any, rule: dict) -> str:
     return "."
 
 
-def _link_problems(config: Any) -> Iterator[str]:
-    for pattern, section in LINKS.items():
-        known = config.get(section) if isinstance(config, dict) else None
-        for place, value, _ in _find(config, pattern):
-            if isinstance(value, str) and isinstance(known, dict) and value not in known:
-                hint = _hint(value, [str(name) for name in known])
-                yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
+def _link_problems(config: Any, found: Iterable[Found]) -> Iterator[str]:
+    """Names of entries that a section has not, or that are of another kind than is wanted there."""
+    for place, value, rule, _ in found:
+        section = rule.get("entry-of")
+        if section is None or not isinstance(value, str):
+            continue
+        known = config.get(section, {})
+        if not isinstance(known, dict):
+            continue
+        if value not in known:
+            hint = _hint(value, [str(name) for name in known])
+            yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
+        elif (wanted := rule.get("of-kind")) and (kind := kind_of(section, value, known[value])) not in (None, wanted):
+            yield f"{_at(place)} must be of the kind {wanted}, and {section}.{value} is of the kind {kind}; name another."
+    tasks = config.get("tasks") if isinstance(config, dict) else None
+    for name, task in tasks.items() if isinstance(tasks, dict) else ():
+        methods = task.get("methods") if isinstance(task, dict) else None
+        entries = config.get("methods") if isinstance(config.get("methods"), dict) else {}
+        for index, method in enumerate(methods if isinstance(methods, list) else ()):
+            known = [*(str(entry) for entry in entries), *kinds("methods")]
+            if isinstance(method, str) and method not in known:
+                at = _at(("tasks", name, "methods", index))
+                yield f"{at}: methods has no entry {shown(method)}{_hint(method, known)} Known methods: {_listed(known)}."
+
+
+def _method_problems(config: dict) -> Iterator[str]:
+    """Settings that a method's manifest refuses together."""
+    for task, chosen in config["tasks"].items():
+        for name in chosen["methods"]:
+            settings = method_of(config, task, name)
+            for rule in manifest("methods", settings["kind"]).more.get("refused", ()):
+                if all(settings[key] == value for key, value in rule["where"].items()):
+                    yield f"methods.{name} (in task {task}): {rule['because']}."
+
+
+def _evaluation_problems(config: dict) -> Iterator[str]:
+    """Tables over tasks that are not measured alike."""
+    for name, table in config["tables"].items():
+        found = {task: config["tasks"][task]["evaluation"] for task in table["tasks"]}
+        of_kinds = {task: config["evaluations"][e]["kind"] if e else None for task, e in found.items()}
+        if len(set(of_kinds.values())) > 1 or None in of_kinds.values():
+            told = ", ".join(f"{task} ({kind or 'no evaluation'})" for task, kind in of_kinds.items())
+            yield f"tables.{name}: its tasks must have evaluations of one kind; they are {told}; leave some out."
 
 
 def _seed_problems(config: Any) -> Iterator[str]:
@@ -265,22 +293,8 @@ def _seed_problems(config: Any) -> Iterator[str]:
                 yield f"{_at(place)} must be [first, last] with first <= last; got {seeds}; swap the two."
 
 
-def _weight_problems(config: Any) -> Iterator[str]:
-    mace = config.get("mace") if isinstance(config, dict) else None
-    if isinstance(mace, dict) and mace.get("lamb") == 0:
-        keeps = mace.get("prior") is not None or (mace.get("domain_prior") and mace.get("preserve_weight"))
-        for key in ("train_preserve_scale", "fuse_preserve_scale"):
-            if not keeps or mace.get(key) == 0:
-                yield (
-                    f"mace.lamb must be above 0 where mace.{key} is 0 or no prior has weight; "
-                    "raise one of them, or name a prior."
-                )
-
-
 def _concept_problems(config: Any) -> list[str]:
     """Concepts of tasks that the table lacks. Raises: ConfigError with what is wrong with the table itself."""
-    from lethe.inputs.concepts import read_concepts  # here, because that module imports this one
-
     problems = []
     for _, table, _ in _find(config, "concepts"):
         readable = isinstance(table, str) and _is_file(table)
@@ -294,38 +308,51 @@ def _concept_problems(config: Any) -> list[str]:
     return problems
 
 
-def _disk_problems(config: Any, made: tuple[str, ...]) -> Iterator[str]:
+def _disk_problems(config: Any, found: Iterable[Found], made: tuple[str, ...]) -> Iterator[str]:
     """Files, columns and models that the configuration names and the disk does not hold."""
-    from lethe.files.tables import separator_of  # here, because it takes numpy and Pillow along
+    for place, value, rule, holder in found:
+        if isinstance(value, str) and "file" in rule:
+            yield from _file_problems(place, value, rule, holder, made)
+        elif isinstance(value, str) and "model" in rule and not value.startswith(made):
+            if place[0] == "masks" and _segmenter(config) != place[1]:
+                continue
+            kind = rule["model"]
+            holds = HOLDS.get(kind, "config.json")
+            wanted = None if kind in HOLDS else kind
+            yield from _model_problems(_at(place), value, holder.get("revision"), holds, wanted)
+            if kind == "base":
+                yield from _base_problems(config, _at(place[:-1]), place[1], holder)
+    masks = config.get("masks") if isinstance(config, dict) else None
+    if _segmenter(config) == "clipseg" and not (
+        isinstance(masks.get("clipseg"), dict) and masks["clipseg"].get("model")
+    ):
+        yield "masks.clipseg lacks the key model; add it: the CLIPSeg model that finds concepts."
 
-    for pattern, keys in FILES.items():
-        for place, path, holder in _find(config, pattern):
-            if isinstance(path, str) and (path.startswith("-") or "{" in path or "}" in path):
-                why = "begins with '-' like an option" if path.startswith("-") else "has braces like a wildcard"
-                yield f"{_at(place)}: {shown(path, 500)} {why}; rename the file."
-                continue
-            wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
-            if pattern == "suites.*.file":
-                wanted = list(_suite_columns(place, holder.get("columns")))
-            if not isinstance(path, str) or path.startswith(made):
-                continue
-            if pattern == "evaluations.*.reference_images" and _is_folder(path):
-                continue
-            if not _is_file(path):
-                yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
-            elif wanted:
-                separator = "\t" if place[-1] == "table" else separator_of(path)
-                yield from _column_problems(path, separator, wanted, comments=place[-1] == "table")
-            elif pattern == "priors.*.file" and (problem := no_list_of_texts(Path(path))):
-                yield f"{_at(place)}: {shown(path, 500)} is {problem} ({_at((*place[:-1], 'column'))})."
-    for pattern, holds in MODELS.items():
-        for place, model, holder in _find(config, pattern):
-            unread = place[0] == "masks" and config["masks"].get("segmenter") != place[1]
-            if isinstance(model, str) and not model.startswith(made) and not unread:
-                yield from _model_problems(_at(place), model, holder.get("revision"), *holds)
-    for place, model, base in _find(config, "bases.*.model"):
-        if isinstance(model, str) and not model.startswith(made):
-            yield from _base_problems(config, _at(place[:-1]), place[1], base)
+
+def _segmenter(config: Any) -> Any:
+    masks = config.get("masks") if isinstance(config, dict) else None
+    return masks.get("segmenter") if isinstance(masks, dict) else None
+
+
+def _file_problems(place: tuple, path: str, rule: dict, holder: dict, made: tuple[str, ...]) -> Iterator[str]:
+    """What speaks against a file that the configuration names."""
+    if path.startswith("-") or "{" in path or "}" in path:
+        why = "begins with '-' like an option" if path.startswith("-") else "has braces like a wildcard"
+        yield f"{_at(place)}: {shown(path, 500)} {why}; rename the file."
+        return
+    if path.startswith(made) or (rule["file"] == "images" and _is_folder(path)):
+        return
+    keys = rule.get("columns", ())
+    wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
+    if rule["file"] == "rows":
+        wanted = list(_suite_columns(place, holder.get("columns")))
+    if not _is_file(path):
+        yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
+    elif wanted:
+        separator = "\t" if rule["file"] == "table" else separator_of(path)
+        yield from _column_problems(path, separator, wanted, comments=rule["file"] == "table")
+    elif rule["file"] == "texts" and (problem := no_list_of_texts(Path(path))):
+        yield f"{_at(place)}: {shown(path, 500)} is {problem} ({_at((*place[:-1], 'column'))})."
 
 
 def _suite_columns(place: tuple, columns: Any) -> Iterator[tuple[tuple, str]]:
@@ -380,6 +407,7 @@ def _base_problems(config: dict, place: str, name: Any, base: dict) -> Iterator[
     keys: dict[str, list[str]] = {}
     for section in ("images", "sampling"):
         choice = config[section].get("scheduler") if isinstance(config.get(section), dict) else None
+        choice = choice or frame()["properties"][section]["properties"]["scheduler"]["default"]
         if choice in (*SCHEDULERS, OWN):
             keys.setdefault(choice, []).append(f"{section}.scheduler")
     for choice, told in keys.items():

@@ -13,41 +13,71 @@ from pathlib import Path
 
 import pandas as pd
 
-from lethe.config.checks import ROLES
+from lethe.config.schema import method_of, walk
 from lethe.files.shards import picture_names
 from lethe.files.tables import as_read, read_header, separator_of
 from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.suites import class_names, settings_elsewhere, suite_file, suite_rows
-from lethe.inputs.templates import read_templates
+from lethe.inputs.templates import read_templates, template_file
 from lethe.messages import ConfigError, shown
+from lethe.plugins import manifest
 
-COUNTED = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # the number that a role's rows count towards
 EMBEDDED = "resources/emoji"  # whose models and tables know the emoji world and nothing else
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A task as it is measured: its name, what it erases, and the name, settings and classes of its evaluation."""
+    """A task as it is measured: its name, what it erases, and the name, settings and classes of its evaluation.
+
+    `classes` is None where the evaluation has none.
+    """
 
     task: str
     erased: Sequence[Concept]
     evaluation: str
     chosen: dict
-    classes: Sequence[str]
+    classes: Sequence[str] | None
 
-    def counts(self, role: str) -> set[str]:
-        """The types of a role's rows that count."""
+    @property
+    def roles(self) -> dict[str, dict]:
+        """What the evaluation's kind says of each role that has a suite: which rows count, and towards what."""
+        return {role: said for role, said in roles_of(self.chosen["kind"]).items() if self.chosen[role] is not None}
+
+    @property
+    def counted(self) -> dict[str, str]:
+        """The number that the rows of a role count towards by their type."""
+        return {role: said["towards"] for role, said in self.roles.items() if said["counts"] != "all"}
+
+    def counts(self, role: str) -> set[str] | None:
+        """The types of a role's rows that count; None where all do that are not erased."""
         names = {concept.name for concept in self.erased}
-        return set(self.classes) - names if role == "kept" else names
+        if self.roles[role]["counts"] == "erased":
+            return names
+        return None if self.classes is None else set(self.classes) - names
+
+    def used(self, role: str, types: pd.Series) -> pd.Series:
+        """Which rows of a role's suite count, by their types."""
+        if self.roles[role]["counts"] == "all":
+            return types.notna()
+        counts = self.counts(role)
+        return ~types.isin({concept.name for concept in self.erased}) if counts is None else types.isin(counts)
+
+
+def roles_of(kind: str) -> dict[str, dict]:
+    """What a kind of evaluation says of its roles."""
+    return manifest("tables", kind).more["roles"]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a configuration names and files hold: concepts, the rows of suites, the classes of evaluations, by name."""
+    """What a configuration names and files hold: concepts, the rows of suites, the classes of evaluations, by name.
+
+    An evaluation without classes has None.
+    """
 
     concepts: Sequence[Concept]
     suites: Mapping[str, pd.DataFrame]
-    classes: Mapping[str, Sequence[str]]
+    classes: Mapping[str, Sequence[str] | None]
 
 
 def read_inputs(config: dict, source: str = "config") -> Inputs:
@@ -72,6 +102,7 @@ def read_suites(config: dict, source: str = "config") -> dict[str, pd.DataFrame]
             told = f"suites.{name}: {str(error).removeprefix('suite_rows: ')}"
             users = [f"evaluations.{evaluation}.{role}" for evaluation, role, used in _uses(config) if used == name]
             mends = [f"{user}: null does without it" for user in users if user.endswith(".generality")]
+            users += [f"tasks.{task}.suites" for task, chosen in config["tasks"].items() if name in chosen["suites"]]
             if users:
                 problems.append(f"{source}: {'; '.join([told, *mends])}.")
     if problems:
@@ -79,12 +110,12 @@ def read_suites(config: dict, source: str = "config") -> dict[str, pd.DataFrame]
     return rows
 
 
-def read_classes(config: dict, source: str = "config") -> dict[str, list[str]]:
-    """The classes of every evaluation. Raises ConfigError with what is wrong with their tables."""
+def read_classes(config: dict, source: str = "config") -> dict[str, list[str] | None]:
+    """The classes of every evaluation that has some. Raises ConfigError with what is wrong with their tables."""
     classes, problems = {}, []
     for name, evaluation in config["evaluations"].items():
         try:
-            classes[name] = class_names(**evaluation["classes"])
+            classes[name] = class_names(**evaluation["classes"]) if "classes" in evaluation else None
         except ValueError as error:
             problems.append(f"{source}: evaluations.{name}.classes: {error}.")
     if problems:
@@ -92,25 +123,19 @@ def read_classes(config: dict, source: str = "config") -> dict[str, list[str]]:
     return classes
 
 
-def check_plan(
-    config: dict,
-    concepts: Sequence[Concept],
-    suites: dict[str, pd.DataFrame],
-    classes: dict[str, list[str]],
-    source: str = "config",
-) -> None:
+def check_plan(config: dict, inputs: Inputs, source: str = "config") -> None:
     """Refuse, before anything runs, what could not be measured when all has run.
 
     Raises ConfigError with every problem: an erased concept that is no class, a number without images, types that
-    differ from a name in what `as_read` ignores, templates that cannot be read, too few images for a FID.
+    differ from a name in what `as_read` ignores, templates that cannot be read, too few images for a distance.
     """
     problems: list[str] = []
-    for measured in _measured(config, concepts, classes):
+    for measured in measured_tasks(config, inputs):
         problems += _class_problems(measured)
-        problems += _count_problems(measured, config, suites)
-        problems += _fid_problems(measured, suites)
-    problems += _type_problems(config, concepts, suites, classes)
-    for path in _templates(config, concepts):
+        problems += _count_problems(measured, config, inputs.suites)
+        problems += _distance_problems(measured, config, inputs.suites)
+    problems += _type_problems(config, inputs)
+    for path in _templates(config, inputs.concepts):
         try:
             read_templates(Path(path))
         except ValueError as error:
@@ -119,34 +144,38 @@ def check_plan(
         raise ConfigError(*(f"{source}: {problem}" for problem in dict.fromkeys(problems)))
 
 
-def remarks(
-    config: dict, concepts: Sequence[Concept], suites: dict[str, pd.DataFrame], classes: dict[str, list[str]]
-) -> list[str]:
+def remarks(config: dict, inputs: Inputs) -> list[str]:
     """What may not be meant, a sentence each; the arguments have passed `check_plan`."""
     found: list[str] = []
-    for measured in _measured(config, concepts, classes):
-        found += _missing_rows(measured, suites)
-        found += _contradictions(measured)
-        found += _embedded(measured, config)
-    found += _uncounted(config, concepts, suites, classes)
-    found += _suite_remarks(config, suites)
-    found += _few_templates(config, concepts)
-    found += _synonym_remarks(config, concepts)
+    by_name = {concept.name: concept for concept in inputs.concepts}
+    for measured in measured_tasks(config, inputs):
+        found += _missing_rows(measured, inputs.suites)
+        found += _kept_synonyms(measured)
+    for name, task in config["tasks"].items():
+        found += _anchors(name, [by_name[concept] for concept in task["concepts"]])
+        found += _embedded(name, config, by_name)
+    found += _uncounted(config, inputs)
+    found += _suite_remarks(config, inputs.suites)
+    found += _few_templates(config, inputs.concepts)
+    found += _synonym_remarks(config, inputs.concepts)
     return list(dict.fromkeys(found))
 
 
 def _uses(config: dict) -> list[tuple[str, str, str]]:
     """(evaluation, role, suite) of every evaluation that a task uses."""
-    used = dict.fromkeys(task["evaluation"] for task in config["tasks"].values())
-    chosen = [(name, role, config["evaluations"][name][role]) for name in used for role in ROLES]
-    return [use for use in chosen if use[2] is not None]
+    used = dict.fromkeys(task["evaluation"] for task in config["tasks"].values() if task["evaluation"])
+    chosen = [(config["evaluations"][name], name) for name in used]
+    uses = [(name, role, evaluation[role]) for evaluation, name in chosen for role in roles_of(evaluation["kind"])]
+    return [use for use in uses if use[2] is not None]
 
 
-def _measured(config: dict, concepts: Sequence[Concept], classes: dict[str, list[str]]) -> Iterator[Measured]:
-    by_name = {concept.name: concept for concept in concepts}
+def measured_tasks(config: dict, inputs: Inputs) -> Iterator[Measured]:
+    """Every task that has an evaluation."""
+    by_name = {concept.name: concept for concept in inputs.concepts}
     for name, task in config["tasks"].items():
-        erased, evaluation = [by_name[concept] for concept in task["concepts"]], task["evaluation"]
-        yield Measured(name, erased, evaluation, config["evaluations"][evaluation], classes[evaluation])
+        if evaluation := task["evaluation"]:
+            erased = [by_name[concept] for concept in task["concepts"]]
+            yield Measured(name, erased, evaluation, config["evaluations"][evaluation], inputs.classes[evaluation])
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:
@@ -162,6 +191,8 @@ def _where(suite: str, config: dict) -> str:
 
 def _class_problems(measured: Measured) -> Iterator[str]:
     """Erased concepts that are no class."""
+    if measured.classes is None:
+        return
     table, known = measured.chosen["classes"]["table"], set(measured.classes)
     alike = {as_read(name): name for name in measured.classes}
     missing = [concept for concept in measured.erased if concept.name not in known]
@@ -181,15 +212,16 @@ def _class_problems(measured: Measured) -> Iterator[str]:
         )
 
 
-def _count_problems(measured: Measured, config: dict, suites: dict[str, pd.DataFrame]) -> Iterator[str]:
+def _count_problems(measured: Measured, config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Numbers that no row would count towards."""
-    for role, number in COUNTED.items():
+    for role, number in measured.counted.items():
         suite, wanted = measured.chosen[role], measured.counts(role)
-        if suite is None or wanted & set(suites[suite]["type"].unique()):
+        if measured.used(role, suites[suite]["type"]).any():
             continue
         types = list(suites[suite]["type"].unique())
         found = "no types" if types == [""] else f"the types {_some(types)}"
-        needs = "classes that are not erased" if role == "kept" else _some(sorted(wanted))
+        of = "what is" if wanted is None else "classes that are"
+        needs = _some(sorted(wanted)) if measured.roles[role]["counts"] == "erased" else f"{of} not erased"
         mend = f"write these as its types, or let suites.{suite}.columns name the column that holds them"
         if "table" in config["suites"][suite]:
             mend = "give them words there, or name another suite"
@@ -201,19 +233,22 @@ def _count_problems(measured: Measured, config: dict, suites: dict[str, pd.DataF
         )
 
 
-def _fid_problems(measured: Measured, suites: dict[str, pd.DataFrame]) -> Iterator[str]:
-    """Too few images for a FID, where the dimensions of the judge's embeddings are known, and images that are none."""
-    at, images = f"evaluations.{measured.evaluation}", measured.chosen["reference_images"]
-    dimensions = _dimensions(measured.chosen["clip"]["model"])
-    counts = {"quality": len(suites[measured.chosen["quality"]])}
+def _distance_problems(measured: Measured, config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """Too few images for a Frechet distance, where the dimensions of the embeddings are known; images that are none."""
+    distance = manifest("tables", measured.chosen["kind"]).more.get("distance")
+    if distance is None:
+        return
+    at, images = f"evaluations.{measured.evaluation}", measured.chosen[distance["to"]]
+    dimensions = _dimensions(config["measures"][measured.chosen[distance["by"]]]["model"])
+    counts = {distance["of"]: len(suites[measured.chosen[distance["of"]]])}
     if not images.startswith("results/"):
         try:
-            counts["reference_images"] = len(picture_names(Path(images)))
+            counts[distance["to"]] = len(picture_names(Path(images)))
         except ValueError as error:
-            yield f"{at}.reference_images: {error}."
+            yield f"{at}.{distance['to']}: {error}."
     for key, count in counts.items():
         if dimensions is not None and count <= dimensions:
-            of = f"suite {measured.chosen[key]}" if key == "quality" else images
+            of = f"suite {measured.chosen[key]}" if key == distance["of"] else images
             yield (
                 f"{at}.{key}: {of} has {count} images, and fid needs more than the {dimensions} dimensions of the "
                 "judge's embeddings; add some, or take a judge of fewer."
@@ -230,11 +265,9 @@ def _dimensions(model: str) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _type_problems(
-    config: dict, concepts: Sequence[Concept], suites: dict[str, pd.DataFrame], classes: dict[str, list[str]]
-) -> Iterator[str]:
+def _type_problems(config: dict, inputs: Inputs) -> Iterator[str]:
     """Types that differ from a concept or class in capitals, space or composition alone."""
-    for suite, known, unknown, _ in _unknown_types(config, concepts, suites, classes):
+    for suite, known, unknown, _ in _unknown_types(config, inputs):
         alike = {as_read(name): name for name in known}
         near = {kind: alike[as_read(kind)] for kind in unknown if as_read(kind) in alike}
         if near:
@@ -244,67 +277,71 @@ def _type_problems(
             yield f"suites.{suite}: {where}: {told}; write them the same."
 
 
-def _uncounted(
-    config: dict, concepts: Sequence[Concept], suites: dict[str, pd.DataFrame], classes: dict[str, list[str]]
-) -> Iterator[str]:
+def _uncounted(config: dict, inputs: Inputs) -> Iterator[str]:
     """Rows that are sampled and measured but count towards no number."""
-    for suite, _, unknown, roles in _unknown_types(config, concepts, suites, classes):
-        if unknown and "quality" not in roles:
+    for suite, _, unknown, roles in _unknown_types(config, inputs):
+        if unknown and "all" not in roles:
             yield (
-                f"suites.{suite}: {sum(unknown.values())} of {len(suites[suite])} rows count towards no number, since "
+                f"suites.{suite}: {sum(unknown.values())} of {len(inputs.suites[suite])} rows count towards no number, since "
                 f"their type is no concept or class: {_some(unknown)} ({suite_file(config['suites'][suite])})."
             )
 
 
-def _unknown_types(
-    config: dict, concepts: Sequence[Concept], suites: dict[str, pd.DataFrame], classes: dict[str, list[str]]
-) -> Iterator[tuple[str, set[str], dict[str, int], set[str]]]:
-    """Each suite whose rows are counted by type: what its types can be, the other ones with their rows, its roles."""
-    known: dict[str, set[str]] = {}
-    roles: dict[str, set[str]] = {}
+def _unknown_types(config: dict, inputs: Inputs) -> Iterator[tuple[str, set[str], dict[str, int], set[str]]]:
+    """Each suite whose rows count by their type: what its types can be, the others with their rows, what its roles count.
+
+    A suite that shows what must stay, whatever that is, can have any type.
+    """
+    known: dict[str, set[str] | None] = {}
+    counted: dict[str, set[str]] = {}
+    concepts = {concept.name for concept in inputs.concepts}
     for evaluation, role, suite in _uses(config):
-        roles.setdefault(suite, set()).add(role)
-        if role in COUNTED:
-            names = known.setdefault(suite, set())
-            names |= set(classes[evaluation]) | ({c.name for c in concepts} if role != "kept" else set())
+        counts = roles_of(config["evaluations"][evaluation]["kind"])[role]["counts"]
+        counted.setdefault(suite, set()).add(counts)
+        classes = inputs.classes[evaluation]
+        if counts == "kept" and classes is None:
+            known[suite] = None
+        elif counts != "all" and known.setdefault(suite, set()) is not None:
+            known[suite] |= set(classes or ()) | (concepts if counts == "erased" else set())
     for suite, names in known.items():
-        counts = suites[suite]["type"].value_counts(sort=False)
-        yield suite, names, {kind: int(n) for kind, n in counts.items() if kind not in names}, roles[suite]
+        if names is not None:
+            found = inputs.suites[suite]["type"].value_counts(sort=False)
+            yield suite, names, {kind: int(n) for kind, n in found.items() if kind not in names}, counted[suite]
 
 
 def _templates(config: dict, concepts: Sequence[Concept]) -> list[str]:
     """The template files of the kinds that a task erases."""
     erased = {name for task in config["tasks"].values() for name in task["concepts"]}
-    return sorted({config["templates"][concept.kind] for concept in concepts if concept.name in erased})
+    return sorted({template_file(config["templates"], concept.kind) for concept in concepts if concept.name in erased})
 
 
 def _few_templates(config: dict, concepts: Sequence[Concept]) -> Iterator[str]:
-    used = config["mace"]["templates_used"]
+    used = config["templates"]["used"]
     for path in _templates(config, concepts):
         count = len(read_templates(Path(path)))
         if count < used:
-            yield f"mace.templates_used is {used}, and {path} holds {count}: training uses these {count}."
+            yield f"templates.used is {used}, and {path} holds {count}: training uses these {count}."
 
 
-def _missing_rows(measured: Measured, suites: dict[str, pd.DataFrame]) -> Iterator[str]:
+def _missing_rows(measured: Measured, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Erased concepts that a suite shows nothing of, where it shows others."""
-    for role in ("erased", "generality"):
+    for role in (role for role, said in measured.roles.items() if said["counts"] == "erased"):
         suite = measured.chosen[role]
-        types = set() if suite is None else set(suites[suite]["type"].unique())
+        types = set(suites[suite]["type"].unique())
         missing = [concept.name for concept in measured.erased if concept.name not in types]
-        if suite is not None and missing:
+        if missing:
             yield (
-                f"tasks.{measured.task}: {COUNTED[role]} says nothing of {len(missing)} of its {len(measured.erased)} "
+                f"tasks.{measured.task}: {measured.counted[role]} says nothing of {len(missing)} of its {len(measured.erased)} "
                 f"concepts, since suite {suite} has no row of the type {_some(missing)}."
             )
 
 
-def _contradictions(measured: Measured) -> Iterator[str]:
-    """Anchors that are erased, too, and kept classes that are to vanish as another word for what is erased."""
-    at, names = f"tasks.{measured.task}", {_plain(concept.name): concept for concept in measured.erased}
-    words = {_plain(word): concept for concept in measured.erased for word in concept.synonyms}
-    anchors = {concept.name: names.get(_plain(concept.anchor)) for concept in measured.erased}
-    for concept in measured.erased:
+def _anchors(task: str, erased: Sequence[Concept]) -> Iterator[str]:
+    """Anchors that are erased, too."""
+    at, names = f"tasks.{task}", {_plain(concept.name): concept for concept in erased}
+    words = {_plain(word): concept for concept in erased for word in concept.synonyms}
+    anchors = {concept.name: names.get(_plain(concept.anchor)) for concept in erased}
+    for concept in erased:
         anchor, other = shown(concept.anchor), anchors[concept.name]
         if other and anchors[other.name] is concept:
             if concept.name < other.name:
@@ -316,10 +353,16 @@ def _contradictions(measured: Measured) -> Iterator[str]:
         elif of := words.get(_plain(concept.anchor)):
             told = f"{at}: {shown(concept.name)} is erased towards {anchor}, a synonym of {shown(of.name)}"
             yield f"{told}, which is erased; give it an anchor that stays."
-    for name in measured.classes:
+
+
+def _kept_synonyms(measured: Measured) -> Iterator[str]:
+    """Classes that count as kept and are to vanish as another word for what is erased."""
+    names = {_plain(concept.name) for concept in measured.erased}
+    words = {_plain(word): concept for concept in measured.erased for word in concept.synonyms}
+    for name in measured.classes or ():
         if _plain(name) in words and _plain(name) not in names:
             yield (
-                f"{at}: the class {shown(name)} ({measured.chosen['classes']['table']}) counts as kept, and as a "
+                f"tasks.{measured.task}: the class {shown(name)} ({measured.chosen['classes']['table']}) counts as kept, and as a "
                 f"synonym of {shown(words[_plain(name)].name)} it is to vanish; remove one of the two."
             )
 
@@ -329,38 +372,47 @@ def _plain(phrase: str) -> str:
     return re.sub(r"^(a|an|the) (?=.)", "", as_read(phrase))
 
 
-def _embedded(measured: Measured, config: dict) -> Iterator[str]:
+def _embedded(task: str, config: dict, concepts: Mapping[str, Concept]) -> Iterator[str]:
     """What of the emoji world another base would meet, by the names of paths."""
-    task, mace, masks = config["tasks"][measured.task], config["mace"], config["masks"]
-    base = config["bases"][task["base"]]["model"]
-    at, chosen = f"evaluations.{measured.evaluation}", measured.chosen
-    met = {f"mace.{key}": _prior_file(config, mace[key]) for key in ("prior", "domain_prior")}
-    if masks["segmenter"] == "clipseg" and any(concept.kind != "style" for concept in measured.erased):
-        met["masks.clipseg.model"] = masks["clipseg"]["model"]
-    met |= {f"{at}.clip.model": chosen["clip"]["model"], f"{at}.classes.table": chosen["classes"]["table"]}
-    met[f"{at}.reference_images"] = chosen["reference_images"]
+    chosen = config["tasks"][task]
+    base = config["bases"][chosen["base"]]["model"]
+    met: dict[str, str | None] = {}
+    for name in chosen["methods"]:
+        settings = method_of(config, task, name)
+        said = manifest("methods", settings["kind"])
+        for key, rule in said.settings["properties"].items():
+            if rule.get("entry-of") == "priors" and settings[key]:
+                met[f"methods.{name}.{key}"] = config["priors"][settings[key]].get("file")
+        seen = any(concepts[concept].kind != "style" for concept in chosen["concepts"])
+        if config["masks"]["segmenter"] == "clipseg" and seen and {"masks", "loras"} & set(said.reads):
+            met["masks.clipseg.model"] = config["masks"]["clipseg"]["model"]
+    if evaluation := chosen["evaluation"]:
+        entry = config["evaluations"][evaluation]
+        described = manifest("tables", entry["kind"]).settings
+        for place, value, rule, _ in walk(entry, described):
+            if "file" in rule and isinstance(value, str):
+                met[".".join(("evaluations", evaluation, *map(str, place)))] = value
+            elif rule.get("entry-of") == "measures" and value:
+                met[f"measures.{value}.model"] = config["measures"][value].get("model")
     keys = [key for key, path in met.items() if _is_embedded(path)]
     if keys and not _is_embedded(base):
         yield (
-            f"tasks.{measured.task}: {', '.join(keys)} come from {EMBEDDED}, which knows its own world alone, and the "
-            f"base {task['base']} ({base}) is another; name models and files made for it."
+            f"tasks.{task}: {', '.join(keys)} come from {EMBEDDED}, which knows its own world alone, and the base "
+            f"{chosen['base']} ({base}) is another; name models and files made for it."
         )
-
-
-def _prior_file(config: dict, prior: str | None) -> str | None:
-    return None if prior is None else config["priors"][prior].get("file")
 
 
 def _is_embedded(path: str | None) -> bool:
     return path is not None and f"/{EMBEDDED}/" in f"/{Path(path).as_posix()}/"
 
 
-def _suite_remarks(config: dict, suites: dict[str, pd.DataFrame]) -> Iterator[str]:
+def _suite_remarks(config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Suites that nothing uses, rows that repeat others, settings that stand in a file and are not read."""
     used = {suite for _, _, suite in _uses(config)}
+    used |= {suite for task in config["tasks"].values() for suite in task["suites"]}
     for name, suite in config["suites"].items():
         if name not in used:
-            yield f"suites.{name}: no evaluation of a task uses it, so nothing samples it."
+            yield f"suites.{name}: no task and no evaluation of one uses it, so nothing samples it."
             continue
         if repeated := int(suites[name].duplicated().sum()):
             yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd  # imported where used: a step that reads no table starts half a second sooner
 
 
+ABOUT_NAME = "shard.json"
 ROWS_NAME = "rows.csv"
 ROWS_LIMIT = 1 << 28  # bytes: more than a million rows of long prompts, while a small zip can promise any number
 SEED_LIMIT = 1 << 63  # generators take more, but tables of numbers hold signed 64-bit integers
@@ -36,16 +38,21 @@ PICTURES = ("PNG", "JPEG")  # of images that others made
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def write_shard(path: Path, rows: pd.DataFrame, images: Sequence[np.ndarray]) -> None:
+def write_shard(
+    path: Path, rows: pd.DataFrame, images: Sequence[np.ndarray], about: Mapping[str, str] | None = None
+) -> None:
     """Write images (uint8 `[h, w, 3]` or `[h, w]`) as `<row>.png` with their rows as `rows.csv` into one zip.
 
-    The row is the index of `rows`. Equal content gives equal bytes: fixed dates and order, no compression twice.
+    The row is the index of `rows`; `about`, what the shard is of (base, edit, suite, shard), is kept as `shard.json`.
+    Equal content gives equal bytes: fixed dates and order, no compression twice.
     Raises ValueError when rows and images differ in number.
     """
     if len(rows) != len(images):
         raise ValueError(f"write_shard: `images` must have one image per row; got {len(images)} for {len(rows)} rows")
     with written_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(ROWS_NAME, _EPOCH), rows_as_csv(rows))
+        if about is not None:
+            archive.writestr(zipfile.ZipInfo(ABOUT_NAME, _EPOCH), json.dumps(about, sort_keys=True))
         for row, image in zip(rows.index, images, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(np.asarray(image)).save(buffer, "PNG", optimize=False)
@@ -65,6 +72,18 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     with _archive(path) as archive:
         return _row_table(_rows_of(archive), f"{path}: {ROWS_NAME}")
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """What a shard says that it is of. Raises ValueError, naming the file, when it says nothing."""
+    with _archive(path) as archive:
+        try:
+            about = json.loads(archive.read(ABOUT_NAME))
+        except (KeyError, ValueError):
+            about = None
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ValueError(f"{path}: this shard does not say what it is of ({ABOUT_NAME}); make it again")
+    return about
 
 
 def _row_table(content: bytes, source: object) -> pd.DataFrame:
@@ -232,7 +251,7 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarra
 def picture_names(path: Path) -> list[str]:
     """The names of the images in a zip archive or folder, sorted: those that end in .png, .jpg or .jpeg.
 
-    A file `rows.csv`, as a shard has it, and hidden files and folders do not count. Raises ValueError, naming the file,
+    Files `rows.csv` and `shard.json`, as a shard has them, and hidden files and folders do not count. Raises ValueError, naming the file,
     when there is no image, for what `_archive` refuses, and for any other file, by its name.
     """
     with _pictures(path) as archive:
@@ -241,7 +260,7 @@ def picture_names(path: Path) -> list[str]:
             for name in archive.namelist()
             if not name.endswith("/") and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
         )
-    names = [name for name in names if name not in (ROWS_NAME, "Thumbs.db")]
+    names = [name for name in names if name not in (ROWS_NAME, ABOUT_NAME, "Thumbs.db")]
     others = [name for name in names if not name.lower().endswith((".png", ".jpg", ".jpeg"))]
     if others:
         more = f" and {len(others) - 1} more files" if len(others) > 1 else ""

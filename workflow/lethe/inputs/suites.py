@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -119,18 +118,13 @@ def class_names(table: str | Path, column: str) -> list[str]:
     return [phrase for _, phrase in phrases(table, column, in_each_row=True)]
 
 
-def shard_count(rows: int, shard_size: int) -> int:
-    """Number of shards of at most `shard_size` rows."""
-    return math.ceil(rows / shard_size)
-
-
 def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
-    """The rows of shard number `shard` (from 0), keeping their numbers."""
-    return rows.iloc[shard * shard_size : (shard + 1) * shard_size]
+    """The rows of shard number `shard` (from 0), numbered from 0."""
+    return rows.iloc[shard * shard_size : (shard + 1) * shard_size].reset_index(drop=True).rename_axis("row")
 
 
 def shard_digests(rows: pd.DataFrame, shard_size: int) -> list[str]:
-    """SHA-256, 64 hex digits, of the rows of each shard and their numbers."""
-    table = list(rows.itertuples(name=None))  # as CSV, by pandas, it takes ten times as long
+    """SHA-256, 64 hex digits, of the rows of each shard of at most `shard_size`, wherever in the suite they stand."""
+    table = list(rows.itertuples(index=False, name=None))  # as CSV, by pandas, it takes ten times as long
     shards = (table[first : first + shard_size] for first in range(0, len(table), shard_size))
     return [hashlib.sha256(json.dumps([list(rows.columns), *shard]).encode()).hexdigest() for shard in shards]

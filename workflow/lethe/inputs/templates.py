@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.files.tables import decoded, lines_of
 from lethe.messages import has_control
+
+SHIPPED = Path(__file__).parents[1] / "templates"
 
 
 def read_templates(path: Path) -> list[str]:
@@ -26,6 +29,11 @@ def read_templates(path: Path) -> list[str]:
     if not templates:
         raise ValueError(f"{path}: no template found; write one per line, with {{}} where the phrase goes")
     return templates
+
+
+def template_file(templates: Mapping[str, str | None], kind: str) -> str:
+    """The template file of a kind of concept: the one that is named, or Lethe's own."""
+    return templates[kind] or str(SHIPPED / f"{kind}.txt")
 
 
 def fill(template: str, phrase: str) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from lethe.bases.folder import model_folder
 from lethe.bases.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
-from lethe.files.shards import check_images, read_pictures
+from lethe.bases.text import count_cut
 from lethe.finite import require_directions
 
 BROKEN = "the evaluation CLIP's weights are broken, download them again"
@@ -21,8 +22,9 @@ BROKEN = "the evaluation CLIP's weights are broken, download them again"
 
 @dataclass(frozen=True)
 class Judge:
-    """A CLIP model with its tokenizer and image processor."""
+    """A CLIP model with its name, tokenizer and image processor."""
 
+    name: str
     model: CLIPModel
     tokenizer: CLIPTokenizer
     processor: CLIPImageProcessor
@@ -39,25 +41,52 @@ def load_judge(model: str, revision: str | None = None, *, device: torch.device,
     tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
     processor = load_processor(CLIPImageProcessor, folder, model=model)
     check_image_side(square_side(processor), network.config.vision_config.image_size, model=model)
-    return Judge(network.to(device), tokenizer, processor)
+    return Judge(model, network.to(device), tokenizer, processor)
+
+
+def load(settings: Mapping[str, Any], device: torch.device) -> Judge:
+    """The CLIP of a measure's settings. Raises ValueError as `load_judge` does."""
+    return load_judge(settings["model"], settings["revision"], device=device, key="model")
+
+
+def measure(model: Judge, images: Iterator[np.ndarray], rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Embeddings of images in RGB, uint8 `[h, w, 3]`, and of the prompts of `rows`, if they have some.
+
+    Raises ValueError as `image_embeddings` and `text_embeddings` do.
+    """
+    names = [f"row {row}" for row in rows.index] if "prompt" in rows else list(rows["name"])
+    columns = {"image": image_embeddings(model, images, names)}
+    return columns | (texts(model, list(rows["prompt"])) if "prompt" in rows else {})
+
+
+def texts(model: Judge, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embeddings of texts."""
+    return {"text": text_embeddings(model, prompts)}
+
+
+def notes(model: Judge, rows: pd.DataFrame) -> list[tuple[int, str]]:
+    """How many prompts are longer than what the model reads."""
+    prompts, window = list(rows.get("prompt", [])), model.tokenizer.model_max_length
+    told = f"prompts are longer than the {window} tokens that {model.name} reads: CLIP scores are of their beginnings"
+    return [(count_cut([model.tokenizer], prompts), f"{{}} {told}")] if prompts else []
 
 
 @torch.no_grad()
-def image_embeddings(judge: Judge, archive: Path, names: Sequence[str], *, batch: int = 64) -> np.ndarray:
-    """Projected image embeddings, not normalised, float32 `[n, d]`, of images named in a zip or folder, in that order.
+def image_embeddings(
+    judge: Judge, images: Iterator[np.ndarray], names: Sequence[str], *, batch: int = 64
+) -> np.ndarray:
+    """Projected image embeddings, not normalised, float32 `[n, d]`, of images in RGB, uint8 `[h, w, 3]`.
 
     CLIP's own processor resizes and normalises, its image tower embeds.
-    Raises ValueError as `check_images` and `read_pictures` do, and, naming the image, for an embedding that has no
-    direction.
+    Raises ValueError, naming the image, for an embedding that has no direction.
     """
-    check_images(archive, names)
-    parts, pictures = [], read_pictures(archive, names)
-    while some := list(islice(pictures, batch)):
+    parts = []
+    while some := list(islice(images, batch)):
         pixels = [judge.processor(images=image, return_tensors="pt").pixel_values for image in some]
         embedded = judge.model.get_image_features(pixel_values=torch.cat(pixels).to(judge.model.device))
         parts.append(embedded.pooler_output.cpu().numpy())
     embeddings = np.concatenate(parts)
-    require_directions(embeddings, of=f"image embeddings of {archive}", names=names, mend=BROKEN)
+    require_directions(embeddings, of="image embeddings", names=names, mend=BROKEN)
     return embeddings
 
 

@@ -1,8 +1,8 @@
-"""A shard's measure as a table: its rows, with one embedding per image."""
+"""A measure as it is stored: a shard's rows with what was measured of each, and what the shard is of, as one table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,23 @@ import pandas as pd
 from lethe.files.whole import written_whole
 
 
-def write_measure(path: Path, rows: pd.DataFrame, **embeddings: np.ndarray) -> None:
-    """Write rows and float32 arrays `[n, d]`, one list column each, as Parquet."""
-    table = rows.assign(**{name: list(np.asarray(values, np.float32)) for name, values in embeddings.items()})
+def write_measure(path: Path, rows: pd.DataFrame, columns: Mapping[str, Sequence], about: Mapping[str, str]) -> None:
+    """Write rows, a column of each measured thing and one of each thing that they are `about`, as Parquet.
+
+    An array `[n, d]` becomes a column of lists, float32. Raises ValueError when a column has another length.
+    """
+    table = rows.assign(**about)
+    for name, values in columns.items():
+        if len(values) != len(rows):
+            raise ValueError(f"write_measure: {name} must have one value per row; got {len(values)} for {len(rows)}")
+        table[name] = list(np.asarray(values, np.float32)) if isinstance(values, np.ndarray) else list(values)
     with written_whole(path) as part:
         table.to_parquet(part)
 
 
 def read_measures(paths: Sequence[Path]) -> pd.DataFrame:
-    """The measures of several shards, one below the other."""
-    return pd.concat([pd.read_parquet(path) for path in paths])
+    """Several measures, one below the other, with their rows as a column."""
+    return pd.concat([pd.read_parquet(path).reset_index() for path in paths], ignore_index=True)
 
 
 def as_array(column: pd.Series) -> np.ndarray:

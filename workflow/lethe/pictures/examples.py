@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,29 +17,39 @@ def shown_columns(erased: int, kept: int, *, most: int = COLUMNS) -> tuple[int, 
 
 
 def chosen_prompts(
-    rows: pd.DataFrame, concepts: Sequence[str], *, kept: int, recognised: pd.Series | None = None
+    rows: pd.DataFrame,
+    concepts: Sequence[str],
+    roles: Mapping[str, str],
+    *,
+    kept: int,
+    recognised: pd.Series | None = None,
 ) -> list[tuple[str, str]]:
-    """(role, prompt) of what a figure shows: each erased concept, one synonym each, then the first `kept` others.
+    """(role, prompt) of what a figure shows: each erased concept, other words for it, then the first `kept` others.
 
-    `rows` has columns role (erased, generality, kept), type, prompt, in suite order. Of more concepts than fit, by
-    `shown_columns`, it shows those that are `recognised` most often (a share by name), the worst first, else the first.
+    `rows` has columns role, type, prompt, in suite order; `roles` says what of each role's rows counts: those of erased
+    concepts, of what is kept, or all of them. Of more concepts than fit, by `shown_columns`, it shows those that are
+    `recognised` most often (a share by name), the worst first, else the first.
     """
     erased = rows["type"].isin(concepts)
-    parts = [
-        rows[(rows["role"] == "erased") & erased].drop_duplicates("type"),
-        rows[(rows["role"] == "generality") & erased].drop_duplicates("type"),
-        rows[(rows["role"] == "kept") & ~erased].drop_duplicates("type").head(kept),
-    ]
-    gone, others = shown_columns(len(parts[0]) + len(parts[1]), len(parts[2]))
-    if gone < len(parts[0]) + len(parts[1]):
-        shares = parts[0]["type"].map({} if recognised is None else recognised).fillna(0.0).to_numpy(float)
-        worst = parts[0]["type"].iloc[np.argsort(-shares, kind="stable")]
-        order = {name: place for place, name in enumerate(worst.head(gone // (2 if len(parts[1]) else 1)))}
-        for k in (0, 1):
-            part = parts[k][parts[k]["type"].isin(order)]
-            parts[k] = part.iloc[np.argsort(part["type"].map(order).to_numpy(int), kind="stable")]
-    parts[2] = parts[2].head(others)
+    gone = [rows[(rows["role"] == role) & erased].drop_duplicates("type") for role in _counting(roles, "erased")]
+    stay = [rows[(rows["role"] == role) & ~erased].drop_duplicates("type") for role in _counting(roles, "kept")]
+    others = pd.concat([rows.iloc[:0], *stay]).head(kept)
+    columns, fitting = shown_columns(sum(map(len, gone)), len(others))
+    if columns < sum(map(len, gone)):
+        shares = gone[0]["type"].map({} if recognised is None else recognised).fillna(0.0).to_numpy(float)
+        worst = gone[0]["type"].iloc[np.argsort(-shares, kind="stable")]
+        order = {name: place for place, name in enumerate(worst.head(columns // sum(len(part) > 0 for part in gone)))}
+        for k, part in enumerate(gone):
+            shown = part[part["type"].isin(order)]
+            gone[k] = shown.iloc[np.argsort(shown["type"].map(order).to_numpy(int), kind="stable")]
+    every = [rows[rows["role"] == role].drop_duplicates("prompt") for role in _counting(roles, "all")]
+    parts = [*gone, others.head(fitting), *(part.head(COLUMNS // len(every)) for part in every)]
     return [(row.role, row.prompt) for part in parts for row in part.itertuples()]
+
+
+def _counting(roles: Mapping[str, str], what: str) -> list[str]:
+    """The roles of whose rows `what` counts."""
+    return [role for role, counts in roles.items() if counts == what]
 
 
 def chosen_seeds(seeds: Sequence[int], first: int, last: int) -> list[int]:

@@ -34,7 +34,8 @@ def run(job: Job) -> None:
     method = importlib.import_module(f"lethe.methods.{settings.kind}")
     out = job.out["edit"]
     workspace = out.with_name(f"{out.name}.work")
-    edit = method.erase(base, concepts, settings.method, artefacts(job.reads), workspace)
+    given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
+    edit = method.erase(base, concepts, given, artefacts(job.reads), workspace)
     names = [concept.name for concept in concepts]
     record = job.record(
         base=about | {"weights_sha256": base.weights_sha256}, task=settings.task, concepts=names, method=settings.name

@@ -5,28 +5,31 @@ import os
 
 import pandas as pd
 
-from lethe.config.checks import ROLES
-from lethe.files.shards import read_images, read_rows
+from lethe.files.shards import read_about, read_images, read_rows
 from lethe.pictures.examples import chosen_prompts, chosen_seeds
 from lethe.pictures.figures import image_grid
 from lethe.steps.job import Job
 
 
 def run(job: Job) -> None:
-    settings, paths, samples = job.settings, iter(job.reads["shards"]), {}
-    for method in settings.methods:
+    settings, samples = job.settings, {}
+    roles = {role: counts for role, (_, counts) in settings.roles.items()}
+    shards = {path: (read_about(path), read_rows(path)) for path in job.reads["shards"]}
+    for method, edit in settings.edits.items():
         tables = [
-            read_rows(path := next(paths)).assign(role=role, shard=path)
-            for role in ROLES
-            for _ in range(settings.shards.get(role, 0))
+            rows.assign(role=role, shard=path)
+            for role, (suite, _) in settings.roles.items()
+            for path, (about, rows) in shards.items()
+            if (about["edit"], about["suite"]) == (edit, suite)
         ]
         samples[method] = pd.concat(tables).reset_index()
     first_rows, shares = next(iter(samples.values())), None
     for path in job.reads["scores"]:  # the record of the task's table, where there are more concepts than columns
         details = json.loads(path.read_text(encoding="utf-8"))["details"]
-        edits = [details[method]["acc_e_by_concept"] for method in settings.methods if method != "original"]
+        named = [name for method in settings.edits for name in (method, f"{settings.task}/{method}") if name in details]
+        edits = [details[name]["acc_e_by_concept"] for name in named if not name.endswith("original")]
         shares = pd.DataFrame(edits).mean()
-    columns = chosen_prompts(first_rows, settings.concepts, kept=settings.kept, recognised=shares)
+    columns = chosen_prompts(first_rows, settings.concepts, roles, kept=settings.kept, recognised=shares)
     seeds = []
     for role, prompt in columns:
         same = (first_rows["role"] == role) & (first_rows["prompt"] == prompt)
@@ -45,18 +48,18 @@ def run(job: Job) -> None:
             labels.append(f"{method}\n{name}")
     common = os.path.commonprefix([prompt for _, prompt in columns])  # noqa: RUF071, cut at a word below
     common = common[: common.rfind(" ") + 1]
-    gone = sum(role != "kept" for role, _ in columns)
+    gone = sum(roles[role] == "erased" for role, _ in columns)
     erased = ", ".join(settings.concepts)
-    if (shown := sum(role == "erased" for role, _ in columns)) < len(settings.concepts):
-        worst = (
-            ", those that the judge recognises most often after the edit, worst first" if job.reads["scores"] else ""
-        )
+    first = next(iter(roles))
+    if gone and (shown := sum(role == first for role, _ in columns)) < len(settings.concepts):
+        worst = ", those that the judge recognises most often after the edit, worst first" * bool(job.reads["scores"])
         erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
+    where = "Erased (left of the gap)" if gone else "Erased"
     image_grid(
         job.out["figure"],
         grid,
         columns=[prompt[len(common) :] for _, prompt in columns],
         rows=labels,
         divider=gone,
-        title=f'Erased (left of the gap): {erased}. Prompts: "{common}…"; each pair of rows has the same seeds.',
+        title=f'{where}: {erased}. Prompts: "{common}…"; each pair of rows has the same seeds.',
     )

@@ -15,7 +15,7 @@ from lethe.methods.mace.training import LoraSettings, concept_examples, preserve
 from lethe.steps.job import Job
 from lethe.steps.loading import pipeline_of
 
-LESS_MEMORY = "mace.lora.batch"
+LESS_MEMORY = "lora.batch of the method"
 
 
 def run(job: Job) -> None:
@@ -26,7 +26,9 @@ def run(job: Job) -> None:
     priors = (load_moment(reads[key][0]) if reads[key] else None for key in ("prior", "domain_prior"))
     moments = Loaded(load_concept_moments, reads["moments"])
     kept = preserved(*priors, weight=settings.preserve_weight)
-    transform = refinement(moments, kept, RefinementSettings(**settings.refinement))
+    transform = refinement(
+        moments, kept, RefinementSettings(settings.scale_convention, settings.train_preserve_scale, settings.lamb)
+    )
     projections = {name: module.weight for name, module in cross_attention_projections(pipeline.unet).items()}
     set_projections(pipeline.unet, transformed(projections, transform))
     templates = read_templates(job.read("templates"))[: settings.templates_used]

@@ -14,17 +14,20 @@ LESS_MEMORY = "sampling.batch"
 
 def run(job: Job) -> None:
     settings, sampling = job.settings, job.settings.sampling
-    rows = shard_rows(suite_rows(settings.suite), settings.shard, sampling["shard_size"])
+    rows = suite_rows(settings.rows)
+    if settings.types is not None:
+        rows = rows[rows["type"].isin(settings.types)]
+    rows = shard_rows(rows, settings.shard, sampling["shard_size"])
     if shard_digests(rows, sampling["shard_size"]) != [settings.digest]:
-        raise ValueError(f"the rows of {settings.suite} changed while the workflow ran; run it again")
+        raise ValueError(f"the rows of {settings.rows} changed while the workflow ran; run it again")
     pipeline = pipeline_of(job, scheduler=sampling["scheduler"])
     text = text_encoders(pipeline)
     windows = "/".join(str(tokenizer.model_max_length) for tokenizer in text.tokenizers)
-    told = f"prompts of {suite_file(settings.suite)} are longer than the base's window of {windows} tokens"
+    told = f"prompts of {suite_file(settings.rows)} are longer than the base's window of {windows} tokens"
     job.note(count_cut(text.tokenizers, list(rows["prompt"])), f"{{}} {told}: their ends were cut")
     for path in job.reads["edit"]:
         Edit.load(path).install(pipeline, base_fingerprint=settings.base["fingerprint"])
     images = sample_rows(
         pipeline, rows, steps=sampling["steps"], guidance=sampling["guidance"], batch=sampling["batch"]
     )
-    write_shard(job.out["shard"], rows, images)
+    write_shard(job.out["shard"], rows, images, settings.about)

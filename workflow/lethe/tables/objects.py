@@ -1,30 +1,85 @@
-"""Tables of an evaluation: one row per method, every number with its n."""
+"""The table of erased objects: accuracies by CLIP, their harmonic mean, CLIP score and FID, every number with its n."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lethe.measures.stored import as_array
 from lethe.tables import protocols
+from lethe.tables.row import Row
 
-OBJECT_SOURCES = {  # what each column of the objects table with generality comes from: arguments of `object_scores`
+OBJECT_SOURCES = {  # what each column of the table with generality comes from: roles, texts and references
     "acc_e": ("erased", "classes"),
     "acc_g": ("generality", "classes"),
     "acc_s": ("kept", "classes"),
     "h_o": ("erased", "generality", "kept", "classes"),
     "clip_score": ("quality",),
-    "fid": ("quality", "reference"),
+    "fid": ("quality", "reference_images"),
     "n_acc_e": ("erased", "classes"),
     "n_acc_g": ("generality", "classes"),
     "n_acc_s": ("kept", "classes"),
     "n_clip_score": ("quality",),
     "n_fid": ("quality",),
-    "n_fid_reference": ("reference",),
+    "n_fid_reference": ("reference_images",),
 }
 SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")}  # of the columns with and without generality
+
+
+def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
+    """The row of one edit, from what was measured of each role, text and reference, by the setting that names the measure.
+
+    `settings` are those of the evaluation, and `concepts`, what was erased. Raises ValueError as `object_scores` does.
+    """
+    by = {name: found["clip"] for name, found in measures.items()}
+    parts = {role: by.get(role) for role in ("erased", "generality", "kept", "quality")}
+    scores = object_scores(
+        **parts, classes=by["classes"], reference=by["reference_images"], concepts=settings["concepts"]
+    )
+    details = scores.pop("details")
+    images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
+    return Row(scores, details, images)
+
+
+ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the rows of a role count towards
+
+
+def counting(role: str, rows: pd.DataFrame, classes: Sequence[str], concepts: Sequence[str]) -> pd.DataFrame:
+    """The rows of a role that count: those whose type is erased, or is a class that is not."""
+    return rows[rows["type"].isin(set(classes) - set(concepts) if role == "kept" else concepts)]
+
+
+def predictions(roles: Mapping[str, pd.DataFrame], classes: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
+    """What every image that counts was taken for: its own columns, role, predicted, right."""
+    names, texts = list(classes["class"]), as_array(classes["text"])
+    parts = []
+    for role, rows in roles.items():
+        chosen = counting(role, rows, names, concepts)
+        found = [names[index] for index in protocols.predicted_classes(as_array(chosen["image"]), texts)]
+        told = chosen.drop(columns=["image", "text"]).assign(role=role, predicted=found)
+        parts.append(told.assign(right=told["predicted"] == told["type"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """The protocol of each column; `models` are those of the measures, by the setting that names the measure."""
+    accuracies = ", ".join(name for name in ("acc_e", "acc_g", "acc_s") if name in columns)
+    return {
+        accuracies: f"{protocols.ACCURACY}, percent, classes and judge as in settings",
+        "class_probability": protocols.CLASS_PROBABILITY,
+        **({"h_o": protocols.H_O} if "h_o" in columns else {"h_c": protocols.H_C}),
+        "clip_score": protocols.CLIP_SCORE,
+        "fid": f"clean-fid's Frechet distance over embeddings of {models['clip']}; not an Inception FID",
+    }
+
+
+def parts_of(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that a column is made of, for `lethe trace`."""
+    made = {"h_o": ("acc_e", "acc_g", "acc_s"), "h_c": ("acc_e", "acc_s")}.get(column, ())
+    return {name: cells[name] for name in made}
 
 
 def object_scores(
@@ -49,9 +104,9 @@ def object_scores(
     if unknown := sorted(set(concepts) - set(names)):
         raise ValueError(f"object_scores: {unknown[0]!r} is erased but not among the classes")
     parts = {
-        "acc_e": erased[erased["type"].isin(concepts)],
-        **({} if generality is None else {"acc_g": generality[generality["type"].isin(concepts)]}),
-        "acc_s": kept[kept["type"].isin(set(names) - set(concepts))],
+        "acc_e": counting("erased", erased, names, concepts),
+        **({} if generality is None else {"acc_g": counting("generality", generality, names, concepts)}),
+        "acc_s": counting("kept", kept, names, concepts),
     }
     texts, scores, counts, more = as_array(classes["text"]), {}, {}, {}
     for name, rows in parts.items():
@@ -81,39 +136,30 @@ def object_scores(
     return {**scores, **counts, "details": more}
 
 
-REMEDIES = {"mace": "lower mace.train_preserve_scale, or raise mace.lora.steps"}  # of edits that erase too little
-
-
-def erasure_notes(task: str, scores: Mapping[str, Mapping]) -> list[str]:
-    """What to say of edits that did not erase: a sentence for each method of a task, from its `object_scores`.
+def notes(task: str, rows: Mapping[str, Row], remedies: Mapping[str, str]) -> list[str]:
+    """What to say of edits that did not erase: a sentence for each method of a task.
 
     A concept is not erased when it is recognised as often as in the images of the base as it is (the method
     `original`). Of a concept that is never recognised there, no number says whether it was erased.
     """
     found = []
-    before = scores["original"]["details"]["acc_e_by_concept"]
+    before = rows["original"].details["acc_e_by_concept"]
     if never := [concept for concept, share in before.items() if share == 0]:
         told = f"the base as it is never draws {_few(never)} so that the judge knows it"
         found.append(f"{task}: {told}; whether that was erased, these images cannot show")
-    for method, score in scores.items():
+    for method, row in rows.items():
         if method == "original":
             continue
-        after, counts = score["details"]["acc_e_by_concept"], score["details"]["n_acc_e_by_concept"]
+        after, counts = row.details["acc_e_by_concept"], row.details["n_acc_e_by_concept"]
         as_before = [concept for concept, share in after.items() if share >= before.get(concept, 0) > 0]
         if as_before:
             worst = max(as_before, key=after.__getitem__)
             hits, once = (round(counts[worst] * share / 100) for share in (after[worst], before[worst]))
             told = f"{len(as_before)} of {len(after)} concepts as before, such as {worst!r} ({hits} of {counts[worst]} "
-            mend = REMEDIES.get(method, f"look at the settings of {method}")
+            mend = remedies.get(method) or f"look at the settings of {method}"
             found.append(f"{task}/{method}: {told}images, before {once}): not erased; {mend}")
     return found
 
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def objects_table(scores: Mapping[str, Mapping]) -> pd.DataFrame:
-    """Scores by method as a table, rounded to two digits; the first column is the method."""
-    rows = [{"method": method} | {k: v for k, v in s.items() if k != "details"} for method, s in scores.items()]
-    return pd.DataFrame(rows).round(2)

@@ -1,0 +1,168 @@
+"""Join the measures of every edit of some tasks, by what stands in them, into a table and its record."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lethe.files.whole import written_whole
+from lethe.measures.stored import read_measures
+from lethe.plugins import manifest
+from lethe.records.code import commit
+from lethe.records.records import name_of
+from lethe.steps.job import Job
+from lethe.tables.protocols import interval
+
+IDENTITY = ["base", "edit", "suite", "measure"]
+
+
+def run(job: Job) -> None:
+    settings = job.settings
+    table, said = importlib.import_module(f"lethe.tables.{settings.kind}"), manifest("tables", settings.kind)
+    found = Measured(job, said.more)
+    several = len(settings.tasks) > 1
+    cells, details, images, rows_of, sources = [], {}, [], {}, {}
+    for task, told in settings.tasks.items():
+        rows = {}
+        for method, edit in told["edits"].items():
+            chosen = told["evaluation"] | {"concepts": told["concepts"]}
+            rows[method] = row = table.row(found.of(told, edit), chosen)
+            name = f"{task}/{method}" if several else method
+            cells.append({"edit" if several else "method": name} | row.cells)
+            details[name], sources[name] = row.details, found.sources(told, edit)
+            if row.images is not None:
+                images.append(with_pictures(row.images, told["base"]).assign(task=task, method=method))
+        remedies = {method: told["remedies"].get(method) for method in rows}
+        for sentence in getattr(table, "notes", lambda *_: [])(task, rows, remedies):
+            job.note(1, sentence)
+        rows_of[task] = rows
+    numbers = pd.DataFrame(cells).round(2)
+    models = {key: settings.measures[name]["measure"].get("model") for key, name in found.named.items()}
+    columns = list(numbers.columns[1:])
+    job.recorded["cells"] = {
+        "columns": {column: table.SOURCES.get(column, ()) for column in columns},
+        "rows": sources,
+        "every_row": found.every_row(),
+    }
+    record = job.record(
+        commit=commit(),
+        bases=[json.loads(path.read_text()) for path in job.reads["bases"]],
+        notes=[sentence for _, sentence in job.notes],
+        details=details,
+        protocols=table.table_protocols(chosen, models, columns),
+        parts={name: {c: table.parts_of(c, details[name], row) for c in columns} for name, row in by_name(numbers)},
+    )
+    everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
+    write_csv(job.out["table"], numbers)
+    write_csv(job.out["images"], everything[IMAGES])
+    write_csv(job.out["concepts"], by_concept(everything))
+    job.write_json("record", record)
+
+
+IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
+
+
+def by_name(table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a table by its first column."""
+    return [(row.pop(table.columns[0]), row) for row in table.to_dict("records")]
+
+
+def with_pictures(images: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Images with where each of them is: the zip of its shard, and its name there."""
+    where = [
+        f"results/{base}/samples/{row.edit}/{row.suite}/{row.shard}.zip/{row.row:06d}.png"
+        for row in images.itertuples()
+    ]
+    return images.assign(picture=where)
+
+
+def by_concept(images: pd.DataFrame) -> pd.DataFrame:
+    """Of each edit, role and type: how many images, how many were right, that share with its 95 % interval in percent,
+    and what the others were taken for most often."""
+    rows = []
+    keys = ["task", "method", "role", "type"]
+    for key, group in images.groupby(keys, sort=False):
+        hits, n = int(group["right"].sum()), len(group)
+        low, high = interval(hits, n)
+        others = group.loc[~group["right"].astype(bool), "predicted"].value_counts()
+        most = others.index[0] if len(others) else ""
+        shares = [round(100 * share, 2) for share in (hits / n, low, high)]
+        rows.append([*key, n, hits, *shares, most, int(others.iloc[0]) if len(others) else 0])
+    columns = [*keys, "n", "right", "percent", "low_95", "high_95", "taken_for", "n_taken_for"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    with written_whole(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+
+
+class Measured:
+    """What was measured, by what stands in the files of measures: base, edit, suite, shard and measure."""
+
+    def __init__(self, job: Job, said: Mapping[str, Any]) -> None:
+        self.roles = said["roles"]
+        self.named: dict[str, str] = {}  # measures by the setting that names them
+        for told in job.settings.tasks.values():
+            keys = {by for role in self.roles.values() for by in role["measures"]}
+            keys |= {*said.get("texts", {}).values(), *said.get("references", {}).values()}
+            self.named |= {key: told["evaluation"][key] for key in keys}
+        self.said = said
+        self.measures = read_measures(job.reads["measures"])
+        self.paths = {path: pd.read_parquet(path, columns=[*IDENTITY, "shard"]) for path in job.reads["measures"]}
+        self.others = {path: pd.read_parquet(path) for path in (*job.reads["texts"], *job.reads["references"])}
+
+    def of(self, told: Mapping[str, Any], edit: str) -> dict[str, dict[str, pd.DataFrame]]:
+        """What was measured of an edit: for each role, text and reference, by the setting that names the measure.
+
+        Raises ValueError when the measures are not those of exactly the shards that were asked for.
+        """
+        found: dict[str, dict[str, pd.DataFrame]] = {}
+        evaluation, all_of = told["evaluation"], self.measures
+        for role, said in self.roles.items():
+            if (suite := evaluation[role]) is None:
+                continue
+            for by in said["measures"]:
+                wanted = {"base": told["base"], "edit": edit, "suite": suite, "measure": evaluation[by]}
+                rows = all_of[(all_of[IDENTITY] == [wanted[key] for key in IDENTITY]).all(axis=1)]
+                if missing := set(told["shards"][suite]) ^ set(rows["shard"].unique()):
+                    raise ValueError(
+                        f"measures of {edit}, {suite} by {evaluation[by]}: shard {min(missing)} is not as planned"
+                    )
+                rows = rows[rows["shard"].isin(told["shards"][suite])]
+                found.setdefault(role, {})[by] = rows.dropna(axis="columns", how="all")
+        for name, by in self.said.get("texts", {}).items():
+            found[name] = {by: self._other(evaluation=told["name"], texts=name, measure=evaluation[by])[1]}
+        for name, by in self.said.get("references", {}).items():
+            found[name] = {by: self._other(reference=told["references"][name], measure=evaluation[by])[1]}
+        return found
+
+    def _other(self, **wanted: str) -> tuple[Path, pd.DataFrame]:
+        """The file, and its content, that says that it is of what is wanted."""
+        for path, table in self.others.items():
+            if all(key in table and (table[key] == value).all() for key, value in wanted.items()):
+                return path, table
+        raise ValueError(f"no measure is of {wanted}; run snakemake again")
+
+    def sources(self, told: Mapping[str, Any], edit: str) -> dict[str, list[str]]:
+        """The files behind the row of an edit, by role."""
+        evaluation, found = told["evaluation"], {}
+        for role in self.roles:
+            if (suite := evaluation[role]) is not None:
+                wanted = {"base": told["base"], "edit": edit, "suite": suite}
+                chosen = [path for path, t in self.paths.items() if all((t[k] == v).all() for k, v in wanted.items())]
+                found[role] = [name_of(path) for path in chosen]
+        return found
+
+    def every_row(self) -> dict[str, list[str]]:
+        """The files behind every row: texts and references."""
+        found: dict[str, list[str]] = {}
+        for path, table in self.others.items():
+            key = table["texts"].iloc[0] if "texts" in table else None
+            names = [key] if key else list(self.said.get("references", {}))
+            for name in names:
+                found.setdefault(name, []).append(name_of(path))
+        return found
