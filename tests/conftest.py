@@ -279,11 +279,10 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
             "evaluation": "objects",
         }
     }
-    config["templates"] = {kind: str(ROOT / path) for kind, path in config["templates"].items()}
     config["images"] |= {"count": 2, "steps": 2}
     config["masks"]["clipseg"]["model"] = str(clipseg_folder)
-    config["mace"]["templates_used"] = 4
-    config["mace"]["lora"]["steps"] = 3
+    config["templates"] = {"used": 4}
+    config["methods"]["mace"]["lora"]["steps"] = 3
     rows = pd.DataFrame(
         {"type": "ship", "prompt": [f"a photo of the ship {k}" for k in range(20)], "evaluation_seed": 1}
     )
@@ -303,12 +302,12 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     }
     config["sampling"] |= {"steps": 2, "batch": 10, "shard_size": 12}
     config["evaluations"]["objects"] |= {
-        "clip": {"model": str(clip_folder), "revision": None},
         "classes": {"table": "classes.tsv", "column": "object"},
         "reference_images": str(ROOT / "resources/emoji/reference/images.zip"),
         "erased": "objects",
     }
-    config["figures"]["examples"]["kept"] = 2
+    config["measures"]["judge"]["model"] = str(clip_folder)
+    config["figures"] = {"examples": {"kept": 2}}
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 

@@ -18,19 +18,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conftest import model_stand_ins
-from lethe.config.checks import check_config, load_schema
+from lethe.__main__ import main
+from lethe.config.checks import check_config
+from lethe.config.keys import tables_of_keys
 from lethe.config.resolve import mask_settings, read_overrides
+from lethe.config.schema import merged, method_of, schema_of, with_defaults
 from lethe.jobs import encode_argument
 from lethe.messages import ConfigError, nearest
+from lethe.plugins import ROOMS, kinds, manifest
 from running import ROOT
 
-SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
 SOURCE = "config/config.yaml"
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """The shipped configuration, in a working directory that holds stand-ins for all it names."""
+    """The shipped configuration with its defaults, in a working directory that holds stand-ins for all it names."""
     files = {
         "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
         "resources/emoji/reference/captions.csv": "row,type,prompt,evaluation_seed\n",
@@ -46,12 +49,12 @@ def config(tmp_path, monkeypatch):
     for name in ("config.yaml", "concepts.tsv"):
         shutil.copy(ROOT / "config" / name, tmp_path / "config" / name)
     monkeypatch.chdir(tmp_path)
-    return yaml.safe_load(Path("config/config.yaml").read_text())
+    return with_defaults(yaml.safe_load(Path("config/config.yaml").read_text()))
 
 
 def problems_of(config) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        check_config(config, SCHEMA, source=SOURCE)
+        check_config(config, source=SOURCE)
     assert str(caught.value).splitlines() == list(caught.value.args)
     return list(caught.value.args)
 
@@ -72,22 +75,22 @@ DROP = object()
 
 def test_the_shipped_configuration_passes(config):
     before = copy.deepcopy(config)
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
     assert config == before
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("mace.prior", None),
-        ("mace.lamb", 0),
-        ("mace.domain_prior", "captions"),
-        ("mace.scale_convention", "published-code"),
-        ("mace.lora.learning_rate", 1),
+        ("methods.mace.prior", None),
+        ("methods.mace.lamb", 0),
+        ("methods.mace.domain_prior", "captions"),
+        ("methods.mace.scale_convention", "published-code"),
+        ("methods.mace.lora.learning_rate", 1),
         ("bases.emoji.model", "CompVis/stable-diffusion-v1-4"),
         ("bases.emoji.model", "./resources/emoji/pipeline"),
         ("bases.emoji.revision", "133a221b8aa7292a167afc5127cb63fb5005638b"),
-        ("evaluations.objects.clip.model", "openai/clip-vit-base-patch32"),
+        ("measures.judge.model", "openai/clip-vit-base-patch32"),
         ("tasks.objects.concepts", ["bird"]),
         ("suites.objects.seeds", [5, 5]),
         ("evaluations.objects.generality", None),
@@ -121,21 +124,54 @@ def test_what_is_allowed(config, place, value):
     Path("resources/seeds.tsv").write_text("text\tsd_seed\na, b\t1\n")
     Path("resources/brackets.txt").write_text("[a photo] of a ship\n{} at sea\n")
     put(config, place, value)
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
 
 
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
         ("sed", 1, ["sed is not a known key", "did you mean seed?", "Known keys: device, precision, seed, bases"]),
-        ("mace.lora.lr", 1, ["mace.lora.lr is not a known key", "Known keys: rank, steps, learning_rate"]),
+        (
+            "methods.mace.lora.lr",
+            1,
+            ["methods.mace.lora.lr is not a known key", "Known keys: rank, steps, learning_rate"],
+        ),
         ("bases.emoji.x y", 1, ["bases.emoji.'x y' is not a known key"]),
-        ("seed", DROP, ["the configuration lacks the key seed", "add it: Seed of everything"]),
-        ("mace.lora.rank", DROP, ["mace.lora lacks the key rank", "add it: Rank"]),
+        ("tasks", DROP, ["the configuration lacks the key tasks", "add it: What to erase, by name"]),
+        ("concepts", DROP, ["the configuration lacks the key concepts", "add it: The concept table"]),
+        (
+            "evaluations.objects.clip",
+            DROP,
+            ["evaluations.objects lacks the key clip", "add it: The CLIP that measures."],
+        ),
+        ("mace", {"lamb": 1.0}, ["mace: methods have entries of their own now; write methods: {mace: {...}}"]),
+        ("methods.mace.templates_used", 4, ["methods.mace.templates_used: this is templates.used now"]),
+        (
+            "evaluations.objects.clip",
+            {"model": "resources/emoji/clip", "revision": None},
+            ["evaluations.objects.clip names an entry of measures now; write measures: {judge: {kind: clip, model: "],
+        ),
+        ("evaluations.objects.clip", "jugde", ["clip: measures has no entry 'jugde'; did you mean judge?"]),
+        ("measures.judge.kind", "clipp", ["measures.judge: its kind must be one of clip", "got 'clipp'; did you mean"]),
+        ("measures.other", {"model": "x"}, ["measures.other: its kind must be one of", "'other' is none itself"]),
+        ("methods.maec", {}, ["methods.maec: its kind must be one of mace", "did you mean mace?"]),
+        ("methods.mace-naive", {"kind": "mace", "fusoin": "sum"}, ["methods.mace-naive.fusoin is not", "mean fusion?"]),
+        ("methods.mace.fusion", "mean", ["methods.mace.fusion must be one of closed-form, sum, none; got 'mean'"]),
+        ("methods.loras", {"kind": "mace"}, ["methods.loras needs another name"]),
+        ("tasks.objects.mace", {"lamp": 1}, ["tasks.objects.mace.lamp is not a known key; did you mean lamb?"]),
+        ("tasks.objects.esd", {"steps": 1}, ["tasks.objects.esd is not a known key"]),
+        ("tasks.objects.suites", ["x"], ["tasks.objects.suites[0]: suites has no entry 'x'"]),
+        ("tables.both", {"tasks": ["objects", "x"]}, ["tables.both.tasks[1]: tasks has no entry 'x'"]),
+        ("tables.both", {"tasks": []}, ["tables.both.tasks must be a list of at least one task"]),
+        ("masks.clipseg.model", None, ["masks.clipseg lacks the key model; add it"]),
         ("device", "gpu", ["device must be auto, cpu, cuda or a GPU by its number", "got 'gpu'", "did you mean cuda?"]),
         ("precision", "FLOAT32", ["precision must be one of", "did you mean float32?"]),
         ("images.scheduler", "ddpm", ["images.scheduler must be one of dpm-solver++, ddim", "got 'ddpm'"]),
-        ("tasks.objects.methods", ["maze"], ["tasks.objects.methods[0] must be one of mace", "got 'maze'"]),
+        (
+            "tasks.objects.methods",
+            ["maze"],
+            ["tasks.objects.methods[0]: methods has no entry 'maze'; did you mean mace?"],
+        ),
         ("tasks.objects.methods", [], ["tasks.objects.methods must be a list of at least one method"]),
         ("tasks.objects.concepts", "ship", ["tasks.objects.concepts must be a list", "got 'ship'", "in brackets"]),
         ("tasks.objects.concepts", ["ship"] * 2, ["tasks.objects.concepts must be", "each named once"]),
@@ -158,15 +194,23 @@ def test_what_is_allowed(config, place, value):
         ("seed", True, ["seed must be a whole number", "got true"]),
         ("images.count", 0, ["images.count must be a whole number, 1 or more", "got 0"]),
         ("images.count", 8.0, ["images.count must be a whole number", "got 8.0"]),
-        ("mace.lamb", -0.5, ["mace.lamb must be a number, 0 or more", "got -0.5"]),
-        ("mace.lamb", float("nan"), ["mace.lamb must be a number, 0 or more", "got nan"]),
-        ("mace.scale_convention", "published", ["must be one of paper, published-code", "mean published-code?"]),
-        ("mace.preserve_weight", -1, ["mace.preserve_weight must be a number, 0 or more", "got -1"]),
-        ("mace.ridge", 1, ["mace.ridge is not a known key", "train_preserve_scale, fuse_preserve_scale, lamb"]),
+        ("methods.mace.lamb", -0.5, ["methods.mace.lamb must be a number, 0 or more", "got -0.5"]),
+        ("methods.mace.lamb", float("nan"), ["methods.mace.lamb must be a number, 0 or more", "got nan"]),
+        (
+            "methods.mace.scale_convention",
+            "published",
+            ["must be one of paper, published-code", "mean published-code?"],
+        ),
+        ("methods.mace.preserve_weight", -1, ["methods.mace.preserve_weight must be a number, 0 or more", "got -1"]),
+        (
+            "methods.mace.ridge",
+            1,
+            ["methods.mace.ridge is not a known key", "train_preserve_scale, fuse_preserve_scale, lamb"],
+        ),
         ("sampling.guidance", float("inf"), ["sampling.guidance must be a number", "got inf"]),
-        ("mace.lora.learning_rate", 0, ["mace.lora.learning_rate must be a number above 0"]),
-        ("mace.lora.learning_rate", "1e-5", ["got '1e-5'", "YAML takes as text", "as in 1.0e-5"]),
-        ("mace.lora.use_pooler", "yes", ["mace.lora.use_pooler must be true or false", "got 'yes'"]),
+        ("methods.mace.lora.learning_rate", 0, ["methods.mace.lora.learning_rate must be a number above 0"]),
+        ("methods.mace.lora.learning_rate", "1e-5", ["got '1e-5'", "YAML takes as text", "as in 1.0e-5"]),
+        ("methods.mace.lora.use_pooler", "yes", ["methods.mace.lora.use_pooler must be true or false", "got 'yes'"]),
         ("masks.segmenter", "sam", ["masks.segmenter must be one of clipseg, grounded-sam, full-frame", "got 'sam'"]),
         ("masks.threshold", 0.5, ["masks.threshold is not a known key", "Known keys: segmenter, when_nothing_found"]),
         ("masks.clipseg.threshold", 1, ["masks.clipseg.threshold must be a number between 0 and 1", "got 1"]),
@@ -194,8 +238,12 @@ def test_what_is_allowed(config, place, value):
         ("suites.reference.rows", 0, ["suites.reference.rows must be a whole number, 1 or more"]),
         ("tasks.objects.base", "emojy", ["tasks.objects.base: bases has no entry 'emojy'", "did you mean emoji?"]),
         ("tasks.objects.evaluation", "x", ["evaluations has no entry 'x'", "Known evaluations: objects"]),
-        ("mace.prior", "coco", ["mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
-        ("mace.domain_prior", "names", ["mace.domain_prior: priors has no entry 'names'", "Known priors: captions"]),
+        ("methods.mace.prior", "coco", ["methods.mace.prior: priors has no entry 'coco'", "Known priors: captions"]),
+        (
+            "methods.mace.domain_prior",
+            "names",
+            ["methods.mace.domain_prior: priors has no entry 'names'", "Known priors: captions"],
+        ),
         (
             "priors.mine",
             {"file": "resources/x.csv"},
@@ -271,7 +319,7 @@ def test_what_is_allowed(config, place, value):
         ("bases.emoji.model", "owner/na..me", ["bases.emoji.model: 'owner/na..me' is no hub id"]),
         ("bases.emoji.model", "öwner/name", ["bases.emoji.model: 'öwner/name' is no hub id"]),
         ("masks.clipseg.model", "resources/emoji/pipeline", ["masks.clipseg.model: the folder", "no config.json"]),
-        ("evaluations.objects.clip.model", "clip", ["evaluations.objects.clip.model: 'clip' is no hub id"]),
+        ("measures.judge.model", "clip", ["measures.judge.model: 'clip' is no hub id"]),
     ],
 )
 def test_each_fault_names_place_and_mend(config, place, value, words):
@@ -301,7 +349,7 @@ def test_models_of_the_chosen_segmenter_alone_must_be_there(config, segmenter):
         for line, place in zip(found, wanted, strict=True):
             assert line.startswith(f"{SOURCE}: {place}: there is no folder")
     else:
-        check_config(config, SCHEMA, source=SOURCE)
+        check_config(config, source=SOURCE)
 
 
 def test_a_misspelt_key_is_one_problem(config):
@@ -309,7 +357,7 @@ def test_a_misspelt_key_is_one_problem(config):
     task["concpets"] = task.pop("concepts")
     assert problems_of(config) == [
         f"{SOURCE}: tasks.objects.concpets is not a known key; did you mean concepts? "
-        "Known keys: base, concepts, methods, evaluation."
+        "Known keys: base, concepts, methods, evaluation, suites, mace."
     ]
 
 
@@ -322,17 +370,24 @@ def test_a_suite_is_judged_as_the_form_it_has(config, suite):
 
 def test_a_byte_order_mark_is_no_part_of_a_column(config):
     Path("resources/emoji/objects.tsv").write_text("\ufeffobject\nship\n", encoding="utf-8")
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
 
 
 def test_all_faults_come_together(config):
-    for place, value in {"device": "gpu", "mace.prior": "coco", "templates.style": "s.txt", "sed": 1}.items():
+    for place, value in {"device": "gpu", "methods.mace.prior": "coco", "templates.style": "s.txt", "sed": 1}.items():
         put(config, place, value)
     config["suites"]["objects"]["seeds"] = [9, 1]
     config["tasks"]["objects"]["concepts"] = ["submarine"]
     found = problems_of(config)
     assert len(found) == 6
-    places = ("device", "mace.prior", "templates.style", "sed ", "suites.objects.seeds", "tasks.objects.concepts[0]")
+    places = (
+        "device",
+        "methods.mace.prior",
+        "templates.style",
+        "sed ",
+        "suites.objects.seeds",
+        "tasks.objects.concepts[0]",
+    )
     for place in places:
         assert sum(line.startswith(f"{SOURCE}: {place}") for line in found) == 1, place
 
@@ -341,19 +396,22 @@ def test_all_faults_come_together(config):
     ("changes", "refused"),
     [
         ({}, []),
-        ({"prior": None}, ["train", "fuse"]),
-        ({"prior": None, "domain_prior": "captions", "preserve_weight": 0.0}, ["train", "fuse"]),
+        ({"prior": None}, ["no prior is named", "no prior has weight"]),
+        ({"prior": None, "domain_prior": "captions", "preserve_weight": 0.0}, ["no prior has weight"]),
         ({"prior": None, "domain_prior": "captions", "preserve_weight": 2.0}, []),
-        ({"train_preserve_scale": 0}, ["train"]),
-        ({"fuse_preserve_scale": 0.0}, ["fuse"]),
+        ({"train_preserve_scale": 0}, ["train_preserve_scale is 0"]),
+        ({"fuse_preserve_scale": 0.0}, ["fuse_preserve_scale is 0"]),
+        ({"fuse_preserve_scale": 0.0, "fusion": "sum"}, []),
     ],
 )
 def test_without_lamb_each_step_needs_a_prior_of_some_weight(config, changes, refused):
-    config["mace"] |= {"lamb": 0} | changes
-    found = problems_of(config) if refused else check_config(config, SCHEMA, source=SOURCE) or []
+    config["methods"]["mace"] |= {"lamb": 0} | changes
+    found = problems_of(config) if refused else []
+    if not refused:
+        check_config(config, source=SOURCE)
     assert len(found) == len(refused)
-    for line, step in zip(found, refused, strict=True):
-        assert line.startswith(f"{SOURCE}: mace.lamb must be above 0 where mace.{step}_preserve_scale is 0")
+    for line, why in zip(found, refused, strict=True):
+        assert line.startswith(f"{SOURCE}: methods.mace (in task objects): lamb must be above 0 where {why}; ")
 
 
 def test_faults_of_the_concept_table_come_too_under_its_own_name(config):
@@ -378,14 +436,16 @@ def test_a_key_given_twice_is_refused_with_both_rows(tmp_path, text, told):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        check_config({}, {}, files=[path])
+        check_config({}, files=[path])
     assert f"{path}: {told}; remove one of the two." in str(caught.value)
 
 
 def test_the_same_key_in_two_mappings_is_no_repetition(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("a: {x: 1}\nb: {x: 1}\nc: [{x: 1}, {x: 2}]\n")
-    check_config({}, {}, files=[path, path])
+    with pytest.raises(ConfigError) as caught:
+        check_config({}, files=[path, path])
+    assert "is already in row" not in str(caught.value)
 
 
 @pytest.mark.parametrize("parts", [["unet"], ["text_encoder"], ["text_encoder", "unet", "vae"]])
@@ -399,7 +459,7 @@ def test_a_folder_of_half_precision_needs_its_variant(config, tmp_path, parts):
     for part in parts:
         (path,) = (folder / part).glob("*.safetensors")
         path.rename(path.with_suffix(".fp16.safetensors"))
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
     del config["bases"]["emoji"]["variant"]
     (line,) = problems_of(config)
     assert line.startswith(f"{SOURCE}: bases.emoji lacks the key variant: ")
@@ -509,15 +569,15 @@ def index(**values):
         *(
             (of_json(f"{EMOJI}/{folder}/config.json", model_type=found), place, (f"of the type '{found}'", kind))
             for folder, found, place, kind in (
-                ("clip", "clipseg", "evaluations.objects.clip.model", "CLIPModel"),
-                ("clip", "clip_vision_model", "evaluations.objects.clip.model", "CLIPModel"),
-                ("clip", "siglip", "evaluations.objects.clip.model", "CLIPModel"),
+                ("clip", "clipseg", "measures.judge.model", "CLIPModel"),
+                ("clip", "clip_vision_model", "measures.judge.model", "CLIPModel"),
+                ("clip", "siglip", "measures.judge.model", "CLIPModel"),
                 ("clipseg", "clip", "masks.clipseg.model", "CLIPSegForImageSegmentation"),
             )
         ),
         *(
             (without(f"{EMOJI}/{folder}/{file}"), place, ("does not load", f"lacks {file}"))
-            for folder, place in (("clip", "evaluations.objects.clip.model"), ("clipseg", "masks.clipseg.model"))
+            for folder, place in (("clip", "measures.judge.model"), ("clipseg", "masks.clipseg.model"))
             for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
         ),
     ],
@@ -539,7 +599,7 @@ def test_a_scheduler_that_does_not_draw_with_a_base_is_named_with_its_keys(confi
         (line,) = problems_of(config)
         assert "bases.emoji.model: 'resources/emoji/pipeline', under images.scheduler: the base is sampled" in line
         config["images"]["scheduler"] = choice
-        check_config(config, SCHEMA, source=SOURCE)
+        check_config(config, source=SOURCE)
     else:
         lines = problems_of(config)
         told = (
@@ -556,14 +616,14 @@ def test_a_base_of_other_noise_can_be_named_as_long_as_nothing_is_trained_on_it(
     changed(folder / "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler")
     config["bases"]["edm"] = {"model": str(folder), "revision": None}
     config["images"]["scheduler"] = config["sampling"]["scheduler"] = "own"
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
     config["tasks"]["objects"]["base"] = "edm"
     (line,) = problems_of(config)
     assert "bases.edm.model" in line
 
 
 @pytest.mark.parametrize("name", ["v1-5-pruned.safetensors", "model.ckpt", "some.PT"])
-@pytest.mark.parametrize("place", ["bases.emoji.model", "evaluations.objects.clip.model"])
+@pytest.mark.parametrize("place", ["bases.emoji.model", "measures.judge.model"])
 def test_a_single_file_is_no_model(config, tmp_path, place, name):
     (tmp_path / name).touch()
     for path in (name, f"./{name}", str(tmp_path / name)):
@@ -582,14 +642,14 @@ def test_parts_that_draw_nothing_may_be_absent(config):
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
     }.items():
         index(**{name: kind})()
-    check_config(config, SCHEMA, source=SOURCE)
+    check_config(config, source=SOURCE)
 
 
 def test_what_the_workflow_makes_need_not_exist(config):
     config["priors"]["captions"]["file"] = "results/coco/captions.csv"
-    config["evaluations"]["objects"]["clip"]["model"] = "results/models/clip"
+    config["measures"]["judge"]["model"] = "results/models/clip"
     assert len(problems_of(config)) == 2
-    check_config(config, SCHEMA, source=SOURCE, made=("results/",))
+    check_config(config, source=SOURCE, made=("results/",))
 
 
 @pytest.mark.parametrize("config", [None, [], "text", {}, {"tasks": 1, "suites": [], "mace": None}, {1: 2}])
@@ -640,16 +700,78 @@ def mappings(node):
             yield from mappings(value)
 
 
-def test_the_schema_is_one_and_closed_and_explains_every_key():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    for mapping in mappings(SCHEMA):
-        assert mapping["additionalProperties"] is False
-        assert set(mapping["required"]) <= set(mapping["properties"])
+def test_the_schema_is_closed_and_explains_every_key(config):
+    schema = schema_of(config)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    plugins = [manifest(room, name).settings for room in ROOMS for name in kinds(room)]
+    for mapping in (*mappings(schema), *plugins):
+        assert mapping["additionalProperties"] is False or "propertyNames" in mapping
+        assert set(mapping.get("required", ())) <= set(mapping["properties"])
         for key, rule in mapping["properties"].items():
             assert re.fullmatch(r"[^\n]+\.", rule["description"]), key
-    for name, rule in SCHEMA["$defs"].items():
+            assert ("default" in rule) + (key in mapping.get("required", ())) < 2, key
+    for name, rule in schema["$defs"].items():
         assert "title" in rule or "enum" in rule or "properties" in rule, name
+
+
+def test_the_readme_tells_of_every_key_what_the_schema_and_the_manifests_say():
+    readme = (ROOT / "config/README.md").read_text()
+    (shown,) = re.findall(r"<!-- keys -->\n(.+?)<!-- end of keys -->", readme, re.DOTALL)
+    assert shown == tables_of_keys()
+
+
+def test_defaults_fill_in_what_a_configuration_leaves_out(config):
+    """A hand-written whole against what the schema says."""
+    brief = yaml.safe_load(Path("config/config.yaml").read_text())
+    brief["tasks"]["objects"]["methods"] = ["mace", "mace-naive"]
+    brief["methods"]["mace-naive"] = {"kind": "mace", "fusion": "sum"}
+    brief["tasks"]["objects"]["mace-naive"] = {"lamb": 3.0, "lora": {"steps": 7}}
+    whole = check_config(brief, source=SOURCE)
+    assert (whole["device"], whole["seed"], whole["templates"]["used"]) == ("auto", 2024, 30)
+    assert whole["images"]["prompts"]["style"] == "a photo in the style of {}"
+    assert whole["images"]["steps"] == 20
+    assert whole["methods"]["mace"]["kind"] == "mace"
+    assert whole["methods"]["mace"]["lora"]["steps"] == 50
+    assert whole["bases"]["emoji"]["revision"] is None
+    assert whole["tables"] == {}
+    assert "mace-naive" in whole["tasks"]["objects"]
+    naive = method_of(whole, "objects", "mace-naive")
+    assert (naive["fusion"], naive["lamb"], naive["prior"], naive["lora"]["steps"]) == ("sum", 3.0, None, 7)
+    assert naive["lora"]["rank"] == 1
+    assert method_of(whole, "objects", "mace")["lamb"] == 1.0
+    assert "kind" not in brief["methods"]["mace"]  # the given one stays as it was
+
+
+def test_a_method_that_a_task_names_needs_no_entry(config):
+    del config["methods"]
+    config["tasks"]["objects"]["methods"] = ["mace"]
+    assert check_config(config, source=SOURCE)["methods"]["mace"]["lamb"] == 0.1
+
+
+def test_files_put_together_replace_entries_whole():
+    """F08: nothing of an entry or a section that a later file writes stays from an earlier one."""
+    first = {"suites": {"a": {"file": "x", "rows": 160}, "b": {"file": "y"}}, "images": {"count": 8, "steps": 3}}
+    later = {"suites": {"a": {"file": "z"}}, "images": {"count": 2}, "seed": 1}
+    assert merged([first, later]) == {
+        "suites": {"a": {"file": "z"}, "b": {"file": "y"}},
+        "images": {"count": 2},
+        "seed": 1,
+    }
+    assert first["suites"]["a"]["rows"] == 160
+
+
+def test_settings_prints_what_is_used_and_where_it_comes_from(config, capsys):
+    assert main(["settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "images.steps: 20  # config/config.yaml" in lines
+    assert "images.count: 8  # default" in lines
+    assert "methods.mace.lora.rank: 1  # default of mace" in lines
+    assert 'methods.mace.prior: "captions"  # config/config.yaml' in lines
+    assert "suites.objects.seeds: [1, 6]  # config/config.yaml" in lines
+    Path("mine.yaml").write_text("device: gpu\n")
+    assert main(["settings", "mine.yaml"]) == 2
+    assert "mine.yaml: device must be auto" in capsys.readouterr().err
 
 
 json_values = st.recursive(
@@ -681,25 +803,6 @@ def test_encode_argument_is_sorted_compact_and_survives_a_shell():
 def test_encode_argument_refuses_what_json_cannot_hold(value):
     with pytest.raises((ValueError, TypeError)):
         encode_argument(value)
-
-
-def test_the_readme_explains_every_key():
-    text = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
-    missing = [path for path in key_paths(SCHEMA) if f"| `{path}` |" not in text]
-    assert missing == []
-
-
-def key_paths(node: dict, path: str = "") -> set[str]:
-    """Dotted paths of every key that the schema knows, user-given names as <name>."""
-    node = {**SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]], **node} if "$ref" in node else node
-    found = set()
-    for key, child in node.get("properties", {}).items():
-        found |= {f"{path}.{key}".strip(".")} | key_paths(child, f"{path}.{key}".strip("."))
-    if isinstance(node.get("additionalProperties"), dict):
-        found |= key_paths(node["additionalProperties"], f"{path}.<name>")
-    for form in node.get("oneOf", []):
-        found |= key_paths(form, path)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--json", action="store_true", help="print the whole records as JSON")
     trace.set_defaults(run=_trace)
 
+    settings = commands.add_parser(
+        "settings",
+        help="print a configuration with all its defaults",
+        description="Check a configuration and print every value that a run would use, with where it comes from.",
+    )
+    settings.add_argument("config", type=Path, nargs="?", default=Path("config/config.yaml"), metavar="FILE")
+    settings.add_argument("--keys", action="store_true", help="print the table of all keys, in Markdown, instead")
+    settings.set_defaults(run=_settings)
+
     folder = argparse.ArgumentParser(add_help=False)
     folder.add_argument("results", type=Path, nargs="?", default=Path("results"), metavar="RESULTS")
     costs = commands.add_parser(
@@ -180,6 +189,24 @@ def _trace(args: argparse.Namespace) -> None:
         return
     for line in lines(told):
         print(plain(line))
+
+
+def _settings(args: argparse.Namespace) -> None:
+    from lethe.config.checks import check_config
+    from lethe.config.keys import resolved, tables_of_keys
+
+    if args.keys:
+        print(tables_of_keys(), end="")
+        return
+    import yaml
+
+    try:
+        config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{args.config}: this is no YAML ({' '.join(str(error).split())})") from None
+    check_config(config, source=str(args.config), files=[args.config], made=("results/",))
+    for key, value, origin in resolved(config, str(args.config)):
+        print(plain(f"{key}: {value}  # {origin}"))
 
 
 def _costs(args: argparse.Namespace) -> None:

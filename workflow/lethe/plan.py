@@ -193,7 +193,7 @@ class Plan:
         return method_of(self.config, task, name)
 
     def reads(self, base: str, task: str, name: str) -> dict[str, Any]:
-        """What a method reads: the artefacts of each concept that its manifest names, and the priors of its settings."""
+        """What a method reads: the artefacts of concepts that its manifest names, and the priors of its settings."""
         settings, said = self.method(task, name), self.methods(task)[name]
         slugs = self.task_slugs(task)
         found: dict[str, Any] = {}
@@ -308,7 +308,7 @@ class Plan:
         return found
 
     def shards(self, task: str, suite: str) -> list[str]:
-        """Names of the shards of a task's rows of a suite: what is in them, so that tasks share what they have alike."""
+        """Names of the shards of a task's rows of a suite, after what is in them: tasks share what they have alike."""
         rows, types = self.inputs.suites[suite], self.sampled(task)[suite]
         chosen = rows if types is None else rows[rows["type"].isin(types)]
         names = []
@@ -409,7 +409,7 @@ class Plan:
         told = dict(
             base=base,
             concepts=sorted(concept.name for concept in measured.erased),
-            edits=self.edits(task),
+            edits=list(self.edits(task).items()),
             evaluation=without_files(measured.chosen),
             name=measured.evaluation,
             remedies={name: said.more.get("remedy") for name, said in self.methods(task).items()},
@@ -441,7 +441,7 @@ class Plan:
         names = dict.fromkeys(m for told in tasks.values() for m in self.measures_of(told["evaluation"]))
         settings = dict(
             kind=kind.name,
-            tasks=tasks,
+            tasks=list(tasks.items()),  # in their order, as JSON objects have none here
             measures={name: self.measure_settings(name) for name in names},
             sampling=self.config["sampling"],
         )
@@ -475,7 +475,7 @@ class Plan:
             for suite in suites
             for shard in self.shards(task, suite)
         ]
-        settings = dict(concepts=concepts, edits=self.edits(task), roles=roles, task=task)
+        settings = dict(concepts=concepts, edits=list(self.edits(task).items()), roles=list(roles.items()), task=task)
         return Told(settings | shown, dict(shards=shards, scores=scores))
 
     def shown_roles(self, task: str) -> dict[str, tuple[str, str]]:

@@ -84,7 +84,9 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         elif "settings" not in said:
             required.append(name)
         if "settings" in said:
-            properties[name] = described | section(said.pop("settings"), f"{where}.{name}")
+            group = section(said.pop("settings"), f"{where}.{name}")
+            properties[name] = ({} if group["required"] else {"default": {}}) | described | group
+            required += [name] if group["required"] else []
         elif "one-of" in said:
             properties[name] = described | {"enum": said.pop("one-of")}
         elif "entry-of" in said:

@@ -33,8 +33,8 @@ SEEDS = ("suites.*.seeds", "figures.examples.seeds")
 HOLDS = {"base": "model_index.json"}  # the file that the folder of a model of a class holds; of any other, config.json
 # What keys of earlier versions are called now.
 MOVED = {
-    "mace": "methods have entries of their own now; write methods: {mace: {...}} with the same keys, but templates_used, "
-    "which is templates.used",
+    "mace": "methods have entries of their own now; write methods: {mace: {...}} with the same keys, but "
+    "templates_used, which is templates.used",
     "templates_used": "this is templates.used now, since every method reads the same prompts",
 }
 
@@ -254,7 +254,8 @@ def _link_problems(config: Any, found: Iterable[Found]) -> Iterator[str]:
             hint = _hint(value, [str(name) for name in known])
             yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
         elif (wanted := rule.get("of-kind")) and (kind := kind_of(section, value, known[value])) not in (None, wanted):
-            yield f"{_at(place)} must be of the kind {wanted}, and {section}.{value} is of the kind {kind}; name another."
+            told = f"{section}.{value} is of the kind {kind}"
+            yield f"{_at(place)} must be of the kind {wanted}, and {told}; name another."
     tasks = config.get("tasks") if isinstance(config, dict) else None
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         methods = task.get("methods") if isinstance(task, dict) else None
@@ -263,7 +264,8 @@ def _link_problems(config: Any, found: Iterable[Found]) -> Iterator[str]:
             known = [*(str(entry) for entry in entries), *kinds("methods")]
             if isinstance(method, str) and method not in known:
                 at = _at(("tasks", name, "methods", index))
-                yield f"{at}: methods has no entry {shown(method)}{_hint(method, known)} Known methods: {_listed(known)}."
+                told = f"{shown(method)}{_hint(method, known)} Known methods: {_listed(known)}."
+                yield f"{at}: methods has no entry {told}"
 
 
 def _method_problems(config: dict) -> Iterator[str]:

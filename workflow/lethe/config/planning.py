@@ -282,13 +282,13 @@ def _uncounted(config: dict, inputs: Inputs) -> Iterator[str]:
     for suite, _, unknown, roles in _unknown_types(config, inputs):
         if unknown and "all" not in roles:
             yield (
-                f"suites.{suite}: {sum(unknown.values())} of {len(inputs.suites[suite])} rows count towards no number, since "
-                f"their type is no concept or class: {_some(unknown)} ({suite_file(config['suites'][suite])})."
+                f"suites.{suite}: {sum(unknown.values())} of {len(inputs.suites[suite])} rows count towards no number, "
+                f"since their type is no concept or class: {_some(unknown)} ({suite_file(config['suites'][suite])})."
             )
 
 
 def _unknown_types(config: dict, inputs: Inputs) -> Iterator[tuple[str, set[str], dict[str, int], set[str]]]:
-    """Each suite whose rows count by their type: what its types can be, the others with their rows, what its roles count.
+    """Each suite whose rows count by type: what its types can be, the others with their rows, what its roles count.
 
     A suite that shows what must stay, whatever that is, can have any type.
     """
@@ -331,8 +331,8 @@ def _missing_rows(measured: Measured, suites: Mapping[str, pd.DataFrame]) -> Ite
         missing = [concept.name for concept in measured.erased if concept.name not in types]
         if missing:
             yield (
-                f"tasks.{measured.task}: {measured.counted[role]} says nothing of {len(missing)} of its {len(measured.erased)} "
-                f"concepts, since suite {suite} has no row of the type {_some(missing)}."
+                f"tasks.{measured.task}: {measured.counted[role]} says nothing of {len(missing)} of its "
+                f"{len(measured.erased)} concepts, since suite {suite} has no row of the type {_some(missing)}."
             )
 
 
@@ -362,8 +362,8 @@ def _kept_synonyms(measured: Measured) -> Iterator[str]:
     for name in measured.classes or ():
         if _plain(name) in words and _plain(name) not in names:
             yield (
-                f"tasks.{measured.task}: the class {shown(name)} ({measured.chosen['classes']['table']}) counts as kept, and as a "
-                f"synonym of {shown(words[_plain(name)].name)} it is to vanish; remove one of the two."
+                f"tasks.{measured.task}: the class {shown(name)} ({measured.chosen['classes']['table']}) counts as "
+                f"kept, and as a synonym of {shown(words[_plain(name)].name)} it is to vanish; remove one of the two."
             )
 
 

@@ -1,4 +1,4 @@
-"""The schema of one configuration: the frame, and what the manifests of the plug-ins that it names say of their entries."""
+"""The schema of one configuration: the frame, and what manifests say of the entries of plug-ins that it has."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _fill(value: Any, rule: Mapping[str, Any], defs: Mapping[str, Any]) -> None:
 
 
 def walk(config: Any, schema: Mapping[str, Any]) -> Iterator[Found]:
-    """Every value of a configuration that the schema knows, with what it says of it. What has another shape is left out."""
+    """Every value that the schema knows, with what it says of it; what has another shape is left out."""
     yield from _walk(config, schema, (), {}, frame()["$defs"])
 
 

@@ -251,8 +251,8 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarra
 def picture_names(path: Path) -> list[str]:
     """The names of the images in a zip archive or folder, sorted: those that end in .png, .jpg or .jpeg.
 
-    Files `rows.csv` and `shard.json`, as a shard has them, and hidden files and folders do not count. Raises ValueError, naming the file,
-    when there is no image, for what `_archive` refuses, and for any other file, by its name.
+    Files `rows.csv` and `shard.json`, as a shard has them, and hidden files and folders do not count.
+    Raises ValueError, naming the file, when there is no image, for what `_archive` refuses, and for any other file.
     """
     with _pictures(path) as archive:
         names = sorted(

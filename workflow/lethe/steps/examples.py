@@ -13,12 +13,12 @@ from lethe.steps.job import Job
 
 def run(job: Job) -> None:
     settings, samples = job.settings, {}
-    roles = {role: counts for role, (_, counts) in settings.roles.items()}
+    roles = {role: counts for role, (_, counts) in settings.roles}
     shards = {path: (read_about(path), read_rows(path)) for path in job.reads["shards"]}
-    for method, edit in settings.edits.items():
+    for method, edit in settings.edits:
         tables = [
             rows.assign(role=role, shard=path)
-            for role, (suite, _) in settings.roles.items()
+            for role, (suite, _) in settings.roles
             for path, (about, rows) in shards.items()
             if (about["edit"], about["suite"]) == (edit, suite)
         ]
@@ -26,7 +26,8 @@ def run(job: Job) -> None:
     first_rows, shares = next(iter(samples.values())), None
     for path in job.reads["scores"]:  # the record of the task's table, where there are more concepts than columns
         details = json.loads(path.read_text(encoding="utf-8"))["details"]
-        named = [name for method in settings.edits for name in (method, f"{settings.task}/{method}") if name in details]
+        methods = [name for method, _ in settings.edits for name in (method, f"{settings.task}/{method}")]
+        named = [name for name in methods if name in details]
         edits = [details[name]["acc_e_by_concept"] for name in named if not name.endswith("original")]
         shares = pd.DataFrame(edits).mean()
     columns = chosen_prompts(first_rows, settings.concepts, roles, kept=settings.kept, recognised=shares)

@@ -25,9 +25,9 @@ def run(job: Job) -> None:
     found = Measured(job, said.more)
     several = len(settings.tasks) > 1
     cells, details, images, rows_of, sources = [], {}, [], {}, {}
-    for task, told in settings.tasks.items():
+    for task, told in settings.tasks:
         rows = {}
-        for method, edit in told["edits"].items():
+        for method, edit in told["edits"]:
             chosen = told["evaluation"] | {"concepts": told["concepts"]}
             rows[method] = row = table.row(found.of(told, edit), chosen)
             name = f"{task}/{method}" if several else method
@@ -106,7 +106,7 @@ class Measured:
     def __init__(self, job: Job, said: Mapping[str, Any]) -> None:
         self.roles = said["roles"]
         self.named: dict[str, str] = {}  # measures by the setting that names them
-        for told in job.settings.tasks.values():
+        for _, told in job.settings.tasks:
             keys = {by for role in self.roles.values() for by in role["measures"]}
             keys |= {*said.get("texts", {}).values(), *said.get("references", {}).values()}
             self.named |= {key: told["evaluation"][key] for key in keys}

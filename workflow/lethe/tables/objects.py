@@ -30,7 +30,7 @@ SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")}  # of the colu
 
 
 def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
-    """The row of one edit, from what was measured of each role, text and reference, by the setting that names the measure.
+    """The row of one edit, from what was measured of each role, text and reference, by the setting of the measure.
 
     `settings` are those of the evaluation, and `concepts`, what was erased. Raises ValueError as `object_scores` does.
     """

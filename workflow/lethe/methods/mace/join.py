@@ -82,8 +82,8 @@ def join(
     (`lethe.files.loaded.Loaded`) memory does not grow with their number.
 
     Args:
-        projections: the base's, by module name.  moments, loras: one per concept, in the same order; the last bits of the
-            result depend on that order.  prior: what `preserved` returns.
+        projections: the base's, by module name.  moments, loras: one per concept, in the same order; the last bits of
+            the result depend on that order.  prior: what `preserved` returns.
     Returns: T2 `[d, d]`, and an iterator over the concepts' updates of each projection.
     Raises: ValueError on an unknown fusion, when concepts and LoRAs differ in number, a system is singular, or, while
         iterating, a LoRA lacks a projection.
