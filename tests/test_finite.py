@@ -22,7 +22,6 @@ from lethe.bases.unet import cross_attention_projections
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.masks import clipseg_masks
 from lethe.erasure.moments import concept_moments
-from lethe.files.shards import write_shard
 from lethe.finite import mend_of, require_directions, require_finite
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.methods.mace.training import concept_examples, train_lora
@@ -147,19 +146,17 @@ def test_text_states_that_are_not_finite_are_refused(base_pipeline: DiffusionPip
 # Measures and masks
 
 
-def test_a_judge_that_says_nan_or_nothing_is_refused(
-    clip_folder: Path, tmp_path: Path, some_rows: pd.DataFrame
-) -> None:
-    shard = tmp_path / "shard.zip"
-    rows = some_rows.head(1)
-    write_shard(shard, rows, [np.full((32, 32, 3), 90, np.uint8)])
+def test_a_judge_that_says_nan_or_nothing_is_refused(clip_folder: Path) -> None:
+    image = np.full((32, 32, 3), 90, np.uint8)
     for value, said in ((NAN, "1 of 1 hold NaN or infinity"), (0.0, "1 of 1 are zero")):
         judge = load_judge(str(clip_folder), device=CPU)
         with torch.no_grad():
             judge.model.visual_projection.weight.fill_(value)
             judge.model.text_projection.weight.fill_(value)
-        with pytest.raises(ValueError, match=f"shard.zip: {said}, the first for 000000.png; the evaluation CLIP's"):
-            image_embeddings(judge, shard, ["000000.png"])
+        with pytest.raises(
+            ValueError, match=f"image embeddings: {said}, the first for 000000.png; the evaluation CLIP's"
+        ):
+            image_embeddings(judge, iter([image]), ["000000.png"])
         with pytest.raises(ValueError, match=f"text embeddings: {said}, the first for 'a ship'"):
             text_embeddings(judge, ["a ship"])
 

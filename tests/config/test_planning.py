@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from lethe.config.planning import check_plan, read_classes, read_suites, remarks
-from lethe.inputs.concepts import read_concepts
+from lethe.config.planning import check_plan, read_inputs, remarks
+from lethe.config.schema import with_defaults
 from lethe.messages import ConfigError
 from running import ROOT
 
@@ -28,7 +28,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     Path("concepts.tsv").write_text(HEADER + "ship\tobject\tground\tboat\nbird\tobject\tsky\tfowl\n")
     Path("classes.tsv").write_text(CLASSES)
-    config = copy.deepcopy(SHIPPED)
+    config = with_defaults(SHIPPED)
     config["concepts"] = config["suites"]["synonyms"]["table"] = "concepts.tsv"
     config["suites"]["objects"]["table"] = config["evaluations"]["objects"]["classes"]["table"] = "classes.tsv"
     config["tasks"]["objects"]["concepts"] = ["ship", "bird"]
@@ -37,9 +37,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def planned(config: dict) -> list[str]:
     """The remarks, after the checks that common.smk makes."""
-    concepts, suites, classes = read_concepts(config["concepts"]), read_suites(config), read_classes(config)
-    check_plan(config, concepts, suites, classes)
-    return remarks(config, concepts, suites, classes)
+    inputs = read_inputs(config)
+    check_plan(config, inputs)
+    return remarks(config, inputs)
 
 
 def refusals(config: dict) -> list[str]:
@@ -62,7 +62,7 @@ def words(config: dict, table: str) -> None:
 
 def test_the_shipped_configuration_has_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert planned(copy.deepcopy(SHIPPED)) == []
+    assert planned(with_defaults(SHIPPED)) == []
 
 
 def test_small_tables_have_nothing_to_say(config: dict) -> None:
@@ -95,7 +95,7 @@ def test_a_task_without_synonyms_where_another_concept_has_some(config: dict) ->
     )
     assert line.endswith("generality: null leaves acc_g out.")
     config["evaluations"]["objects"]["generality"] = None
-    assert planned(config) == ["suites.synonyms: no evaluation of a task uses it, so nothing samples it."]
+    assert planned(config) == ["suites.synonyms: no task and no evaluation of one uses it, so nothing samples it."]
 
 
 def test_a_table_without_any_synonyms_names_suite_and_mend(config: dict) -> None:
@@ -105,7 +105,7 @@ def test_a_table_without_any_synonyms_names_suite_and_mend(config: dict) -> None
         "evaluations.objects.generality: null does without it."
     ]
     config["evaluations"]["objects"]["generality"] = None
-    assert planned(config) == ["suites.synonyms: no evaluation of a task uses it, so nothing samples it."]
+    assert planned(config) == ["suites.synonyms: no task and no evaluation of one uses it, so nothing samples it."]
 
 
 def test_erasing_every_class_leaves_nothing_to_keep(config: dict) -> None:
@@ -160,7 +160,7 @@ def test_unknown_types_are_told_with_their_number(config: dict) -> None:
         "(mine.csv)."
     )
     config["evaluations"]["objects"]["quality"] = "mine"  # where every row counts
-    config["evaluations"]["objects"]["clip"]["model"] = "some/hub-id"
+    config["measures"]["judge"]["model"] = "some/hub-id"
     assert not any("count towards" in line for line in planned(config))
 
 
@@ -206,7 +206,7 @@ def test_a_fid_against_too_few_images(config: dict) -> None:
 
 
 def test_a_judge_of_which_only_the_hub_knows_is_not_asked(config: dict) -> None:
-    config["evaluations"]["objects"]["clip"]["model"] = "openai/clip-vit-base-patch32"
+    config["measures"]["judge"]["model"] = "openai/clip-vit-base-patch32"
     config["suites"]["reference"]["rows"] = 5
     assert planned(config) == []
 
@@ -276,7 +276,7 @@ def test_templates_that_cannot_be_read(config: dict) -> None:
     config["templates"]["object"] = "words.txt"
     (line,) = refusals(config)
     assert line == "templates: words.txt, line 2: a template must contain {} exactly once; got 'a photo'."
-    config["templates"] |= {"object": SHIPPED["templates"]["object"], "style": "words.txt"}
+    config["templates"] |= {"object": None, "style": "words.txt"}
     assert planned(config) == []  # of a kind that no task erases
 
 
@@ -317,13 +317,13 @@ def test_another_base_that_meets_the_emoji_world(config: dict) -> None:
     config["bases"]["sd14"] = {"model": "CompVis/stable-diffusion-v1-4", "revision": None}
     config["tasks"]["objects"]["base"] = "sd14"
     (line,) = planned(config)
-    keys = "mace.prior, masks.clipseg.model, evaluations.objects.clip.model, evaluations.objects.reference_images"
+    keys = "methods.mace.prior, masks.clipseg.model, measures.judge.model, evaluations.objects.reference_images"
     assert line.startswith(
         f"tasks.objects: {keys} come from resources/emoji, which knows its own world alone, and the "
     )
-    config["mace"]["prior"] = None
+    config["methods"]["mace"]["prior"] = None
     config["masks"]["segmenter"] = "full-frame"
-    config["evaluations"]["objects"]["clip"]["model"] = "openai/clip-vit-base-patch32"
+    config["measures"]["judge"]["model"] = "openai/clip-vit-base-patch32"
     config["evaluations"]["objects"]["classes"]["table"] = "resources/emoji/objects.tsv"
     (line,) = planned(config)
     assert line.startswith(
@@ -333,16 +333,16 @@ def test_another_base_that_meets_the_emoji_world(config: dict) -> None:
 
 def test_a_suite_that_nothing_uses(config: dict) -> None:
     mine(config, "a,b,1\n")
-    assert planned(config) == ["suites.mine: no evaluation of a task uses it, so nothing samples it."]
+    assert planned(config) == ["suites.mine: no task and no evaluation of one uses it, so nothing samples it."]
     config["evaluations"]["other"] = config["evaluations"]["objects"] | {"quality": "mine"}  # of no task
-    assert planned(config) == ["suites.mine: no evaluation of a task uses it, so nothing samples it."]
+    assert planned(config) == ["suites.mine: no task and no evaluation of one uses it, so nothing samples it."]
 
 
 def test_more_templates_than_the_file_holds(config: dict) -> None:
     Path("words.txt").write_text("a {}\nthe {}\n")
     config["templates"]["object"] = "words.txt"
-    assert planned(config) == ["mace.templates_used is 30, and words.txt holds 2: training uses these 2."]
-    config["mace"]["templates_used"] = 2
+    assert planned(config) == ["templates.used is 30, and words.txt holds 2: training uses these 2."]
+    config["templates"]["used"] = 2
     assert planned(config) == []
 
 

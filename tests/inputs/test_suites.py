@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.files.shards import COLUMNS, read_rows, write_shard
-from lethe.inputs.suites import class_names, phrases, shard_count, shard_digests, shard_rows, suite_rows
+from lethe.inputs.suites import class_names, phrases, shard_digests, shard_rows, suite_rows
 
 TABLE = "concept\tanchor\tsynonyms\nship\tground\tvessel; boat;watercraft\nAC/DC\tart\t\nNA\tsky\tnull; {}\n"
 
@@ -251,24 +251,27 @@ def test_classes_come_in_order_each_once(tmp_path: Path) -> None:
 @given(n=st.integers(1, 60), size=st.integers(1, 70))
 def test_shards_hold_every_row_once_and_in_order(n: int, size: int) -> None:
     rows = pd.DataFrame({"prompt": [f"p{k}" for k in range(n)]}).rename_axis("row")
-    shards = [shard_rows(rows, shard, size) for shard in range(shard_count(n, size))]
+    shards = [shard_rows(rows, shard, size) for shard in range(len(shard_digests(rows, size)))]
     assert all(1 <= len(shard) <= size for shard in shards)
     assert all(len(shard) == size for shard in shards[:-1])
-    pd.testing.assert_frame_equal(pd.concat(shards), rows)
+    assert all(list(shard.index) == list(range(len(shard))) for shard in shards)
+    pd.testing.assert_frame_equal(pd.concat(shards, ignore_index=True).rename_axis("row"), rows)
     assert shard_rows(rows, len(shards), size).empty
 
 
-def test_a_shards_digest_follows_its_own_rows_and_their_numbers() -> None:
+def test_a_shards_digest_follows_its_own_rows_wherever_they_stand() -> None:
     rows = pd.DataFrame({"type": "cat", "prompt": ["a cat", "a cat", 'a "cat"\n'], "evaluation_seed": [1, 1, 3]})
     rows = rows.rename_axis("row")
     first, second, _ = shard_digests(rows, 1)
-    assert first != second  # the same row under another number is another file in the shard
-    assert shard_digests(shard_rows(rows, 1, 1), 1) == [second]
+    assert first != second  # the same rows again are another shard
+    assert shard_digests(shard_rows(rows, 1, 1), 1) == [first]
+    moved = rows.iloc[[2, 0, 1]].reset_index(drop=True)
+    assert sorted(shard_digests(moved, 1)) == sorted(shard_digests(rows, 1))
     longer = pd.concat([rows, rows]).reset_index(drop=True).rename_axis("row")
     assert shard_digests(longer, 1)[:3] == shard_digests(rows, 1)
     changed = shard_digests(rows.assign(evaluation_seed=[2, 1, 3]), 1)
     assert changed[0] != first
-    assert changed[1] == second
+    assert changed[1] == first  # now the only one of its kind
     assert len(set(shard_digests(rows, 2) + shard_digests(rows, 3))) == 3
 
 

@@ -11,8 +11,8 @@ import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from conftest import CPU
-from lethe.files.shards import image_name, write_shard
-from lethe.measures.clip import Judge, image_embeddings, load_judge, text_embeddings
+from lethe.files.shards import image_name, read_pictures, write_shard
+from lethe.measures.clip import Judge, image_embeddings, load, load_judge, measure, notes, text_embeddings, texts
 
 PROMPTS = ["a photo of the ship", "", "a bird", "x " * 200, "Charles-François Daubigny", "a photo of the ship"]
 
@@ -33,7 +33,8 @@ def test_image_embeddings_are_those_of_each_image(
     images = [np.kron(image, np.ones((height // 8, width // 8, 1), np.uint8)) for image in base]
     rows = pd.DataFrame({"prompt": list("abcde")}, index=pd.Index([7, 3, 20, 21, 22], name="row"))
     write_shard(tmp_path / "shard.zip", rows, images)
-    got = image_embeddings(judge, tmp_path / "shard.zip", [image_name(row) for row in rows.index], batch=batch)
+    names = [image_name(row) for row in rows.index]
+    got = image_embeddings(judge, read_pictures(tmp_path / "shard.zip", names), names, batch=batch)
     assert got.shape == (5, 8)
     assert got.dtype == np.float32
     for embedding, image in zip(got, images, strict=True):
@@ -66,8 +67,22 @@ def test_a_judge_in_half_precision_is_loaded_in_float32(clip_folder: Path, tmp_p
     assert not model.training
 
 
-def test_an_image_that_is_not_in_the_archive_is_an_error(judge: Judge, tmp_path: Path) -> None:
-    rows = pd.DataFrame({"prompt": ["a"]}).rename_axis("row")
-    write_shard(tmp_path / "shard.zip", rows, [np.zeros((32, 32, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"shard\.zip: There is no item named '000001\.png'"):
-        image_embeddings(judge, tmp_path / "shard.zip", [image_name(0), image_name(1)])
+def test_what_is_measured_of_a_shard_and_of_real_images(judge: Judge) -> None:
+    rng = np.random.default_rng(1)
+    images = list(rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+    rows = pd.DataFrame({"prompt": ["a ship", "x " * 200, "a bird"]}).rename_axis("row")
+    columns = measure(judge, iter(images), rows)
+    assert list(columns) == ["image", "text"]
+    assert np.array_equal(columns["image"], image_embeddings(judge, iter(images), ["a"] * 3))
+    assert np.array_equal(columns["text"], text_embeddings(judge, list(rows["prompt"])))
+    (note,) = notes(judge, rows)
+    assert note[0] == 1
+    assert note[1].startswith("{} prompts are longer than the 77 tokens that ")
+    real = pd.DataFrame({"name": ["b.png", "a.png", "c.png"]}).rename_axis("row")
+    assert list(measure(judge, iter(images), real)) == ["image"]
+    assert notes(judge, real) == []
+
+
+def test_a_measure_is_loaded_from_its_settings(clip_folder: Path) -> None:
+    model = load({"model": str(clip_folder), "revision": None}, CPU)
+    assert texts(model, ["a"])["text"].shape == (1, 8)

@@ -19,37 +19,41 @@ def test_measures_come_back_one_below_the_other(tmp_path: Path, some_rows: pd.Da
     before = some_rows.copy()
     images, texts = embeddings(4, 3), embeddings(4, 5, 1)
     for name, part in (("b", slice(0, 3)), ("a", slice(3, 4))):
-        write_measure(tmp_path / "deep" / name, some_rows.iloc[part], image=images[part], text=texts[part])
+        columns = {"image": images[part], "text": texts[part], "boxes": [[k] * k for k in range(len(images[part]))]}
+        write_measure(tmp_path / "deep" / name, some_rows.iloc[part], columns, {"edit": "e", "shard": name})
     back = read_measures([tmp_path / "deep" / "b", tmp_path / "deep" / "a"])
     assert np.array_equal(as_array(back["image"]), images)
     assert np.array_equal(as_array(back["text"]), texts)
     assert as_array(back["image"]).dtype == np.float32
-    pd.testing.assert_frame_equal(back[some_rows.columns], some_rows)
+    assert [list(boxes) for boxes in back["boxes"]] == [[], [1], [2, 2], []]
+    assert list(back["shard"]) == ["b", "b", "b", "a"]
+    assert set(back["edit"]) == {"e"}
+    pd.testing.assert_frame_equal(back.set_index("row")[some_rows.columns], some_rows)
     pd.testing.assert_frame_equal(some_rows, before)
 
 
 def test_other_numbers_are_kept_as_float32(tmp_path: Path, some_rows: pd.DataFrame) -> None:
-    write_measure(tmp_path / "m", some_rows, image=embeddings(4, 3).astype(np.float64))
+    write_measure(tmp_path / "m", some_rows, {"image": embeddings(4, 3).astype(np.float64)}, {})
     assert as_array(read_measures([tmp_path / "m"])["image"]).dtype == np.float32
 
 
 def test_odd_texts_stay(tmp_path: Path) -> None:
     rows = pd.DataFrame({"type": ["NA", "", "🦋"], "prompt": ["a\r\nb", '"', "=1"], "evaluation_seed": [1, 2, 3]})
-    write_measure(tmp_path / "m", rows.rename_axis("row"), image=embeddings(3, 2))
-    pd.testing.assert_frame_equal(read_measures([tmp_path / "m"])[rows.columns], rows.rename_axis("row"))
+    write_measure(tmp_path / "m", rows.rename_axis("row"), {"image": embeddings(3, 2)}, {})
+    pd.testing.assert_frame_equal(read_measures([tmp_path / "m"])[rows.columns], rows)
 
 
 def test_equal_measures_have_equal_bytes(tmp_path: Path, some_rows: pd.DataFrame) -> None:
     for name in "ab":
-        write_measure(tmp_path / name, some_rows, image=embeddings(4, 3))
+        write_measure(tmp_path / name, some_rows, {"image": embeddings(4, 3)}, {})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_an_array_that_does_not_fit_its_rows_is_refused_and_leaves_nothing(
     tmp_path: Path, some_rows: pd.DataFrame
 ) -> None:
-    with pytest.raises(ValueError, match="Length"):
-        write_measure(tmp_path / "m", some_rows, image=embeddings(3, 3))
+    with pytest.raises(ValueError, match="write_measure: image must have one value per row; got 3 for 4"):
+        write_measure(tmp_path / "m", some_rows, {"image": embeddings(3, 3)}, {})
     assert list(tmp_path.iterdir()) == []
 
 

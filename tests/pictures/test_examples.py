@@ -22,12 +22,13 @@ def colour(concept: int, method: int) -> tuple[int, int, int]:
     return (10 + 5 * concept, 120 if method else 240, 30)
 
 
-def shard(path: Path, types: list[str], seeds: list[int], method: int) -> Path:
+def shard(path: Path, types: list[str], seeds: list[int], method: int, suite: str) -> Path:
     rows = pd.DataFrame(
         {"type": types, "prompt": [f"a photo of the {kind}" for kind in types], "evaluation_seed": seeds}
     )
     colours = [colour(int(kind.split()[1]), method) for kind in types]
-    write_shard(path, rows.rename_axis("row"), [np.full((8, 8, 3), own, np.uint8) for own in colours])
+    about = {"base": "b", "edit": f"edit {method}", "suite": suite, "shard": path.stem}
+    write_shard(path, rows.rename_axis("row"), [np.full((8, 8, 3), own, np.uint8) for own in colours], about)
     return path
 
 
@@ -37,11 +38,17 @@ def drawn(folder: Path, concepts: list[str], seeds: dict[str, list[int]], *score
     numbers = [seed for kind in concepts for seed in seeds[kind]]
     shards = []
     for method in (0, 1):
-        shards.append(shard(folder / f"{method}.zip", types, numbers, method))
-        shards.append(shard(folder / f"{method}.kept.zip", ["other 45", "other 45"], [1, 2], method))
+        shards.append(shard(folder / f"{method}.zip", types, numbers, method, "all"))
+        shards.append(shard(folder / f"{method}.kept.zip", ["other 45", "other 45"], [1, 2], method, "stay"))
     settings = dict(
-        concepts=concepts, shards=dict(erased=1, kept=1), methods=["original", "mace"], seeds=[1, 2], kept=7
+        concepts=concepts,
+        edits=[("original", "edit 0"), ("mace", "edit 1")],
+        roles=[("erased", ("all", "erased")), ("kept", ("stay", "kept"))],
+        task="t",
+        seeds=[1, 2],
+        kept=7,
     )
+    shards.reverse()  # what they are stands in them
     run = subprocess.run(
         step_command("examples", settings, {"shards": shards, "scores": scores}, {"figure": folder / "a.png"}),
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},

@@ -12,6 +12,7 @@ from PIL import Image
 from lethe.pictures.examples import COLUMNS, chosen_prompts, chosen_seeds, shown_columns
 from lethe.pictures.figures import image_grid, loss_curves
 
+COUNTS = {"erased": "erased", "generality": "erased", "kept": "kept"}  # what counts of the rows of a role
 ROWS = pd.DataFrame(
     [
         ("erased", "ship", "a ship"),
@@ -41,7 +42,7 @@ ROWS = pd.DataFrame(
 )
 def test_chosen_prompts(concepts: list[str], kept: int, expected: list[str]) -> None:
     before = ROWS.copy()
-    chosen = chosen_prompts(ROWS, concepts, kept=kept)
+    chosen = chosen_prompts(ROWS, concepts, COUNTS, kept=kept)
     assert [prompt for _, prompt in chosen] == expected
     for role, prompt in chosen:
         assert ((ROWS["role"] == role) & (ROWS["prompt"] == prompt)).any()
@@ -74,23 +75,34 @@ def many(concepts: int, *roles: str) -> pd.DataFrame:
 def test_of_many_concepts_the_worst_come_first() -> None:
     names = [f"thing {k}" for k in range(1000)]
     shares = pd.Series({"thing 700": 1.0, "thing 3": 0.5, "thing 990": 0.5})
-    found = chosen_prompts(many(1000, "erased", "generality"), names, kept=7, recognised=shares)
+    found = chosen_prompts(many(1000, "erased", "generality"), names, COUNTS, kept=7, recognised=shares)
     order = [700, 3, 990, 0, 1, 2, 4]
     assert found == [
         *(("erased", f"a erased {k}") for k in order),
         *(("generality", f"a generality {k}") for k in order),
         *(("kept", f"an other {k}") for k in range(6)),
     ]
-    alone = chosen_prompts(many(1000, "erased"), names, kept=7, recognised=shares)
+    alone = chosen_prompts(many(1000, "erased"), names, COUNTS, kept=7, recognised=shares)
     assert [prompt for role, prompt in alone if role == "erased"][:4] == [f"a erased {k}" for k in (700, 3, 990, 0)]
     assert len(alone) == COLUMNS
-    first = chosen_prompts(many(1000, "erased"), names, kept=7)
+    first = chosen_prompts(many(1000, "erased"), names, COUNTS, kept=7)
     assert first[0] == ("erased", "a erased 0")
+
+
+def test_of_suites_without_roles_the_first_prompts_are_shown() -> None:
+    rows = pd.DataFrame(
+        [(suite, "", f"{suite} {k // 2}") for suite in ("mine", "other") for k in range(60)],
+        columns=["role", "type", "prompt"],
+    )
+    found = chosen_prompts(rows, ["ship"], {"mine": "all", "other": "all"}, kept=7)
+    assert found == [(suite, f"{suite} {k}") for suite in ("mine", "other") for k in range(10)]
 
 
 def test_concepts_that_fit_stay_in_the_order_of_their_suite() -> None:
     shares = pd.Series({"thing 2": 1.0})
-    found = chosen_prompts(many(3, "erased", "generality"), [f"thing {k}" for k in range(3)], kept=7, recognised=shares)
+    found = chosen_prompts(
+        many(3, "erased", "generality"), [f"thing {k}" for k in range(3)], COUNTS, kept=7, recognised=shares
+    )
     assert [prompt for _, prompt in found[:3]] == ["a erased 0", "a erased 1", "a erased 2"]
 
 

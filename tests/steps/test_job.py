@@ -103,7 +103,7 @@ def test_a_record_names_inputs_by_their_content(seen: Callable[..., Job], tmp_pa
 def test_a_record_outlives_a_commit(tmp_path: Path) -> None:
     """Written in a checkout and again from a copy of the library elsewhere, the same code makes the same record."""
     write = "import json; from types import SimpleNamespace as S; from lethe.steps.job import *; "
-    write += "print(json.dumps(Job(['lethe.steps.mace'], S(), 1, {}, {}).record()))"
+    write += "print(json.dumps(Job(['lethe.steps.edit', 'lethe.methods.mace'], S(), 1, {}, {}).record()))"
     library = tmp_path / "lethe"
     shutil.copytree(ROOT / "workflow" / "lethe", library, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -116,7 +116,7 @@ def test_a_record_outlives_a_commit(tmp_path: Path) -> None:
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], check=True, cwd=tmp_path)
     assert record() == before
-    assert json.loads(before)["code"] == code_hash("lethe.steps.mace")
+    assert json.loads(before)["code"] == code_hash("lethe.steps.edit", "lethe.methods.mace")
     (library / "tables" / "objects.py").write_text("of = 'other steps'")
     assert record() == before
     with (library / "erasure" / "closed_form.py").open("a") as file:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lethe.tables import protocols
-from lethe.tables.objects import OBJECT_SOURCES, SOURCES, erasure_notes, object_scores, objects_table
+from lethe.tables.objects import OBJECT_SOURCES, SOURCES, notes, object_scores, parts_of, row, table_protocols
+from lethe.tables.row import Row
 
 NAMES = ["ship", "bird", "cat"]
 
@@ -83,7 +84,7 @@ def test_without_generality_there_is_another_mean_under_another_name(parts: dict
         name: whole[name] for name in whole if name not in ("h_o", "acc_g", "n_acc_g", "details")
     }
     assert not any("acc_g" in name for name in scores["details"])
-    columns = list(objects_table({"mace": scores}).columns[1:])
+    columns = [name for name in scores if name != "details"]
     assert columns[:5] == ["acc_e", "acc_s", "h_c", "clip_score", "fid"]
     assert set(columns) <= set(SOURCES)
     assert "generality" not in SOURCES["h_c"]
@@ -114,14 +115,46 @@ def test_an_erased_concept_that_is_no_class_is_refused(parts: dict[str, pd.DataF
         object_scores(**parts, concepts=["ship", "plane"])
 
 
-def test_the_table_has_a_row_per_method_rounded(parts: dict[str, pd.DataFrame]) -> None:
+@pytest.fixture
+def measured(parts: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
+    """The same as the step hands it over: by what it is, and the setting that names the measure."""
+    names = {"reference": "reference_images"}
+    return {names.get(name, name): {"clip": table.reset_index()} for name, table in parts.items()}
+
+
+def test_a_row_has_the_scores_and_every_image_that_counts(
+    parts: dict[str, pd.DataFrame], measured: dict[str, dict[str, pd.DataFrame]]
+) -> None:
     scores = object_scores(**parts, concepts=["ship"])
-    table = objects_table({"original": scores | {"h_o": 1 / 3}, "mace": scores})
-    assert list(table["method"]) == ["original", "mace"]
-    assert table.columns[0] == "method"
-    assert "details" not in table
-    assert list(table["h_o"]) == [0.33, round(scores["h_o"], 2)]
-    assert list(table["n_acc_e"]) == [4, 4]
+    found = row(measured, {"concepts": ["ship"]})
+    assert found.cells | {"details": found.details} == scores
+    images = found.images
+    assert list(images["role"].value_counts(sort=False)) == [4, 5, 10]
+    assert set(images.columns) == {"row", "type", "role", "predicted", "right"}
+    for role, number in (("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")):
+        of_role = images[images["role"] == role]
+        assert 100 * of_role["right"].mean() == pytest.approx(scores[number])
+        assert (of_role["right"] == (of_role["predicted"] == of_role["type"])).all()
+    taken = images[images["role"] == "generality"]["predicted"].value_counts()
+    assert dict(taken) == {"bird": 3, "ship": 2}  # of what the images show
+
+
+def test_a_row_without_generality(measured: dict[str, dict[str, pd.DataFrame]]) -> None:
+    del measured["generality"]
+    found = row(measured, {"concepts": ["ship"]})
+    assert "h_c" in found.cells
+    assert set(found.images["role"]) == {"erased", "kept"}
+
+
+def test_what_a_mean_is_made_of_and_by_which_protocols() -> None:
+    cells = {"acc_e": 1.0, "acc_g": 2.0, "acc_s": 3.0, "h_o": 4.0, "fid": 5.0}
+    assert parts_of("h_o", {}, cells) == {"acc_e": 1.0, "acc_g": 2.0, "acc_s": 3.0}
+    assert parts_of("h_c", {}, cells) == {"acc_e": 1.0, "acc_s": 3.0}
+    assert parts_of("fid", {}, cells) == {}
+    told = table_protocols({}, {"clip": "some/clip"}, list(cells))
+    assert told["acc_e, acc_g, acc_s"].startswith(protocols.ACCURACY)
+    assert (told["h_o"], "h_c" in told) == (protocols.H_O, False)
+    assert "some/clip" in told["fid"]
 
 
 def test_columns_come_from_what_they_say_and_nothing_else(parts: dict[str, pd.DataFrame]) -> None:
@@ -134,11 +167,12 @@ def test_columns_come_from_what_they_say_and_nothing_else(parts: dict[str, pd.Da
         reference=measure(("bird", "bird", 8), ("cat", "cat", 1)),
     )
     before = object_scores(**parts, concepts=["ship"])
-    assert set(OBJECT_SOURCES) == set(objects_table({"mace": before}).columns) - {"method"}
+    assert set(OBJECT_SOURCES) == set(before) - {"details"}
     for part, other in others.items():
+        source = "reference_images" if part == "reference" else part
         after = object_scores(**(parts | {part: other}), concepts=["ship"])
         for column, sources in OBJECT_SOURCES.items():
-            if part not in sources:
+            if source not in sources:
                 assert after[column] == before[column], (part, column)
             elif (part, column[:2]) != ("classes", "n_"):  # the same names, so the same rows count
                 assert after[column] != before[column], (part, column)
@@ -150,9 +184,9 @@ def test_a_score_that_is_no_number_is_refused(parts: dict[str, pd.DataFrame], mo
         object_scores(**parts, concepts=["ship"])
 
 
-def scores_of(**shares: float) -> dict:
-    """As `object_scores` gives them: how often each concept is recognised, in percent of 6 images."""
-    return {"details": {"acc_e_by_concept": shares, "n_acc_e_by_concept": dict.fromkeys(shares, 6)}}
+def scores_of(**shares: float) -> Row:
+    """How often each concept is recognised, in percent of 6 images."""
+    return Row({}, {"acc_e_by_concept": shares, "n_acc_e_by_concept": dict.fromkeys(shares, 6)})
 
 
 def test_an_edit_that_did_not_erase_is_said() -> None:
@@ -162,14 +196,13 @@ def test_an_edit_that_did_not_erase_is_said() -> None:
         "other": scores_of(ship=50, bird=50, cat=50),
         "good": scores_of(ship=0, bird=0, cat=0),
     }
-    never, mace, other = erasure_notes("sea", scores)
+    never, mace, other = notes("sea", scores, {"mace": "lower this"})
     assert never.startswith("sea: the base as it is never draws 'cat' so that the judge knows it; whether")
     assert mace == (
-        "sea/mace: 2 of 3 concepts as before, such as 'ship' (6 of 6 images, before 6): not erased; lower "
-        "mace.train_preserve_scale, or raise mace.lora.steps"
+        "sea/mace: 2 of 3 concepts as before, such as 'ship' (6 of 6 images, before 6): not erased; lower this"
     )
     assert other.startswith(
         "sea/other: 1 of 3 concepts as before, such as 'bird' (3 of 6 images, before 3): not erased;"
     )
     assert other.endswith("look at the settings of other")
-    assert erasure_notes("sea", {name: scores_of(ship=s) for name, s in (("original", 50), ("mace", 33.3))}) == []
+    assert notes("sea", {name: scores_of(ship=s) for name, s in (("original", 50), ("mace", 33.3))}, {}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -124,7 +125,16 @@ def shard_rows(rows: pd.DataFrame, shard: int, shard_size: int) -> pd.DataFrame:
 
 
 def shard_digests(rows: pd.DataFrame, shard_size: int) -> list[str]:
-    """SHA-256, 64 hex digits, of the rows of each shard of at most `shard_size`, wherever in the suite they stand."""
+    """SHA-256, 64 hex digits, of the rows of each shard of at most `shard_size`, wherever in the suite they stand.
+
+    Shards of the same rows get different digests all the same, by how many of them went before.
+    """
     table = list(rows.itertuples(index=False, name=None))  # as CSV, by pandas, it takes ten times as long
-    shards = (table[first : first + shard_size] for first in range(0, len(table), shard_size))
-    return [hashlib.sha256(json.dumps([list(rows.columns), *shard]).encode()).hexdigest() for shard in shards]
+    shards = [json.dumps([list(rows.columns), *table[k : k + shard_size]]) for k in range(0, len(table), shard_size)]
+    before: Counter[str] = Counter()
+    digests = []
+    for shard in shards:
+        again = f"\0{before[shard]}" if before[shard] else ""
+        digests.append(hashlib.sha256(f"{shard}{again}".encode()).hexdigest())
+        before[shard] += 1
+    return digests

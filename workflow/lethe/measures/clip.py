@@ -25,10 +25,10 @@ BROKEN = "the evaluation CLIP's weights are broken, download them again"
 class Judge:
     """A CLIP model with its name, tokenizer and image processor."""
 
-    name: str
     model: CLIPModel
     tokenizer: CLIPTokenizer
     processor: CLIPImageProcessor
+    name: str = "the judge"
 
 
 def load_judge(model: str, revision: str | None = None, *, device: torch.device, key: str = "") -> Judge:
@@ -42,7 +42,7 @@ def load_judge(model: str, revision: str | None = None, *, device: torch.device,
     tokenizer = load_tokenizer(folder, network.config.text_config, model=model)
     processor = load_processor(CLIPImageProcessor, folder, model=model)
     check_image_side(square_side(processor), network.config.vision_config.image_size, model=model)
-    return Judge(model, network.to(device), tokenizer, processor)
+    return Judge(network.to(device), tokenizer, processor, model)
 
 
 def load(settings: Mapping[str, Any], device: torch.device) -> Judge:
