@@ -41,25 +41,23 @@ from lethe.__main__ import main
 from lethe.bases.pipeline import describe, load_pipeline, load_text
 from lethe.bases.prompts import phrase_positions
 from lethe.bases.weights import projection_weights
-from lethe.config.checks import check_config, load_schema
+from lethe.config.checks import check_config
+from lethe.config.schema import frame, with_defaults
 from lethe.edits.adapters import load_lora
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.moments import concept_moments, load_concept_moments, load_moment, moment_in_parts
-from lethe.files.shards import read_cells, read_images, read_rows, write_shard
+from lethe.files.shards import check_images, read_cells, read_images, read_pictures, read_rows, write_shard
 from lethe.files.whole import written_whole
-from lethe.inputs.concepts import Concept, read_concepts, slug_of
+from lethe.inputs.concepts import KINDS, Concept, read_concepts, slug_of
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import suite_rows
 from lethe.inputs.templates import read_templates
 from lethe.jobs import encode_argument
-from lethe.measures.clip import image_embeddings
 from lethe.messages import ConfigError
 from lethe.steps.job import Job, _job
-from lethe.tables.objects import objects_table
 from running import ROOT, snakemake
 
-SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
 SHIPPED = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 HEADER = "concept\tkind\tanchor\tsynonyms\n"
 ROWS = "type,prompt,evaluation_seed\n"
@@ -112,9 +110,9 @@ class Place:
 
     def start(self, files: tuple[Path, ...] = ()) -> tuple[list[Concept], dict[str, pd.DataFrame]]:
         """What workflow/rules/common.smk does before there is any job."""
-        check_config(self.config, SCHEMA, source="config/config.yaml", files=files, made=("results/",))
-        concepts = read_concepts(Path(self.config["concepts"]))
-        return concepts, {name: suite_rows(suite) for name, suite in self.config["suites"].items()}
+        config = check_config(self.config, source="config/config.yaml", files=files, made=("results/",))
+        concepts = read_concepts(Path(config["concepts"]))
+        return concepts, {name: suite_rows(suite) for name, suite in config["suites"].items()}
 
 
 Act = Callable[[], object]
@@ -145,7 +143,7 @@ def handled(group: str, cases: dict[str, tuple], prepare: Callable[..., Prepare]
 
 @pytest.fixture
 def place(tmp_path: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    place = Place(tmp_path, sd_folder, pickle.loads(pickle.dumps(SHIPPED)))
+    place = Place(tmp_path, sd_folder, with_defaults(SHIPPED))
     for name, text in {
         "config/concepts.tsv": HEADER + "ship\tobject\tground\tboat\n",
         "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
@@ -453,17 +451,16 @@ refused(
         "tag that runs a command": ("x: !!python/object/apply:os.system ['touch canary']\n", NO_YAML),
         "tag that makes an object": ("x: !!python/object/new:os.system ['touch canary']\n", NO_YAML),
         "tag that names a function": (
-            "device: !!python/name:os.system",
-            "device:",
+            "device: !!python/name:os.system\n",
             ("device must be auto",),
         ),
         "list in place of a mapping": ("tasks: [objects]\nx: 1", "tasks:", NO_YAML),
         "two documents": ("---\nseed: 1\n", NO_YAML),
         "NUL": ("x: a\0b\n", NO_YAML),
         "key that is nothing": ("? \n: x\n", ("the key null is no plain text", "put it in quotes")),
-        "key twice": ("device: cpu\n", ("mine.yaml: row", "the key 'device' is already in row", "remove one")),
-        "number out of range": ("seed: 99999999999999999999", "seed:", ("seed must be a whole number from 0 to",)),
-        "number that is none": ("seed: .nan", "seed:", ("seed must be a whole number", "got nan")),
+        "key twice": ("concepts: x.tsv\n", ("mine.yaml: row", "the key 'concepts' is already in row", "remove one")),
+        "number out of range": ("seed: 99999999999999999999\n", ("seed must be a whole number from 0 to",)),
+        "number that is none": ("seed: .nan\n", ("seed must be a whole number", "got nan")),
     },
     from_yaml,
 )
@@ -722,7 +719,7 @@ def to_measure(content: bytes) -> Prepare:
 
     def prepare(place: Place) -> Act:
         path = place.write("real.zip", content)
-        return lambda: image_embeddings(None, path, ["000000.png"])
+        return lambda: check_images(path, ["000000.png"]) or list(read_pictures(path, ["000000.png"]))
 
     return prepare
 
@@ -1179,12 +1176,11 @@ def test_a_name_too_long_for_the_text_encoder_is_refused(text) -> None:
 
 
 def test_text_in_tables_of_results_is_ours_alone() -> None:
-    """A spreadsheet takes a cell that begins with = + - @ for a formula: these tables hold names of methods only."""
-    scores = {method: {"acc_e": 1.234} for method in ("original", "mace")}
-    (texts,) = [list(column) for _, column in objects_table(scores).items() if column.dtype.kind not in "if"]
-    assert texts == list(scores)
-    known = {*SCHEMA["$defs"]["method"]["enum"], "original"}
-    assert all(re.fullmatch("[a-z][a-z0-9-]*", name) for name in known)
+    """A spreadsheet takes a cell that begins with = + - @ for a formula: the table of numbers holds names that the
+    schema allows for methods and tasks, and numbers, nothing else."""
+    names = [frame()["$defs"][name]["pattern"] for name in ("method_name", "task_name")]
+    for begin in "=+-@":
+        assert not any(re.match(pattern, f"{begin}cmd") for pattern in names)
 
 
 def test_the_cases_are_many_and_each_has_a_name_of_its_own() -> None:
@@ -1241,20 +1237,20 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
     (work / "config" / "concepts.tsv").write_text(as_table(*names))
     for name, source in {"sd": sd_folder, "clip": clip_folder, "clipseg": clipseg_folder}.items():
         (work / f"{name} {odd}").symlink_to(source)
-    files = {kind: f"{kind} {odd}.txt" for kind in SHIPPED["templates"]}
+    files = {kind: f"{kind} {odd}.txt" for kind in KINDS}
     files |= {"rows": f"rows {odd}.csv", "classes": f"classes {odd}.tsv", "images": f"images {odd}.zip"}
     for name in files.values():
         (work / name).write_text("{}\n")
     (work / files["rows"]).write_text(ROWS + "".join(f"a,{odd.replace(chr(34), '')},{n}\n" for n in range(9)))
     (work / files["images"]).write_bytes(zipped(*((f"{odd} {n}.png", GOOD) for n in range(9))))
 
-    config = pickle.loads(pickle.dumps(SHIPPED))
+    config = with_defaults(SHIPPED)
     config["bases"] = {"b.a-s_e": {"model": f"./sd {odd}", "revision": None}}
     erased = [NAMES[key] for key in ("command", "traversal", "braces of wildcards", "option")]
     (work / files["classes"]).write_text("\n".join(["$(touch canary)", "ship", *erased, ""]))  # under a hostile header
     task = {"base": "b.a-s_e", "concepts": erased, "methods": ["mace"], "evaluation": "e.v-a_l"}
     config["tasks"] = {"t.a-s_k": task}
-    config["templates"] = {kind: files[kind] for kind in SHIPPED["templates"]}
+    config["templates"] = {kind: files[kind] for kind in KINDS}
     config["images"]["prompts"]["object"] = "a {} $(touch canary)'s"
     config["masks"]["clipseg"]["model"] = f"./clipseg {odd}"
     config["masks"]["prompts"]["object"] = "{} `touch canary`"
@@ -1263,9 +1259,11 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
         "w.o-r_d": {"table": files["classes"], "column": "$(touch canary)", "prompt": f"{{}} {odd}", "seeds": [1, 1]},
         "rows": {"file": files["rows"]},
     }
+    config["measures"] = {"j-u.d_ge": {"kind": "clip", "model": f"./clip {odd}"}}
     config["evaluations"] = {
         "e.v-a_l": {
-            "clip": {"model": f"./clip {odd}", "revision": None},
+            "kind": "objects",
+            "clip": "j-u.d_ge",
             "classes": {"table": files["classes"], "column": "$(touch canary)"},
             "class_prompt": f"{{}} {odd}",
             "reference_images": files["images"],
@@ -1304,14 +1302,14 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
         assert call.out["moments"] == Path(f"results/b.a-s_e/concepts/{slug_of(name)}/moments.safetensors")
     assert sorted(steps["mask_sheets"][0].settings.concepts) == sorted(erased)
     assert {call.settings.masks["prompt"] for call in steps["masks"]} == {"{} `touch canary`"}
-    assert sorted(steps["mace"][0].settings.concepts) == sorted(erased)
-    (classes,) = steps["clip_classes"]
+    assert sorted(concept["name"] for concept in steps["edit"][0].settings.concepts) == sorted(erased)
+    (classes,) = steps["texts"]
     assert classes.read("table") == Path(files["classes"])
     assert classes.settings.column == "$(touch canary)"
-    assert classes.settings.class_prompt == f"{{}} {odd}"
-    assert Path(files["images"]) in [call.read("shard") for call in steps["clip"]]
+    assert classes.settings.prompt == f"{{}} {odd}"
+    assert Path(files["images"]) in [call.read("images") for call in steps["measure"] if "images" in call.reads]
     (prior,) = steps["prior"]
     assert prior.read("sources") == Path(files["rows"])
     assert prior.settings.text["model"] == f"./sd {odd}"
-    suites = [call.settings.suite for call in steps["sample"]]
+    suites = [call.settings.rows for call in steps["sample"]]
     assert config["suites"]["w.o-r_d"] in suites

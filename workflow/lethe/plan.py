@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lethe.config.planning import Inputs, measured_tasks
 from lethe.config.resolve import mask_settings
 from lethe.config.schema import method_of
+from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import shard_digests, suite_file
 from lethe.inputs.templates import read_templates, template_file
@@ -534,7 +535,7 @@ def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def reference_name(path: str) -> str:
     """What a set of real images is called in addresses: its name, and 8 hex digits of where it is."""
     where = os.path.normpath(path)
-    return f"{Path(where).stem}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    return f"{slug_of(Path(where).stem)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 def _is_place(key: str, value: Any) -> bool:
