@@ -52,7 +52,7 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
             raise ValueError(f"{folder / component}: there are no weights as safetensors")
 
         def stored(where: dict[str, tuple[Path, str]] = where) -> Iterator[tuple[str, torch.Tensor]]:
-            for short, (path, name) in where.items():
+            for short, (path, name) in sorted(where.items()):
                 with open_tensors(path) as file:
                     yield short, file.get_tensor(name)
 
@@ -62,16 +62,15 @@ def weights_hash(folder: Path, *, variant: str | None = None) -> dict[str, str]:
 
 def weights_hash_of(weights: Mapping[str, torch.Tensor]) -> str:
     """The same of one network that is loaded, from its `state_dict()`."""
-    return _values_hash((name.removeprefix("text_model."), tensor) for name, tensor in weights.items())
+    named = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+    return _values_hash(sorted(named.items(), key=lambda item: item[0]))
 
 
 def _values_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """SHA-256 over names and values, in the order of the names whatever the order in which they come."""
-    digests = {}
+    """SHA-256 over names and values, which come in the order of their names."""
+    digest = hashlib.sha256()
     for name, tensor in tensors:
         if tensor.is_floating_point():  # position ids come and go between versions
-            digests[name] = (list(tensor.shape), hashlib.sha256(tensor.detach().cpu().float().contiguous().numpy()))
-    whole = hashlib.sha256()
-    for name, (shape, digest) in sorted(digests.items()):
-        whole.update(f"{name}\0{shape}\0{digest.hexdigest()}\0".encode())
-    return whole.hexdigest()
+            digest.update(f"{name}\0{list(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy())
+    return digest.hexdigest()

@@ -185,13 +185,21 @@ def merged(files: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def method_of(config: Mapping[str, Any], task: str, name: str) -> dict[str, Any]:
     """The settings of a method in a task of a whole configuration: the method's, and over them the task's own."""
-    return _over(config["methods"][name], config["tasks"][task].get(name, {}))
+    return over(config["methods"][name], config["tasks"][task].get(name, {}))
 
 
-def _over(settings: Any, own: Any) -> Any:
+def over(settings: Any, own: Any) -> Any:
+    """Settings with some of their own over them, at any depth."""
     if not isinstance(settings, dict) or not isinstance(own, dict):
         return own
-    return settings | {key: _over(settings.get(key), value) for key, value in own.items()}
+    return settings | {key: over(settings.get(key), value) for key, value in own.items()}
+
+
+def defaults_of(schema: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a section of the configuration, by its name, or of the settings of a manifest."""
+    found: dict[str, Any] = {}
+    _fill(found, frame()["properties"][schema] if isinstance(schema, str) else schema, frame()["$defs"])
+    return found
 
 
 def unknown_kind(section: str, name: str, entry: Any) -> str:
