@@ -146,6 +146,17 @@ def test_a_row_without_generality(measured: dict[str, dict[str, pd.DataFrame]]) 
     assert set(found.images["role"]) == {"erased", "kept"}
 
 
+def test_a_row_without_quality_or_reference_images(
+    parts: dict[str, pd.DataFrame], measured: dict[str, dict[str, pd.DataFrame]]
+) -> None:
+    whole = object_scores(**parts, concepts=["ship"])
+    del measured["reference_images"]
+    found = row(measured, {"concepts": ["ship"]}).cells
+    assert {n: v for n, v in whole.items() if "fid" not in n and n != "details"} == found
+    del measured["quality"]
+    assert "clip_score" not in row(measured, {"concepts": ["ship"]}).cells
+
+
 def test_what_a_mean_is_made_of_and_by_which_protocols() -> None:
     cells = {"acc_e": 1.0, "acc_g": 2.0, "acc_s": 3.0, "h_o": 4.0, "fid": 5.0}
     assert parts_of("h_o", {}, cells) == {"acc_e": 1.0, "acc_g": 2.0, "acc_s": 3.0}

@@ -379,7 +379,7 @@ class Plan:
         """Every set of real images that an evaluation compares with."""
         evaluations = self.config["evaluations"].values()
         keys = [(e, manifest("tables", e["kind"]).more.get("references", {})) for e in evaluations]
-        return [evaluation[key] for evaluation, named in keys for key in named]
+        return [evaluation[key] for evaluation, named in keys for key in named if evaluation[key] is not None]
 
     # Tables and pictures
 
@@ -414,7 +414,11 @@ class Plan:
             evaluation=without_files(measured.chosen),
             name=measured.evaluation,
             remedies={name: said.more.get("remedy") for name, said in self.methods(task).items()},
-            references={key: reference_name(measured.chosen[key]) for key in said.more.get("references", {})},
+            references={
+                key: reference_name(measured.chosen[key])
+                for key in said.more.get("references", {})
+                if measured.chosen[key] is not None
+            },
             shards={suite: self.shards(task, suite) for suite in by_suite},
         )
         return told, jobs
@@ -436,7 +440,8 @@ class Plan:
             for name, by in said.more.get("texts", {}).items():
                 texts.append(self.texts(measured.evaluation, name, measured.chosen[by]))
             for name, by in said.more.get("references", {}).items():
-                references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
+                if measured.chosen[name] is not None:
+                    references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
         bases = dict.fromkeys(told["base"] for told in tasks.values())
         kind = manifest("tables", next(iter(tasks.values()))["evaluation"]["kind"])
         names = dict.fromkeys(m for told in tasks.values() for m in self.measures_of(told["evaluation"]))

@@ -155,7 +155,9 @@ def told(rule):
 
 @cache
 def model_mb(model):
-    """Size of a model folder's weights; a hub id has none before its download, so that of Stable Diffusion 1.x."""
+    """Size of a model folder's weights, in MB; a hub id has none before its download, so that of Stable Diffusion 1.x."""
+    if model is None:
+        return 0
     where = cached_folder(model, None)
     if where is None:
         return 4300

@@ -236,7 +236,7 @@ def _count_problems(measured: Measured, config: dict, suites: Mapping[str, pd.Da
 def _distance_problems(measured: Measured, config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Too few images for a Frechet distance, where the dimensions of the embeddings are known; images that are none."""
     distance = manifest("tables", measured.chosen["kind"]).more.get("distance")
-    if distance is None:
+    if distance is None or None in (measured.chosen[distance["of"]], measured.chosen[distance["to"]]):
         return
     at, images = f"evaluations.{measured.evaluation}", measured.chosen[distance["to"]]
     dimensions = _dimensions(config["measures"][measured.chosen[distance["by"]]]["model"])

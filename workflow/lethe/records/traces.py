@@ -95,6 +95,7 @@ def _cells(path: Path, row: str | None, column: str | None) -> list[dict]:
             "n": table[name].get(f"n_{key}"),
             "interval_95": about.get("details", {}).get(name, {}).get(f"{key}_interval_95"),
             "protocol": protocols.get(key),
+            "parts": about.get("parts", {}).get(name, {}).get(key),
         }
         for name in table
         if row in (None, name)
@@ -178,6 +179,8 @@ def lines(told: Trace) -> Iterator[str]:
         yield f"{told.name}, row {cell['row']}, column {cell['column']}: {cell['value']}{n}{between}"
         if cell["protocol"]:
             yield f"protocol: {cell['protocol']}"
+        if cell["parts"]:
+            yield f"made of: {', '.join(f'{name} {value}' for name, value in cell['parts'].items())}"
     if not told.cells:
         yield told.name
     yield from (f"warning: {warning}" for warning in told.warnings)

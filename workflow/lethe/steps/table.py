@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -43,7 +44,7 @@ def run(job: Job) -> None:
     models = {key: settings.measures[name]["measure"].get("model") for key, name in found.named.items()}
     columns = list(numbers.columns[1:])
     job.recorded["cells"] = {
-        "columns": {column: table.SOURCES.get(column, ()) for column in columns},
+        "columns": {column: getattr(table, "SOURCES", {}).get(column, ()) for column in columns},
         "rows": sources,
         "every_row": found.every_row(),
     }
@@ -52,8 +53,8 @@ def run(job: Job) -> None:
         bases=[json.loads(path.read_text()) for path in job.reads["bases"]],
         notes=[sentence for _, sentence in job.notes],
         details=details,
-        protocols=table.table_protocols(chosen, models, columns),
-        parts={name: {c: table.parts_of(c, details[name], row) for c in columns} for name, row in by_name(numbers)},
+        protocols=getattr(table, "table_protocols", lambda *_: {})(chosen, models, columns),
+        parts=parts(table, numbers, details),
     )
     everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
     write_csv(job.out["table"], numbers)
@@ -63,6 +64,13 @@ def run(job: Job) -> None:
 
 
 IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
+
+
+def parts(table: ModuleType, numbers: pd.DataFrame, details: Mapping[str, Any]) -> dict[str, dict[str, dict]]:
+    """What cells are made of, by row and column, where the plug-in says it."""
+    parts_of = getattr(table, "parts_of", lambda *_: {})
+    found = {name: {c: parts_of(c, details[name], row) for c in row} for name, row in by_name(numbers)}
+    return {name: {c: made for c, made in of.items() if made} for name, of in found.items()}
 
 
 def by_name(table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
@@ -136,7 +144,7 @@ class Measured:
                 found.setdefault(role, {})[by] = rows.dropna(axis="columns", how="all")
         for name, by in self.said.get("texts", {}).items():
             found[name] = {by: self._other(evaluation=told["name"], texts=name, measure=evaluation[by])[1]}
-        for name, by in self.said.get("references", {}).items():
+        for name, by in ((n, b) for n, b in self.said.get("references", {}).items() if n in told["references"]):
             found[name] = {by: self._other(reference=told["references"][name], measure=evaluation[by])[1]}
         return found
 

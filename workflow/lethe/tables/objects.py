@@ -37,7 +37,7 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     by = {name: found["clip"] for name, found in measures.items()}
     parts = {role: by.get(role) for role in ("erased", "generality", "kept", "quality")}
     scores = object_scores(
-        **parts, classes=by["classes"], reference=by["reference_images"], concepts=settings["concepts"]
+        **parts, classes=by["classes"], reference=by.get("reference_images"), concepts=settings["concepts"]
     )
     details = scores.pop("details")
     images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
@@ -45,6 +45,9 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
 
 
 ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the rows of a role count towards
+
+
+FID = "clean-fid's Frechet distance over embeddings of {}; not an Inception FID"
 
 
 def counting(role: str, rows: pd.DataFrame, classes: Sequence[str], concepts: Sequence[str]) -> pd.DataFrame:
@@ -71,8 +74,8 @@ def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], colu
         accuracies: f"{protocols.ACCURACY}, percent, classes and judge as in settings",
         "class_probability": protocols.CLASS_PROBABILITY,
         **({"h_o": protocols.H_O} if "h_o" in columns else {"h_c": protocols.H_C}),
-        "clip_score": protocols.CLIP_SCORE,
-        "fid": f"clean-fid's Frechet distance over embeddings of {models['clip']}; not an Inception FID",
+        **({"clip_score": protocols.CLIP_SCORE} if "clip_score" in columns else {}),
+        **({"fid": FID.format(models["clip"])} if "fid" in columns else {}),
     }
 
 
@@ -86,15 +89,16 @@ def object_scores(
     erased: pd.DataFrame,
     generality: pd.DataFrame | None,
     kept: pd.DataFrame,
-    quality: pd.DataFrame,
+    quality: pd.DataFrame | None,
     classes: pd.DataFrame,
-    reference: pd.DataFrame,
+    reference: pd.DataFrame | None,
     concepts: Sequence[str],
 ) -> dict:
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
-    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o. `classes` has columns class,
+    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP score,
+    and without it or `reference` no FID. `classes` has columns class,
     text. Raises ValueError when a number would have no image, or is none.
     """
     names = list(classes["class"])
@@ -127,12 +131,17 @@ def object_scores(
         scores["h_c"] = 100 * protocols.h_c(shares["acc_e"], shares["acc_s"])
     else:
         scores["h_o"] = 100 * protocols.h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
-    images = as_array(quality["image"])
-    scores["clip_score"] = protocols.clip_score(images, as_array(quality["text"]))
-    scores["fid"] = protocols.fid(images, as_array(reference["image"]))
+    if quality is not None:
+        images = as_array(quality["image"])
+        scores["clip_score"], counts["n_clip_score"] = (
+            protocols.clip_score(images, as_array(quality["text"])),
+            len(quality),
+        )
+        if reference is not None:
+            scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
+            counts["n_fid_reference"] = len(reference)
     if broken := [name for name, score in scores.items() if not np.isfinite(score)]:
         raise ValueError(f"object_scores: {broken[0]} is {scores[broken[0]]}; look at the measures behind it")
-    counts |= {"n_clip_score": len(quality), "n_fid": len(quality), "n_fid_reference": len(reference)}
     return {**scores, **counts, "details": more}
 
 

@@ -1,0 +1,135 @@
+"""The gate of the house: a method, a measure and a table are two files each, found by name; nothing else is touched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from running import ROOT, snakemake
+
+FILES = {
+    "methods/dimming.yaml": """
+about: Turns all cross-attention values down; nobody's method.
+settings:
+  share: {is: share, default: 0.5, means: What is left of the values.}
+""",
+    "methods/dimming.py": """
+from lethe.edits.weights import WeightEdit
+
+def erase(base, concepts, settings, reads, workspace=None):
+    values = {name: weight for name, weight in base.projections.items() if name.endswith("to_v")}
+    return WeightEdit({f"{name}.weight": weight * settings["share"] for name, weight in values.items()})
+""",
+    "measures/brightness.yaml": """
+about: Mean brightness; nobody's measure.
+settings:
+  channel: {one-of: [0, 1, 2], default: 1, means: "Which of red, green and blue."}
+""",
+    "measures/brightness.py": """
+def load(settings, device):
+    return settings["channel"]
+
+def measure(model, images, rows):
+    return {"brightness": [float(image[..., model].mean()) for image in images]}
+""",
+    "tables/brightness.yaml": """
+about: How bright images are; nobody's table, without classes.
+roles:
+  shown: {counts: all, measures: [by]}
+settings:
+  by: {entry-of: measures, of-kind: brightness, means: The measure.}
+  shown: {entry-of: suites, means: What to look at.}
+""",
+    "tables/brightness.py": """
+from lethe.tables.row import Row
+
+SOURCES = {"brightness": ("shown",), "n_brightness": ("shown",)}
+
+def row(measures, settings):
+    found = measures["shown"]["by"]["brightness"]
+    return Row({"brightness": found.mean(), "n_brightness": len(found)})
+
+def table_protocols(settings, models, columns):
+    return {"brightness": "mean@1"}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with the six files in it."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("workflow", "profiles", "envs", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    for name, text in FILES.items():
+        path = folder / "workflow" / "lethe" / name
+        assert not path.exists()
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def configured(project: Path, tmp_path: Path) -> Path:
+    """A working directory whose task names the new method, measure and table."""
+    folder = shutil.copytree(project, tmp_path / "work", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
+    path = folder / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    task = {"base": "sd", "concepts": ["ship"], "methods": ["dimming", "darker"], "evaluation": "light"}
+    config |= {
+        "tasks": {"ships": task, "again": task | {"methods": ["darker"], "darker": {"share": 0.9}}},
+        "methods": {"darker": {"kind": "dimming", "share": 0.1}},
+        "measures": {"green": {"kind": "brightness"}},
+        "evaluations": {"light": {"kind": "brightness", "by": "green", "shown": "synonyms"}},
+        "tables": {"both": {"tasks": ["ships", "again"]}},
+        "figures": {"examples": None},
+    }
+    config["suites"] = {"synonyms": config["suites"]["synonyms"]}
+    path.write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_dummy_plugins_give_cells_without_an_edit_to_any_file(
+    clone: Path, configured: Path, forked: dict[str, str]
+) -> None:
+    run = snakemake(configured, "--cores", "2", rules=clone / "Snakefile", environment=forked)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [path.name for path in sorted((configured / "results/tables").iterdir())] == [
+        "both.concepts.csv",
+        "both.csv",
+        "both.images.csv",
+        "both.json",
+    ]
+    table = pd.read_csv(configured / "results/tables/both.csv").set_index("edit")
+    assert list(table.index) == ["ships/original", "ships/dimming", "ships/darker", "again/original", "again/darker"]
+    measures = {path: pd.read_parquet(path) for path in (configured / "results/sd/measures").rglob("*.parquet")}
+    everything = pd.concat(measures.values())
+    assert set(everything["measure"]) == {"green"}
+    assert len(everything["shard"].unique()) == 1  # both tasks share the shard of the base as it is
+    for name, edit in zip(
+        table.index, ["original", "ships/dimming", "ships/darker", "original", "again/darker"], strict=True
+    ):
+        shown = everything[everything["edit"] == edit]["brightness"]
+        assert table.loc[name, "brightness"] == pytest.approx(shown.mean(), abs=0.005)
+        assert table.loc[name, "n_brightness"] == len(shown) == 4
+    assert table["brightness"].nunique() == 4
+    assert {path.name for path in (configured / "results/sd/edits").rglob("*.safetensors")} == {
+        "dimming.safetensors",
+        "darker.safetensors",
+    }
+    again = snakemake(configured, "--cores", "2", rules=clone / "Snakefile", environment=forked)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_manifest_gives_settings_their_check_and_default(clone: Path, configured: Path) -> None:
+    path = configured / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["methods"]["darker"]["share"] = 2
+    path.write_text(yaml.safe_dump(config))
+    run = snakemake(configured, "-n", "--cores", "1", rules=clone / "Snakefile")
+    assert run.returncode != 0
+    assert "methods.darker.share must be a number between 0 and 1, both excluded; got 2" in run.stdout + run.stderr
