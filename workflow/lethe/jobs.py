@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lethe.records.code import code_hash
@@ -22,10 +23,16 @@ PLACES = ("model", "revision", "variant")  # where a model is; what it is stands
 
 @dataclass(frozen=True)
 class Given:
-    """A file or folder that a user gave. `content` is what of it counts: a digest, or the lines that are read."""
+    """A file or folder that a user gave. `content` is what of it counts: a digest, or the lines that are read.
+
+    Its path is `spelled`, as Snakemake takes another spelling for another input and makes the outputs again.
+    """
 
     path: str
     content: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", spelled(self.path))
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,15 @@ class BoundStep:
 def step(module: str | None = None, **writes: str | Folder) -> Callable[[Callable[..., Told]], Step]:
     """Declare a rule: patterns of the files it writes, by name; the module that runs it is `lethe.steps.<name>`."""
     return lambda declared: Step(declared, writes, module)
+
+
+def spelled(path: str) -> str:
+    """The one spelling of a path: relative in the working directory, without `.` and doubled slashes.
+
+    A `..` stays, as links decide what it leads to.
+    """
+    plain = Path(path)
+    return str(plain.relative_to(Path.cwd()) if plain.is_relative_to(Path.cwd()) else plain)
 
 
 def without_places(settings: Any) -> Any:

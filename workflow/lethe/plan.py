@@ -17,7 +17,7 @@ from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import shard_digests, suite_file
 from lethe.inputs.templates import read_templates, template_file
-from lethe.jobs import PLACES, Folder, Given, Job, Told, step
+from lethe.jobs import PLACES, Folder, Given, Job, Told, spelled, step
 from lethe.pictures.examples import shown_columns
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
@@ -73,7 +73,7 @@ class Plan:
         """A file or folder of which the whole content counts."""
         where = Path(path)
         if not where.exists():
-            return Given(path, path)
+            return Given(path, spelled(path))
         return Given(path, content_hash(where, self.hash_file) if where.is_dir() else self.hash_file(where))
 
     def identified(self, model: str, revision: str | None, variant: str | None = None, key: str = "") -> dict:
@@ -179,7 +179,7 @@ class Plan:
         settings = dict(text=self.text_settings(text), precision=self.config["precision"])
         settings["columns"] = {key: value for key, value in chosen.items() if not _is_place(key, value)}
         made = {path: self.coco_annotations()[name] for name, path in self.coco_annotations().outputs.items()}
-        sources = [made.get(path) or self.given(path) for path in prior_files(chosen)]
+        sources = [made.get(spelled(path)) or self.given(path) for path in prior_files(chosen)]
         return Told(settings, dict(sources=sources), aside=dict(prior=chosen))
 
     # Methods
