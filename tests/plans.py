@@ -1,0 +1,247 @@
+"""A working directory with all that a configuration can name, and which steps of its plan rerun after a change."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from conftest import model_stand_ins
+from lethe.config.checks import load_schema
+from lethe.config.planning import read_inputs
+from lethe.jobs import Job, Made
+from lethe.plan import Plan
+from lethe.records.fingerprints import sha256_of
+from running import ROOT
+
+SHIPPED = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
+ABSENT = object()  # for a key that is left out
+
+# What a user gives
+
+COCO = ["results/coco/captions_train2014.json", "results/coco/captions_val2014.json"]
+TEMPLATES = "# of KIND\na photo of the KIND {}\na picture of {}\none {}\nanother {}\n"
+CONCEPTS = """concept\tkind\tanchor\tsynonyms
+ship\tobject\tground\tvessel; boat
+Hokusai's "wave"\tstyle\tart\tukiyo-e
+bird\tobject\tsky\tfowl
+"""
+CLASSES = """object\tword\ticon
+ship\tvessel\t1
+Hokusai's "wave"\tukiyo-e\t2
+dog\thound\t3
+"""
+SCENES = """label,kind,text,words,sd_seed,seed,sd_guidance,scale,w,h,side,note
+ship,boat,a ship,one boat,1,2,5.0,6.0,64,64,128,x
+dog,hound,a dog,one hound,3,4,5.0,6.0,64,64,128,y
+"""
+CAPTIONS = "prompt,title,note\n" + "".join(f"a ship {k},ship {k},x\n" for k in range(5))
+REFERENCE = "type,prompt,evaluation_seed,note\n" + "".join(f",a day at sea {k},{k},x\n" for k in range(25))
+GIVEN = {
+    "config/concepts.tsv": CONCEPTS,
+    "config/other_concepts.tsv": CONCEPTS.replace("sky", "cloud").replace("ground", "street").replace("boat", "barge"),
+    **{f"resources/templates/{kind}.txt": TEMPLATES.replace("KIND", kind) for kind in SHIPPED["templates"]},
+    "resources/synonyms.tsv": CONCEPTS,
+    "resources/templates/names.txt": "{} at sea\n",
+    "resources/templates/other.txt": "a drawing of {}\n",
+    "resources/captions.csv": CAPTIONS,
+    "resources/other_captions.csv": CAPTIONS.replace("ship", "bird"),
+    "resources/names.txt": "Ada\nÉmile Zola\n",
+    "resources/words.txt": "sky\nsea\n",
+    "resources/other.txt": "wind\n",
+    "resources/classes.tsv": CLASSES,
+    "resources/other_classes.tsv": CLASSES.replace("dog", "cat"),
+    "resources/things.tsv": CLASSES,
+    "resources/reference.csv": REFERENCE,
+    "resources/other.csv": REFERENCE.replace("sea", "home"),
+    "resources/scenes.csv": SCENES,
+    "resources/other_scenes.csv": SCENES.replace("a ship", "the ship"),
+}
+WEIGHTS = "weights"  # what a stand-in holds for them, before the file's path
+HALF = "pipeline/unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+def models_given() -> dict[str, str]:
+    """Files of models by their paths: the shipped ones, two parts of a segmenter, and others of each in `other`."""
+    models = {path: text or f"{WEIGHTS} {path}" for path, text in model_stand_ins().items()}
+    for name, kind in {"detector": "grounding-dino", "sam": "sam"}.items():
+        models[f"resources/emoji/{name}/config.json"] = json.dumps({"model_type": kind})
+        models[f"resources/emoji/{name}/preprocessor_config.json"] = "{}"
+        models[f"resources/emoji/{name}/model.safetensors"] = f"{WEIGHTS} {name}"
+    others = {path.replace("emoji", "other"): text.replace(WEIGHTS, "other") for path, text in models.items()}
+    others[f"resources/other/{HALF}"] = "half"
+    of_base = {path: text for path, text in others.items() if path.startswith("resources/other/pipeline")}
+    thirds = {path.replace("other", "third"): text.replace("other", "third") for path, text in of_base.items()}
+    return models | others | thirds
+
+
+def make_folder(folder: Path) -> Path:
+    """Fill a working directory: tables, texts, pictures, and models whose weights are a few bytes."""
+    for name, text in (GIVEN | models_given()).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    draw_pictures(folder / "resources/reference.zip", "red")
+    draw_pictures(folder / "resources/other.zip", "blue")
+    return folder
+
+
+def draw_pictures(path: Path, colour: str) -> None:
+    """An archive of two real images, the second one of a colour."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, painted in enumerate(("white", colour)):
+            picture = io.BytesIO()
+            Image.new("RGB", (4, 4), painted).save(picture, "PNG")
+            archive.writestr(f"{number}.png", picture.getvalue())
+
+
+# Configurations
+
+
+def usual() -> dict:
+    """The shipped configuration with an entry of every form, and with more of its parts in use.
+
+    A domain prior counts and LoRAs keep how the anchor looks. Of each section one entry is named by nothing.
+    """
+    config = copy.deepcopy(SHIPPED)
+    config["bases"]["other"] = {"model": "resources/other/pipeline", "revision": None, "variant": "fp16"}
+    config["tasks"]["objects"]["concepts"] = ["ship", 'Hokusai\'s "wave"']
+    config["priors"] = {
+        "captions": {"file": "resources/captions.csv", "column": "prompt"},
+        "names": {"file": "resources/names.txt", "templates": "resources/templates/names.txt"},
+        "words": {"file": "resources/words.txt", "templates": ["a photo of {}", "{} at sea"]},
+        "coco": {"coco": COCO},
+    }
+    config["mace"] |= {"domain_prior": "names", "preserve_weight": 2.0, "templates_used": 3}
+    config["mace"]["lora"]["preservation_weight"] = 0.5
+    for name in ("detector", "sam"):
+        config["masks"]["grounded-sam"][name] = {"model": f"resources/emoji/{name}", "revision": None}
+    columns = {"type": "label", "prompt": "text", "evaluation_seed": "sd_seed"}
+    columns |= {"guidance": "sd_guidance", "width": "w", "height": "h"}
+    config["suites"]["objects"] |= {"table": "resources/things.tsv", "seeds": [1, 2]}
+    config["suites"]["synonyms"]["seeds"] = [1, 2]
+    config["suites"]["reference"] = {"file": "resources/reference.csv", "rows": 20}
+    config["suites"]["scenes"] = {"file": "resources/scenes.csv", "columns": columns}
+    config["suites"]["spare"] = {"file": "resources/other.csv"}
+    config["sampling"] |= {"batch": 5, "shard_size": 12}
+    measured = config["evaluations"]["objects"]
+    measured |= {"classes": {"table": "resources/classes.tsv", "column": "object"}, "kept": "scenes"}
+    measured["reference_images"] = "resources/reference.zip"
+    other = {"clip": {"model": "resources/other/clip", "revision": None}, "class_prompt": "one {}"}
+    config["evaluations"]["other"] = copy.deepcopy(measured) | other
+    return config
+
+
+def unusual() -> dict:
+    """The same where each choice is another one: base, segmenter, priors, what LoRAs train on, how anchors are kept."""
+    config = usual()
+    config["tasks"]["objects"]["base"] = "other"
+    config["masks"]["segmenter"] = "grounded-sam"
+    config["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
+    config["mace"]["lora"]["preservation_weight"] = 0.0
+    config["suites"]["synonyms"]["table"] = "resources/synonyms.tsv"
+    return config
+
+
+def put(config: dict, place: str, value: Any) -> dict:
+    """The configuration with another value at a dotted place; ABSENT takes the key out."""
+    changed = copy.deepcopy(config)
+    *parents, last = place.split(".")
+    node = changed
+    for key in parents:
+        node = node[key]
+    if value is ABSENT:
+        del node[last]
+    else:
+        node[last] = value
+    return changed
+
+
+def leaves(config: Mapping, above: str = "") -> dict[str, Any]:
+    """Every key that holds no further keys, dotted, with its value."""
+    found = {}
+    for key, value in config.items():
+        found |= leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+# Plans
+
+MadeBy = Mapping[str, tuple[str, str]]  # the step and digest of each output's job
+Steps = Set[str]
+
+
+@cache
+def _hash(path: str, changed: int, size: int) -> str:
+    return sha256_of(Path(path))
+
+
+def kept_hash(path: Path) -> str:
+    """SHA-256 of a file, read once until it changes."""
+    state = path.stat()
+    return _hash(str(path.absolute()), state.st_mtime_ns, state.st_size)
+
+
+def plan_of(config: dict) -> Plan:
+    """The plan of a configuration in the working directory; a model that is no folder there is nowhere."""
+
+    def locate(model: str, *_: str | None) -> Path | None:
+        return Path(model) if Path(model).is_dir() else None
+
+    return Plan(config, read_inputs(config), locate=locate, hash_file=kept_hash)
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """Every job of a run: those of tables and pictures, and all whose outputs they read."""
+    found, waiting = {}, [*plan.tables, *plan.figures]
+    while waiting:
+        job = waiting.pop()
+        if id(job) not in found:
+            found[id(job)] = job
+            waiting += [file.job for files in job.reads.values() for file in files if isinstance(file, Made)]
+    return list(found.values())
+
+
+def made_by(config: dict) -> MadeBy:
+    """Every output of a run: which step makes it, and the digest of its job.
+
+    What samples and measures the base as it is goes by another name than what does so with an edit.
+    """
+    return {path: (name_of(job), job.digest) for job in jobs_of(plan_of(config)) for path in job.outputs.values()}
+
+
+def name_of(job: Job) -> str:
+    """The name of a job's step; `base:` before it if it samples or measures the base as it is."""
+    of_base = any("/original/" in path for path in job.outputs.values())
+    return f"base:{job.step.name}" if of_base else job.step.name
+
+
+def written(before: MadeBy, config: dict) -> set[str]:
+    """The outputs that a run of a configuration makes, after one that made those `before`."""
+    return {path for path, made in made_by(config).items() if before.get(path) != made}
+
+
+def rerun(before: MadeBy, config: dict) -> set[str]:
+    """The steps that then run: those whose jobs are new or have another digest."""
+    return {name for path, (name, digest) in made_by(config).items() if before.get(path) != (name, digest)}
+
+
+def keys_of_schema(node: dict = SCHEMA, path: str = "") -> Iterator[str]:
+    """Dotted paths of every key that the schema knows, user-given names as <name>."""
+    node = {**SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]], **node} if "$ref" in node else node
+    for key, child in node.get("properties", {}).items():
+        yield f"{path}.{key}".strip(".")
+        yield from keys_of_schema(child, f"{path}.{key}".strip("."))
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from keys_of_schema(node["additionalProperties"], f"{path}.<name>")
+    for form in node.get("oneOf", []):
+        yield from keys_of_schema(form, path)

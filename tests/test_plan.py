@@ -1,0 +1,764 @@
+"""What reruns after a change, as a function: every key of the configuration, every given file, every module."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lethe.bases.folder import loaded_files
+from lethe.config.checks import FILES, MODELS, check_config
+from lethe.jobs import Given, Job, Made, Step
+from lethe.plan import Plan
+from lethe.records import code
+from plans import (
+    ABSENT,
+    COCO,
+    HALF,
+    SCHEMA,
+    SHIPPED,
+    MadeBy,
+    Steps,
+    jobs_of,
+    keys_of_schema,
+    leaves,
+    made_by,
+    make_folder,
+    plan_of,
+    put,
+    rerun,
+    unusual,
+    usual,
+    written,
+)
+from running import ROOT
+
+# Steps that run together: what changes, and all that follows from it. `base:` marks the samples, and their measures, of
+# the base as it is, which no edit changes.
+
+NOTHING: Steps = frozenset()
+SHOWN = {"objects_table", "examples"}
+AFTER_EDIT = {"sample", "clip"} | SHOWN
+AFTER_SAMPLING = {"base:sample", "base:clip"} | AFTER_EDIT
+AFTER_JOIN = {"mace"} | AFTER_EDIT
+AFTER_TRAINING = {"lora", "losses"} | AFTER_JOIN
+AFTER_MOMENTS = {"moments"} | AFTER_TRAINING
+AFTER_PRIOR = {"prior"} | AFTER_TRAINING
+AFTER_MASKS = {"masks", "mask_sheets"} | AFTER_TRAINING
+AFTER_ANCHOR_IMAGES = {"anchor_images"} | AFTER_TRAINING
+AFTER_IMAGES = {"images", "anchor_images"} | AFTER_MASKS
+AFTER_ROWS = AFTER_SAMPLING  # of a suite that the figure shows
+AFTER_QUALITY_ROWS = AFTER_SAMPLING - {"examples"}
+AFTER_CLASSES = {"clip_classes", "objects_table"}
+AFTER_REFERENCE = {"clip_reference", "objects_table"}
+AFTER_JUDGE = {"clip", "base:clip"} | AFTER_CLASSES | AFTER_REFERENCE
+AFTER_NETWORK = {"base"} | AFTER_IMAGES | AFTER_SAMPLING
+AFTER_BASE = {"moments", "prior"} | AFTER_NETWORK
+
+
+def of_task(steps: Steps) -> Steps:
+    """The same steps where LoRAs are trained on the base refined for the whole task, and anchors have no images."""
+    return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
+
+
+# Each key, another value of it, and the steps that then run.
+
+KEYS: dict[str, tuple[Any, Steps]] = {
+    "device": ("cpu", NOTHING),
+    "precision": ("bfloat16", AFTER_BASE - {"base"}),
+    "seed": (7, AFTER_IMAGES),
+    "bases.emoji.model": ("resources/other/pipeline", AFTER_BASE),
+    "bases.emoji.revision": ("a" * 40, NOTHING),  # of a folder, which its content tells
+    "bases.other.model": ("resources/third/pipeline", NOTHING),
+    "bases.other.revision": ("a" * 40, NOTHING),
+    "bases.other.variant": (ABSENT, NOTHING),
+    "concepts": ("config/other_concepts.tsv", AFTER_MOMENTS | AFTER_ANCHOR_IMAGES),
+    "tasks.objects.base": ("other", AFTER_BASE),
+    "tasks.objects.concepts": (["ship", "bird"], {"moments"} | AFTER_IMAGES),
+    "tasks.objects.methods": ([], SHOWN),
+    "tasks.objects.evaluation": ("other", AFTER_JUDGE),
+    "templates.object": ("resources/templates/other.txt", AFTER_MOMENTS),
+    "templates.person": ("resources/templates/other.txt", NOTHING),
+    "templates.style": ("resources/templates/other.txt", AFTER_MOMENTS),
+    "templates.explicit": ("resources/templates/other.txt", NOTHING),
+    "images.count": (3, AFTER_IMAGES),
+    "images.prompts.object": ("one {}", AFTER_IMAGES),
+    "images.prompts.person": ("one {}", NOTHING),
+    "images.prompts.style": ("in the style of {}", AFTER_IMAGES),
+    "images.prompts.explicit": ("one {}", NOTHING),
+    "images.scheduler": ("ddim", AFTER_IMAGES),
+    "images.steps": (7, AFTER_IMAGES),
+    "images.guidance": (7.0, AFTER_IMAGES),
+    "images.batch": (7, AFTER_IMAGES),
+    "masks.segmenter": ("full-frame", AFTER_MASKS),
+    "masks.when_nothing_found": ("error", AFTER_MASKS),
+    "masks.prompts.object": ("one {}", AFTER_MASKS),
+    "masks.prompts.person": ("one {}", NOTHING),
+    "masks.prompts.explicit": ("one {}", NOTHING),
+    "masks.clipseg.model": ("resources/other/clipseg", AFTER_MASKS),
+    "masks.clipseg.revision": ("a" * 40, NOTHING),
+    "masks.clipseg.threshold": (0.4, AFTER_MASKS),
+    "masks.grounded-sam.detector.model": ("resources/other/detector", NOTHING),
+    "masks.grounded-sam.detector.revision": ("a" * 40, NOTHING),
+    "masks.grounded-sam.sam.model": ("resources/other/sam", NOTHING),
+    "masks.grounded-sam.sam.revision": ("a" * 40, NOTHING),
+    "masks.grounded-sam.box_threshold": (0.4, NOTHING),
+    "masks.grounded-sam.text_threshold": (0.4, NOTHING),
+    "priors.captions.file": ("resources/other_captions.csv", AFTER_PRIOR),
+    "priors.captions.column": ("title", AFTER_PRIOR),
+    "priors.names.file": ("resources/words.txt", AFTER_PRIOR),
+    "priors.names.templates": ("resources/templates/other.txt", AFTER_PRIOR),
+    "priors.words.file": ("resources/names.txt", NOTHING),
+    "priors.words.templates": (["one {}"], NOTHING),
+    "priors.coco.coco": (COCO[:1], NOTHING),
+    "downloads.coco_annotations.url": ("file:///data/annotations.zip", NOTHING),
+    "downloads.coco_annotations.sha256": (None, NOTHING),
+    "mace.prior": ("words", AFTER_PRIOR),
+    "mace.domain_prior": (None, AFTER_TRAINING),
+    "mace.preserve_weight": (3.0, AFTER_TRAINING),
+    "mace.templates_used": (2, AFTER_MOMENTS),
+    "mace.lora_base": ("task", {"task_lora", "losses"} | AFTER_JOIN),
+    "mace.scale_convention": ("published-code", AFTER_TRAINING),
+    "mace.train_preserve_scale": (0.2, AFTER_TRAINING),
+    "mace.fuse_preserve_scale": (0.5, AFTER_JOIN),
+    "mace.lamb": (2.0, AFTER_TRAINING),
+    "mace.edit_form": ("factors", AFTER_JOIN),
+    "mace.lora.rank": (2, AFTER_TRAINING),
+    "mace.lora.steps": (7, AFTER_TRAINING),
+    "mace.lora.learning_rate": (1.0e-4, AFTER_TRAINING),
+    "mace.lora.batch": (2, AFTER_TRAINING),
+    "mace.lora.max_grad_norm": (2.0, AFTER_TRAINING),
+    "mace.lora.use_pooler": (False, AFTER_TRAINING),
+    "mace.lora.squared_norm": (True, AFTER_TRAINING),
+    "mace.lora.timesteps": ("uniform", AFTER_TRAINING),
+    "mace.lora.pixels": ("imagenet", AFTER_TRAINING),
+    "mace.lora.preservation_weight": (0.0, AFTER_TRAINING),
+    "suites.objects.table": ("resources/other_classes.tsv", AFTER_ROWS),
+    "suites.objects.column": ("word", AFTER_ROWS),
+    "suites.objects.prompt": ("one {}", AFTER_ROWS),
+    "suites.objects.seeds": ([2, 3], AFTER_ROWS),
+    "suites.synonyms.table": ("config/other_concepts.tsv", AFTER_ROWS),
+    "suites.synonyms.column": ("anchor", AFTER_ROWS),
+    "suites.synonyms.type_column": ("kind", AFTER_ROWS),
+    "suites.synonyms.prompt": ("one {}", AFTER_ROWS),
+    "suites.synonyms.seeds": ([1, 3], AFTER_ROWS),
+    "suites.reference.file": ("resources/other.csv", AFTER_QUALITY_ROWS),
+    "suites.reference.rows": (21, AFTER_QUALITY_ROWS),
+    "suites.scenes.file": ("resources/other_scenes.csv", AFTER_ROWS),
+    "suites.scenes.columns.type": ("kind", AFTER_ROWS),
+    "suites.scenes.columns.prompt": ("words", AFTER_ROWS),
+    "suites.scenes.columns.evaluation_seed": ("seed", AFTER_ROWS),
+    "suites.scenes.columns.guidance": ("scale", AFTER_ROWS),
+    "suites.scenes.columns.width": ("side", AFTER_ROWS),
+    "suites.scenes.columns.height": ("side", AFTER_ROWS),
+    "suites.spare.file": ("resources/reference.csv", NOTHING),
+    "sampling.scheduler": ("ddim", AFTER_SAMPLING),
+    "sampling.steps": (7, AFTER_SAMPLING),
+    "sampling.guidance": (7.0, AFTER_SAMPLING),
+    "sampling.batch": (7, AFTER_SAMPLING),
+    "sampling.shard_size": (6, AFTER_SAMPLING),
+    "evaluations.objects.clip.model": ("resources/other/clip", AFTER_JUDGE),
+    "evaluations.objects.clip.revision": ("a" * 40, NOTHING),
+    "evaluations.objects.classes.table": ("resources/other_classes.tsv", AFTER_CLASSES),
+    "evaluations.objects.classes.column": ("word", AFTER_CLASSES),
+    "evaluations.objects.class_prompt": ("one {}", AFTER_CLASSES),
+    "evaluations.objects.erased": ("scenes", SHOWN),  # which is sampled and measured already
+    "evaluations.objects.generality": (None, SHOWN),
+    "evaluations.objects.kept": ("objects", SHOWN),
+    "evaluations.objects.quality": ("scenes", {"objects_table"}),
+    "evaluations.objects.reference_images": ("resources/other.zip", AFTER_REFERENCE),
+    "evaluations.other.clip.model": ("resources/emoji/clip", NOTHING),
+    "evaluations.other.clip.revision": ("a" * 40, NOTHING),
+    "evaluations.other.classes.table": ("resources/other_classes.tsv", NOTHING),
+    "evaluations.other.classes.column": ("word", NOTHING),
+    "evaluations.other.class_prompt": ("two {}", NOTHING),
+    "evaluations.other.erased": ("scenes", NOTHING),
+    "evaluations.other.generality": (None, NOTHING),
+    "evaluations.other.kept": ("objects", NOTHING),
+    "evaluations.other.quality": ("scenes", NOTHING),
+    "evaluations.other.reference_images": ("resources/other.zip", NOTHING),
+    "figures.examples.seeds": ([2, 2], {"examples"}),
+    "figures.examples.kept": (1, {"examples"}),
+}
+
+REFUSED = {"tasks.objects.methods"}  # of which no other value is allowed, as there is but one method
+
+# Keys that count otherwise in the second configuration.
+
+UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
+    "seed": (7, of_task(AFTER_IMAGES)),
+    "bases.emoji.model": ("resources/other/pipeline", NOTHING),
+    "bases.other.model": ("resources/third/pipeline", of_task(AFTER_BASE)),
+    "bases.other.revision": ("a" * 40, NOTHING),
+    "bases.other.variant": (ABSENT, of_task(AFTER_NETWORK)),  # which only its U-Net has
+    "images.count": (3, of_task(AFTER_IMAGES)),
+    "masks.when_nothing_found": ("error", of_task(AFTER_MASKS)),
+    "masks.clipseg.model": ("resources/other/clipseg", NOTHING),
+    "masks.clipseg.threshold": (0.4, NOTHING),
+    "masks.grounded-sam.detector.model": ("resources/other/detector", of_task(AFTER_MASKS)),
+    "masks.grounded-sam.detector.revision": ("a" * 40, NOTHING),
+    "masks.grounded-sam.sam.model": ("resources/other/sam", of_task(AFTER_MASKS)),
+    "masks.grounded-sam.sam.revision": ("a" * 40, NOTHING),
+    "masks.grounded-sam.box_threshold": (0.4, of_task(AFTER_MASKS)),
+    "masks.grounded-sam.text_threshold": (0.4, of_task(AFTER_MASKS)),
+    "priors.captions.file": ("resources/other_captions.csv", NOTHING),
+    "priors.names.templates": ("resources/templates/other.txt", NOTHING),
+    "priors.words.file": ("resources/names.txt", of_task(AFTER_PRIOR)),
+    "priors.words.templates": (["one {}"], of_task(AFTER_PRIOR)),
+    "priors.coco.coco": (COCO[:1], of_task(AFTER_PRIOR)),
+    "downloads.coco_annotations.url": ("file:///data/a.zip", {"coco_annotations"} | of_task(AFTER_PRIOR)),
+    "downloads.coco_annotations.sha256": (None, {"coco_annotations"} | of_task(AFTER_PRIOR)),
+    "mace.lora_base": ("concept", AFTER_TRAINING),
+    "mace.lora.rank": (2, of_task(AFTER_TRAINING)),
+    "mace.lora.preservation_weight": (0.5, {"anchor_images"} | of_task(AFTER_TRAINING)),
+}
+
+# Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
+
+CARD, PICTURE = "README.md", "picture.png"  # beside a model's files
+PIPELINE = "resources/emoji/pipeline"
+CONTENTS: list[tuple[str, str, str, Steps]] = [
+    # The concept table, which the suite of synonyms reads as well
+    ("config/concepts.tsv", "ground", "street", AFTER_MOMENTS | AFTER_ANCHOR_IMAGES),
+    ("config/concepts.tsv", "sky", "cloud", NOTHING),  # of a concept that no task names
+    ("config/concepts.tsv", "ship\tobject", "ship\tperson", AFTER_MOMENTS | AFTER_IMAGES),
+    ("config/concepts.tsv", "bird\tobject", "bird\tperson", NOTHING),
+    ("config/concepts.tsv", "vessel", "yacht", AFTER_ROWS),
+    ("config/concepts.tsv", "bird", "hawk", AFTER_ROWS),
+    ("config/concepts.tsv", "", "horse\tobject\tsky\tpony\n", AFTER_ROWS),
+    ("config/concepts.tsv", "", "horse\tobject\tsky\t\n", NOTHING),  # without synonyms, the suite has no row of it
+    ("config/concepts.tsv", "", "# reviewed\n", NOTHING),
+    # Templates, of which three are used
+    ("resources/templates/object.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
+    ("resources/templates/object.txt", "another {}", "yet another {}", NOTHING),
+    ("resources/templates/object.txt", "# of object", "\n# of things", NOTHING),
+    ("resources/templates/object.txt", "", "# the end\n", NOTHING),
+    ("resources/templates/style.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
+    ("resources/templates/person.txt", "a picture of", "a sketch of", NOTHING),
+    # Texts of priors: every byte counts, as they may be too many to be read when planning
+    ("resources/captions.csv", "a ship 3", "a bird 3", AFTER_PRIOR),
+    ("resources/captions.csv", "ship 3,x", "ship 3,y", AFTER_PRIOR),
+    ("resources/names.txt", "Ada", "Eve", AFTER_PRIOR),
+    ("resources/templates/names.txt", "at sea", "on land", AFTER_PRIOR),
+    ("resources/words.txt", "sky", "wind", NOTHING),
+    # Classes
+    ("resources/classes.tsv", "dog", "cat", AFTER_CLASSES),
+    ("resources/classes.tsv", "", "horse\tpony\t4\n", AFTER_CLASSES),
+    ("resources/classes.tsv", "hound", "hunter", NOTHING),
+    ("resources/classes.tsv", "\t3", "\t5", NOTHING),
+    ("resources/classes.tsv", "", "# reviewed\n", NOTHING),
+    # Suites of words and of rows
+    ("resources/things.tsv", "dog", "cat", AFTER_ROWS),
+    ("resources/things.tsv", "", "horse\tpony\t4\n", AFTER_ROWS),
+    ("resources/things.tsv", "hound", "hunter", NOTHING),
+    ("resources/things.tsv", "", "# reviewed\n", NOTHING),
+    ("resources/reference.csv", "at sea 19", "at home 19", AFTER_QUALITY_ROWS),
+    ("resources/reference.csv", "at sea 20", "at home 20", NOTHING),  # behind the twenty that are taken
+    ("resources/reference.csv", "", ",a day at home,9,x\n", NOTHING),
+    ("resources/reference.csv", "at sea 3,3,x", "at sea 3,3,y", NOTHING),
+    ("resources/scenes.csv", "a dog", "the dog", AFTER_ROWS),
+    ("resources/scenes.csv", "dog,hound", "cat,hound", AFTER_ROWS),
+    ("resources/scenes.csv", "hound,3", "hound,5", AFTER_ROWS),
+    ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,4,5.5,6.0,64", AFTER_ROWS),
+    ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,4,5.0,6.0,96", AFTER_ROWS),
+    ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,7,5.0,7.0,64", NOTHING),
+    ("resources/scenes.csv", "128,y", "128,z", NOTHING),
+    ("resources/scenes.csv", "", "dog,hound,a dog,one hound,5,6,5.0,6.0,64,64,128,y\n", AFTER_ROWS),
+    ("resources/other.csv", "home", "work", NOTHING),
+    # Real images
+    ("resources/reference.zip", "1.png", "2.png", AFTER_REFERENCE),
+    ("resources/other.zip", "1.png", "2.png", NOTHING),
+    # Models: one byte of each file that is loaded, and what lies beside
+    (f"{PIPELINE}/unet/diffusion_pytorch_model.safetensors", "weights", "weightz", AFTER_NETWORK),
+    (f"{PIPELINE}/unet/config.json", "", "\n", AFTER_NETWORK),
+    (f"{PIPELINE}/vae/diffusion_pytorch_model.safetensors", "weights", "weightz", AFTER_NETWORK),
+    (f"{PIPELINE}/vae/config.json", "", "\n", AFTER_NETWORK),
+    (f"{PIPELINE}/scheduler/scheduler_config.json", "", "\n", AFTER_NETWORK),
+    (f"{PIPELINE}/model_index.json", "", "\n", AFTER_NETWORK),
+    (f"{PIPELINE}/text_encoder/model.safetensors", "weights", "weightz", AFTER_BASE),
+    (f"{PIPELINE}/text_encoder/config.json", "", "\n", AFTER_BASE),
+    (f"{PIPELINE}/tokenizer/tokenizer.json", "", "\n", AFTER_BASE),
+    (f"{PIPELINE}/tokenizer/tokenizer_config.json", "", "\n", AFTER_BASE),
+    (f"{PIPELINE}/{CARD}", "", "A card", NOTHING),
+    (f"{PIPELINE}/unet/{PICTURE}", "", "x", NOTHING),
+    (f"resources/emoji/{HALF}", "", "half", NOTHING),
+    ("resources/emoji/clip/model.safetensors", "weights", "weightz", AFTER_JUDGE),
+    ("resources/emoji/clip/tokenizer.json", "", "\n", AFTER_JUDGE),
+    (f"resources/emoji/clip/{CARD}", "", "A card", NOTHING),
+    ("resources/emoji/clipseg/model.safetensors", "weights", "weightz", AFTER_MASKS),
+    ("resources/emoji/clipseg/preprocessor_config.json", "", "\n", AFTER_MASKS),
+    (f"resources/emoji/clipseg/{PICTURE}", "", "x", NOTHING),
+    ("resources/emoji/detector/model.safetensors", "weights", "weightz", NOTHING),
+    ("resources/emoji/sam/model.safetensors", "weights", "weightz", NOTHING),
+    ("resources/other/pipeline/text_encoder/model.safetensors", "other", "others", NOTHING),
+]
+
+# The same in the second configuration, whose synonyms are in a table of their own.
+
+UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
+    ("config/concepts.tsv", "ground", "street", of_task(AFTER_MOMENTS)),
+    ("config/concepts.tsv", "vessel", "yacht", NOTHING),
+    ("config/concepts.tsv", "bird", "hawk", NOTHING),
+    ("config/concepts.tsv", "", "horse\tobject\tsky\tpony\n", NOTHING),
+    ("resources/synonyms.tsv", "vessel", "yacht", AFTER_ROWS),
+    ("resources/captions.csv", "a ship 3", "a bird 3", NOTHING),
+    ("resources/words.txt", "sky", "wind", of_task(AFTER_PRIOR)),
+    ("resources/emoji/detector/model.safetensors", "weights", "weightz", of_task(AFTER_MASKS)),
+    ("resources/emoji/sam/preprocessor_config.json", "", "\n", of_task(AFTER_MASKS)),
+    ("resources/emoji/clipseg/model.safetensors", "weights", "weightz", NOTHING),
+    (f"resources/other/{HALF}", "half", "halved", of_task(AFTER_NETWORK)),
+    ("resources/other/pipeline/unet/diffusion_pytorch_model.safetensors", "other", "others", NOTHING),
+    ("resources/other/pipeline/text_encoder/model.safetensors", "other", "others", of_task(AFTER_BASE)),
+    (f"{PIPELINE}/text_encoder/model.safetensors", "weights", "weightz", NOTHING),
+]
+
+# Each module of the library, and the steps that run when its code changes.
+
+MODULES: dict[str, Steps] = {
+    "tables/objects.py": {"objects_table"},
+    "pictures/figures.py": {"losses", "examples"},
+    "pictures/contact_sheets.py": {"mask_sheets"},
+    "measures/stored.py": AFTER_JUDGE,
+    "inputs/priors.py": AFTER_PRIOR,
+    "erasure/masks.py": AFTER_MASKS,
+    "erasure/attention.py": AFTER_TRAINING,
+    "erasure/closed_form.py": AFTER_TRAINING,
+    "erasure/moments.py": AFTER_MOMENTS | AFTER_PRIOR,
+    "bases/weights.py": AFTER_JOIN,
+    "bases/sampling.py": AFTER_IMAGES | AFTER_SAMPLING,
+    "edits/edit.py": AFTER_JOIN | AFTER_SAMPLING,
+    "edits/export.py": NOTHING,
+    "steps/images.py": AFTER_IMAGES,
+    "steps/clip.py": AFTER_JUDGE - {"clip_classes"},
+    "steps/clip_classes.py": AFTER_CLASSES,
+}
+FRAME = ("records/records.py", "records/code.py", "messages.py", "jobs.py", "steps/job.py", "steps/failures.py")
+PLANNING = ("plan.py", "config/planning.py", "config/resolve.py", "__main__.py")
+
+CONFIGURATIONS: dict[str, Callable[[], dict]] = {"usual": usual, "unusual": unusual}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory that no test writes to."""
+    return make_folder(tmp_path_factory.mktemp("given"))
+
+
+@pytest.fixture(autouse=True)
+def _here(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(given)
+
+
+@pytest.fixture
+def own(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it as working directory."""
+    folder = Path(shutil.copytree(given, tmp_path / "own"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planned(given: Path) -> dict[str, MadeBy]:
+    """What makes the outputs of each configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(given)
+        return {name: made_by(configured()) for name, configured in CONFIGURATIONS.items()}
+
+
+def replace_in(path: str, old: str, new: str) -> None:
+    """Write something else instead of what stands in a file, or at its end; the file may be a new one."""
+    file = Path(path)
+    content = file.read_bytes() if file.exists() else b""
+    assert old.encode() in content, f"{path} has no {old!r}"
+    file.write_bytes(content.replace(old.encode(), new.encode()) if old else content + new.encode())
+
+
+# What a change reruns
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_configurations_here_are_valid(name: str) -> None:
+    check_config(CONFIGURATIONS[name](), SCHEMA, made=("results/",))
+
+
+def test_the_table_names_every_key_of_the_configuration() -> None:
+    assert KEYS.keys() == leaves(usual()).keys()
+    assert UNUSUAL_KEYS.keys() <= leaves(unusual()).keys()
+    assert leaves(SHIPPED).keys() <= leaves(usual()).keys()
+
+
+def test_the_configurations_here_have_every_key_of_the_schema() -> None:
+    entries = ("bases", "tasks", "priors", "suites", "evaluations")
+    named = re.compile(rf"^({'|'.join(entries)})\.[^.]+")
+    have = {named.sub(r"\1.<name>", key) for key in leaves(usual())}
+    known = set(keys_of_schema())
+    assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [*(("usual", key) for key in KEYS), *(("unusual", key) for key in UNUSUAL_KEYS)]
+)
+def test_a_key_reruns_what_depends_on_it(planned: dict[str, MadeBy], name: str, key: str) -> None:
+    value, steps = {"usual": KEYS, "unusual": UNUSUAL_KEYS}[name][key]
+    config = CONFIGURATIONS[name]()
+    assert leaves(config)[key] != value
+    changed = put(config, key, value)
+    if key not in REFUSED:
+        check_config(changed, SCHEMA, made=("results/",))
+    assert rerun(planned[name], changed) == steps
+
+
+def test_a_seed_reruns_what_draws_and_a_device_nothing(planned: dict[str, MadeBy]) -> None:
+    drawn = rerun(planned["usual"], put(usual(), "seed", 7))
+    assert {"images", "anchor_images", "lora"} <= drawn
+    assert not {"moments", "prior", "base:sample", "base", "clip_classes", "clip_reference"} & drawn
+    for device in ("cpu", "cuda", "cuda:1"):
+        assert rerun(planned["usual"], put(usual(), "device", device)) == NOTHING
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith(("suites.", "evaluations.")) and KEYS[key][1]])
+def test_a_suite_is_sampled_again_alone(planned: dict[str, MadeBy], key: str) -> None:
+    found = written(planned["usual"], put(usual(), key, KEYS[key][0]))
+    sampled = {path.split("/")[-2] for path in found if "/samples/" in path}
+    assert sampled == ({key.split(".")[1]} if key.startswith("suites.") else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "old", "new", "steps"),
+    [*(("usual", *row) for row in CONTENTS), *(("unusual", *row) for row in UNUSUAL_CONTENTS)],
+)
+def test_a_file_reruns_what_reads_what_changed_in_it(
+    planned: dict[str, MadeBy], own: Path, name: str, path: str, old: str, new: str, steps: Steps
+) -> None:
+    replace_in(path, old, new)
+    assert rerun(planned[name], CONFIGURATIONS[name]()) == steps
+
+
+def test_the_tables_name_every_file_that_is_read() -> None:
+    counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS if steps}
+    for configured in CONFIGURATIONS.values():
+        jobs = jobs_of(plan_of(configured()))
+        given = {file.path for job in jobs for files in job.reads.values() for file in files if isinstance(file, Given)}
+        assert given <= counted
+    assert {f"{PIPELINE}/{name}" for name in loaded_files(Path(PIPELINE))} <= counted
+
+
+# Spelling, places and times
+
+PATHS = [pattern.replace(".coco.*", ".coco") for pattern in (*FILES, *MODELS)]
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "dot": "./{}".format,
+    "slashes": lambda path: path.replace("/", "//"),
+    "whole": lambda path: str(Path.cwd() / path),
+}
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Whether a key is at a pattern of the configuration's check, in which `*` stands for one name."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), key) is not None
+
+
+def paths_of(config: dict) -> dict[str, str | list[str]]:
+    """Every key that holds the path of a file or model, or a list of them."""
+    return {
+        key: value
+        for key, value in leaves(config).items()
+        if any(matches(pattern, key) and (isinstance(value, str) or pattern.endswith(".coco")) for pattern in PATHS)
+    }
+
+
+def reads(config: dict) -> dict[str, list[str]]:
+    """The paths that the job of each output reads."""
+    jobs = jobs_of(plan_of(config))
+    return {o: [f.path for files in job.reads.values() for f in files] for job in jobs for o in job.outputs.values()}
+
+
+def test_every_kind_of_path_is_spelled_here() -> None:
+    assert all(any(matches(pattern, key) for key in paths_of(usual())) for pattern in PATHS)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_another_spelling_of_paths_is_the_same_path(planned: dict[str, MadeBy], name: str, spelling: str) -> None:
+    """Neither a digest nor an input changes: Snakemake takes another spelling for another input."""
+    config, spell = CONFIGURATIONS[name](), SPELLINGS[spelling]
+    changed = config
+    for key, value in paths_of(config).items():
+        changed = put(changed, key, [spell(path) for path in value] if isinstance(value, list) else spell(value))
+        assert leaves(changed)[key] != value
+    assert rerun(planned[name], changed) == NOTHING
+    assert reads(changed) == reads(config)
+
+
+def test_a_file_that_is_yet_to_be_made_is_known_by_its_path(planned: dict[str, MadeBy]) -> None:
+    key, path = "evaluations.objects.reference_images", "results/emoji_world/reference/images.zip"
+    absent = put(usual(), key, path)
+    assert rerun(planned["usual"], absent) == AFTER_REFERENCE
+    assert rerun(made_by(absent), put(usual(), key, f"./{path}")) == NOTHING
+    assert rerun(made_by(absent), put(usual(), key, "results/others.zip")) == AFTER_REFERENCE
+
+
+def test_the_same_files_elsewhere_and_later_rerun_nothing(planned: dict[str, MadeBy], own: Path) -> None:
+    config = usual()
+    for key, path in paths_of(config).items():
+        if isinstance(path, str) and Path(path).exists():
+            elsewhere = own / "elsewhere" / path
+            elsewhere.parent.mkdir(parents=True, exist_ok=True)
+            if elsewhere.exists():
+                pass
+            elif key.endswith(".model"):
+                elsewhere.mkdir()  # a folder of links, as in the cache of the hub
+                for part in Path(path).iterdir():
+                    (elsewhere / part.name).symlink_to(part.absolute())
+            else:
+                shutil.copyfile(path, elsewhere)  # of another time
+            config = put(config, key, str(elsewhere))
+    assert rerun(planned["usual"], config) == NOTHING
+
+
+def test_a_changed_weight_of_a_linked_part_reruns_all_that_reads_it(planned: dict[str, MadeBy], own: Path) -> None:
+    """F02 and F35: of the same size, as it is when one value of a matrix changes."""
+    unet = Path(PIPELINE, "unet").rename(own / "unet")
+    Path(PIPELINE, "unet").symlink_to(unet)
+    assert rerun(planned["usual"], usual()) == NOTHING
+    replace_in("unet/diffusion_pytorch_model.safetensors", "weights", "weightz")
+    assert rerun(planned["usual"], usual()) == AFTER_NETWORK
+
+
+@pytest.mark.parametrize(("place", "steps"), [("model", AFTER_BASE), ("revision", AFTER_BASE)])
+def test_a_model_that_nobody_has_yet_is_known_by_where_it_is(place: str, steps: Steps) -> None:
+    config = put(usual(), "bases.emoji.model", "owner/name")
+    other = {"model": "owner/other", "revision": "a" * 40}[place]
+    assert rerun(made_by(config), put(config, f"bases.emoji.{place}", other)) == steps
+    assert rerun(made_by(config), put(config, "device", "cpu")) == NOTHING
+
+
+# Which concepts, suites and tasks
+
+
+def concepts_of(paths: set[str]) -> set[str]:
+    """The concepts that lie in some outputs."""
+    return {path.split("/concepts/")[1].split("/")[0] for path in paths if "/concepts/" in path}
+
+
+def test_a_concept_reruns_for_itself_and_the_join(planned: dict[str, MadeBy], own: Path) -> None:
+    replace_in("config/concepts.tsv", "ground", "street")
+    assert concepts_of(written(planned["usual"], usual())) == {"ship"}
+
+
+def test_a_further_concept_reruns_no_other(planned: dict[str, MadeBy]) -> None:
+    more = put(usual(), "tasks.objects.concepts", ["bird", *usual()["tasks"]["objects"]["concepts"]])
+    assert concepts_of(written(planned["usual"], more)) == {"bird"}
+    assert rerun(planned["usual"], more) == {"moments"} | AFTER_IMAGES
+
+
+def test_a_concept_that_goes_leaves_the_others(planned: dict[str, MadeBy]) -> None:
+    fewer = put(usual(), "tasks.objects.concepts", ["ship"])
+    assert rerun(planned["usual"], fewer) == {"losses", "mask_sheets"} | AFTER_JOIN
+
+
+def test_the_order_of_concepts_reruns_nothing(planned: dict[str, MadeBy]) -> None:
+    backwards = put(usual(), "tasks.objects.concepts", usual()["tasks"]["objects"]["concepts"][::-1])
+    assert rerun(planned["usual"], backwards) == NOTHING
+
+
+def test_a_renamed_concept_is_another_one(planned: dict[str, MadeBy], own: Path) -> None:
+    replace_in("config/concepts.tsv", "ship", "boot")
+    renamed = put(usual(), "tasks.objects.concepts", ["boot", *usual()["tasks"]["objects"]["concepts"][1:]])
+    assert concepts_of(written(planned["usual"], renamed)) == {"boot"}
+
+
+def test_one_more_concept_than_a_hundred_reruns_that_one_and_the_join(own: Path) -> None:
+    names = [f"thing {k}" for k in range(101)]
+    rows = "".join(f"{name}\tobject\tsky\t\n" for name in names)
+    Path("config/concepts.tsv").write_text(f"concept\tkind\tanchor\tsynonyms\n{rows}")
+    config = put(usual(), "suites.synonyms.table", "resources/synonyms.tsv")
+    hundred = put(config, "tasks.objects.concepts", names[:100])
+    before, more = made_by(hundred), put(config, "tasks.objects.concepts", names)
+    assert len({path for path, (step, _) in before.items() if step == "images"}) == 100
+    assert concepts_of(written(before, more)) == {"thing-100"}
+    assert rerun(before, more) == {"moments"} | AFTER_IMAGES
+
+
+def test_styles_have_full_frames_whatever_the_segmenter(planned: dict[str, MadeBy]) -> None:
+    for key in ("masks.clipseg.threshold", "masks.segmenter", "masks.when_nothing_found"):
+        assert concepts_of(written(planned["usual"], put(usual(), key, KEYS[key][0]))) == {"ship"}
+
+
+def test_a_new_suite_is_sampled_alone(planned: dict[str, MadeBy]) -> None:
+    config = put(usual(), "evaluations.objects.generality", "spare")
+    found = written(planned["usual"], config)
+    assert {path.split("/")[-2] for path in found if "/samples/" in path or "/measures/" in path} == {"spare"}
+    assert rerun(planned["usual"], config) == AFTER_ROWS
+
+
+def test_more_rows_sample_the_shards_that_grow(planned: dict[str, MadeBy]) -> None:
+    found = written(planned["usual"], put(usual(), "suites.reference.rows", 21))
+    assert {path for path in found if "/samples/" in path} == {
+        f"results/emoji/samples/{edit}/reference/0001.zip" for edit in ("original", "objects/mace")
+    }
+
+
+def test_tasks_and_bases_share_what_they_can(own: Path) -> None:
+    """Another task on the base, a base of which the U-Net alone is another one, and one of other text encoders."""
+    shutil.copytree(PIPELINE, "finetuned")
+    replace_in("finetuned/unet/config.json", "", "\n")
+    config = usual()
+    config["bases"] = config["bases"] | {"finetuned": {"model": "finetuned", "revision": None}}
+    before = made_by(config)
+    task = config["tasks"]["objects"]
+    config["tasks"] = {**config["tasks"], "again": task | {"concepts": ["ship"]}}
+    of_join = {"losses", "mask_sheets", "mace", "sample", "clip"} | SHOWN
+    assert rerun(before, config) == of_join
+    config["tasks"]["again"] = task | {"base": "finetuned"}
+    assert rerun(before, config) == {"moments"} | AFTER_NETWORK
+    config["tasks"]["again"] = task | {"base": "other"}
+    assert rerun(before, config) == AFTER_BASE
+
+
+def test_a_base_that_goes_leaves_its_priors_to_the_others(own: Path) -> None:
+    shutil.copytree(PIPELINE, "finetuned")
+    config = put(usual(), "bases.finetuned", {"model": "finetuned", "revision": None})
+    before = made_by(config)
+    config = put(put(config, "tasks.objects.base", "finetuned"), "bases.emoji", ABSENT)
+    assert rerun(before, config) == AFTER_BASE - {"prior"}
+
+
+def test_the_figure_can_be_left_out_and_needs_scores_only_for_many_concepts(own: Path) -> None:
+    assert "examples" not in {step for step, _ in made_by(put(usual(), "figures.examples", None)).values()}
+    names = [f"thing {k}" for k in range(30)]
+    rows = "".join(f"{name}\tobject\tsky\t\n" for name in names)
+    Path("config/concepts.tsv").write_text(f"concept\tkind\tanchor\tsynonyms\n{rows}")
+    config = put(usual(), "suites.synonyms.table", "resources/synonyms.tsv")
+    for erased, scores in ((names[:3], []), (names, ["results/tables/objects.json"])):
+        plan = plan_of(put(config, "tasks.objects.concepts", erased))
+        assert [file.path for file in plan.examples("objects").reads["scores"]] == scores
+
+
+# The library's code
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the library, whose code is the one that counts."""
+    shutil.copytree(ROOT / "workflow" / "lethe", tmp_path / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "LIBRARY", tmp_path)
+    monkeypatch.setattr(code, "bare", BARE)
+    forget()
+    yield tmp_path / "lethe"
+    forget()
+
+
+BARE = cache(code.bare)  # of the same text it is the same
+
+
+def forget() -> None:
+    for function in (code.source_files, code.code_hash, code._imports):
+        function.cache_clear()
+
+
+def test_the_same_code_elsewhere_reruns_nothing(planned: dict[str, MadeBy], library: Path) -> None:
+    for name, configured in CONFIGURATIONS.items():
+        assert rerun(planned[name], configured()) == NOTHING
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_reruns_the_steps_that_import_it(planned: dict[str, MadeBy], library: Path, module: str) -> None:
+    with (library / module).open("a") as file:
+        file.write("\nchanged = 1\n")
+    assert rerun(planned["usual"], usual()) == MODULES[module]
+
+
+def test_the_frame_of_steps_and_what_plans_them_rerun_nothing(planned: dict[str, MadeBy], library: Path) -> None:
+    for module in FRAME + PLANNING:
+        with (library / module).open("a") as file:
+            file.write("\nchanged = 1\n")
+    for name, configured in CONFIGURATIONS.items():
+        assert rerun(planned[name], configured()) == NOTHING
+
+
+def test_comments_and_docstrings_rerun_nothing(planned: dict[str, MadeBy], library: Path) -> None:
+    for path in library.rglob("*.py"):
+        text = re.sub(r'^( *)"""(?=\S)', r'\1"""Another word. ', path.read_text(), flags=re.MULTILINE)
+        path.write_text(f"# a comment\n{text}\n\n# and another\n")
+    for name, configured in CONFIGURATIONS.items():
+        assert rerun(planned[name], configured()) == NOTHING
+
+
+# What a digest and a command hold
+
+
+def every_job() -> list[Job]:
+    """The jobs of both configurations."""
+    return [job for configured in CONFIGURATIONS.values() for job in jobs_of(plan_of(configured()))]
+
+
+def of_digest(job: Job, **parts: Any) -> str:
+    """The digest of a job of which some parts are others."""
+    other = copy.copy(job)
+    vars(other).pop("digest", None)
+    vars(other).update(parts)
+    return other.digest
+
+
+def another(file: Given | Made) -> Given | Made:
+    """The same file with another content: given, or made by a job that is told something else."""
+    if isinstance(file, Given):
+        return replace(file, content="another")
+    job = copy.copy(file.job)
+    vars(job).pop("digest", None)
+    job.told = replace(job.told, settings={**job.told.settings, "more": 1})
+    return Made(job, file.output)
+
+
+def test_every_step_is_looked_at() -> None:
+    assert {job.step.name for job in every_job()} == {
+        value.name for value in vars(Plan).values() if isinstance(value, Step)
+    }
+
+
+def test_every_file_and_setting_takes_part_in_the_digest() -> None:
+    """One that a digest drops would leave an output of another make in place, silently."""
+    for job in every_job():
+        for name, files in job.reads.items():
+            for index, file in enumerate(files):
+                others = [*files[:index], another(file), *files[index + 1 :]]
+                assert of_digest(job, reads={**job.reads, name: others}) != job.digest, (job.step.name, name)
+            assert of_digest(job, reads={**job.reads, name: [*files, Given("more", "x")]}) != job.digest
+        for name in job.told.settings:
+            told = replace(job.told, settings={**job.told.settings, name: "another"})
+            assert of_digest(job, told=told) != job.digest, (job.step.name, name)
+
+
+def test_a_file_without_a_content_is_a_suites_whose_rows_are_told() -> None:
+    for job in every_job():
+        for name, files in job.reads.items():
+            if any(isinstance(file, Given) and file.content is None for file in files):
+                assert (job.step.name, name) == ("sample", "source")
+                assert re.fullmatch("[0-9a-f]{64}", job.told.settings["digest"])
+
+
+def test_a_command_names_every_file_and_setting() -> None:
+    for job in every_job():
+        words = shlex.split(job.command)
+        assert shlex.join(words) == job.command
+        assert words[:4] == ["python", "-m", "lethe.steps.job", job.step.module]
+        assert json.loads(words[words.index("--settings") + 1]) == json.loads(
+            json.dumps({**job.told.settings, **job.told.aside, "made_by": job.digest})
+        )
+        options = [index for index, word in enumerate(words) if word in ("--read", "--out")]
+        said = {tuple(words[a : a + 2]): words[a + 2 : b] for a, b in pairwise([*options, len(words)])}
+        assert said == {
+            **{("--read", name): [file.path for file in files] for name, files in job.reads.items()},
+            **{("--out", name): [path] for name, path in job.outputs.items()},
+        }
