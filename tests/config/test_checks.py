@@ -6,16 +6,12 @@ import copy
 import json
 import pickle
 import re
-import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from conftest import model_stand_ins
 from lethe.__main__ import main
