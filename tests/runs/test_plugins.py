@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,57 +12,15 @@ import yaml
 
 from running import ROOT, snakemake
 
-FILES = {
-    "methods/dimming.yaml": """
-about: Turns all cross-attention values down; nobody's method.
-settings:
-  share: {is: share, default: 0.5, means: What is left of the values.}
-""",
-    "methods/dimming.py": """
-from lethe.edits.weights import WeightEdit
-
-def erase(base, concepts, settings, reads, workspace=None):
-    values = {name: weight for name, weight in base.projections.items() if name.endswith("to_v")}
-    return WeightEdit({f"{name}.weight": weight * settings["share"] for name, weight in values.items()})
-""",
-    "measures/brightness.yaml": """
-about: Mean brightness; nobody's measure.
-settings:
-  channel: {one-of: [0, 1, 2], default: 1, means: "Which of red, green and blue."}
-""",
-    "measures/brightness.py": """
-def load(settings, device):
-    return settings["channel"]
-
-def measure(model, images, rows):
-    return {"brightness": [float(image[..., model].mean()) for image in images]}
-""",
-    "tables/brightness.yaml": """
-about: How bright images are; nobody's table, without classes.
-roles:
-  shown: {counts: all, measures: [by]}
-settings:
-  by: {entry-of: measures, of-kind: brightness, means: The measure.}
-  shown: {entry-of: suites, means: What to look at.}
-""",
-    "tables/brightness.py": """
-from lethe.tables.row import Row
-
-SOURCES = {"brightness": ("shown",), "n_brightness": ("shown",)}
-
-def row(measures, settings):
-    found = measures["shown"]["by"]["brightness"]
-    return Row({"brightness": found.mean(), "n_brightness": len(found)})
-
-def table_protocols(settings, models, columns):
-    return {"brightness": "mean@1"}
-""",
-}
+GUIDE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.+?)```", GUIDE, re.DOTALL))
+SAID = [yaml.safe_load(text) for text in re.findall(r"<!-- configuration -->\n```yaml\n(.+?)```", GUIDE, re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository with the six files in it."""
+    """A copy of the repository with the six files of docs/add-a-method.md in it."""
+    assert len(FILES) == 6
     folder = tmp_path_factory.mktemp("clone")
     for name in ("workflow", "profiles", "envs", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -82,9 +41,8 @@ def configured(project: Path, tmp_path: Path) -> Path:
     task = {"base": "sd", "concepts": ["ship"], "methods": ["dimming", "darker"], "evaluation": "light"}
     config |= {
         "tasks": {"ships": task, "again": task | {"methods": ["darker"], "darker": {"share": 0.9}}},
-        "methods": {"darker": {"kind": "dimming", "share": 0.1}},
-        "measures": {"green": {"kind": "brightness"}},
-        "evaluations": {"light": {"kind": "brightness", "by": "green", "shown": "synonyms"}},
+        **SAID[0],
+        **SAID[1],
         "tables": {"both": {"tasks": ["ships", "again"]}},
         "figures": {"examples": None},
     }

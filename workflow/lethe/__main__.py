@@ -15,7 +15,7 @@ from lethe.messages import plain
 from lethe.steps.failures import explained
 
 if TYPE_CHECKING:
-    from lethe.edits.edit import ParameterEdit
+    from lethe.edits.edit import Edit, ParameterEdit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +73,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     lora.add_argument("--rank", type=int, required=True, help="rank of the LoRA in every layer")
     lora.set_defaults(run=_lora)
+
+    sample = commands.add_parser(
+        "sample",
+        help="draw from an edit",
+        description="Draw images of prompts from a base with an edit, or from the base alone, as PNG files. Seeds "
+        "count up from the first; the same seeds give the same images.",
+    )
+    sample.add_argument("--edit", type=Path, help="the edit; leave it out for the base as it is")
+    sample.add_argument("--base", help="a diffusers folder or a hub id; by default the one that the edit was made for")
+    sample.add_argument("--revision", help="commit, tag or branch of a hub id")
+    sample.add_argument("--prompt", action="append", required=True, help="a prompt; may be given several times")
+    sample.add_argument("--num-images", type=int, default=1, help="images of each prompt")
+    sample.add_argument("--seed", type=int, default=0, help="of the first image of each prompt")
+    sample.add_argument("--scheduler", default="own", help="own (the base's), dpm-solver++ or ddim")
+    sample.add_argument("--steps", type=int, default=50, help="denoising steps")
+    sample.add_argument("--guidance", type=float, default=7.5, help="scale of classifier-free guidance")
+    sample.add_argument("--batch", type=int, default=4, help="images drawn together")
+    sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    sample.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
+    sample.add_argument("--out", type=Path, default=Path("samples"), help="the folder to write; it must not exist")
+    sample.set_defaults(run=_sample)
 
     trace = commands.add_parser(
         "trace",
@@ -178,6 +199,52 @@ def _lora(args: argparse.Namespace) -> None:
         f"This LoRA leaves out {lora.left_out:.2%} of the edit's change (Frobenius norm); most in {name}, {share:.2%}. "
         "Sample with it before you rely on it."
     )
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from lethe import api
+    from lethe.bases.folder import base_folder
+    from lethe.edits.edit import Edit
+    from lethe.files.whole import folder_written_whole
+    from lethe.records.fingerprints import fingerprint
+
+    edit = Edit.load(args.edit) if args.edit else None
+    about = edit.record["base"] if edit else {}
+    if edit is None and args.base is None:
+        raise ValueError("there is nothing to draw from; name an --edit, a --base, or both")
+    if args.num_images < 1:
+        raise ValueError(f"--num-images must be 1 or more; got {args.num_images}")
+    model, variant = args.base or about["model"], about.get("variant")
+    folder = base_folder(model, args.revision or (None if args.base else about.get("revision")), variant=variant)
+    if args.out.exists():
+        raise ValueError(f"{args.out} is there already; name another folder")
+    pipeline = api.load(folder, variant=variant, device=args.device, precision=args.precision)
+    if edit:
+        found = fingerprint(folder, variant=variant)
+        edit.install(pipeline, base_fingerprint=None if _same_weights(edit, folder) else found)
+    prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
+    seeds = [args.seed + k for _ in args.prompt for k in range(args.num_images)]
+    chosen = dict(scheduler=args.scheduler, steps=args.steps, guidance=args.guidance, batch=args.batch)
+    drawn = api.sample(pipeline, prompts, seeds, **chosen)
+    with folder_written_whole(args.out) as part:
+        for number, image in enumerate(drawn):
+            Image.fromarray(image).save(part / f"{number:03d}.png", "PNG")
+        rows = [
+            {"image": f"{k:03d}.png", "prompt": p, "seed": s}
+            for k, (p, s) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+        about = {"edit": str(args.edit or ""), "base": model, **chosen, "images": rows}
+        (part / "samples.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(args.out)
+
+
+def _same_weights(edit: Edit, folder: Path) -> bool:
+    """Whether a base holds the weights that an edit was made from, whatever else differs, such as its scheduler."""
+    from lethe.bases.weights import weights_hash
+
+    return edit.record["base"].get("weights_sha256") == weights_hash(folder, variant=edit.record["base"].get("variant"))
 
 
 def _trace(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import yaml
 from lethe.messages import nearest, shown
 from lethe.plugins import kinds, manifest
 
-FRAME = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
+FRAME = Path(__file__).with_name("config.schema.yaml")
 PLUGIN = "plug-in"  # the keyword of entries that a manifest describes
 # Of a section whose entries have forms: the key that tells each form, in the order of the schema, and what it holds.
 FORMS = {
