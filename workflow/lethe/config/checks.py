@@ -218,7 +218,7 @@ def _sentences(error: Any) -> Iterator[str]:
         yield from _form_sentences(error)
     elif error.validator == "enum":
         options = rule["enum"]
-        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
+        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), map(str, options))}"
     else:
         yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}"
 
