@@ -683,6 +683,13 @@ def test_nearest():
     assert nearest("xyz", ["ship", "automobile"]) is None
 
 
+def test_a_choice_of_numbers_is_told_like_one_of_words() -> None:
+    schema = {"type": "object", "properties": {"year": {"enum": [2023, 2025]}}}
+    check_config({"year": 2025}, schema)
+    with pytest.raises(ConfigError, match="year must be one of 2023, 2025; got '2025'; did you mean 2025?"):
+        check_config({"year": "2025"}, schema)
+
+
 def mappings(node):
     """Every sub-schema that describes a mapping with fixed keys."""
     if isinstance(node, dict):

@@ -210,7 +210,7 @@ def _sentences(error: Any) -> Iterator[str]:
         yield f"{place} names an entry of measures now; write measures: {entry}, and its name here."
     elif error.validator == "enum":
         options = rule["enum"]
-        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), options)}"
+        yield f"{place} must be one of {_listed(options)}; got {shown(value)}{_hint(str(value), map(str, options))}"
     else:
         yield f"{place} must be {rule.get('title', error.message)}; got {shown(value)}{_mend(value, rule)}"
 
