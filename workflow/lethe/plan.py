@@ -16,6 +16,7 @@ from lethe.inputs.suites import shard_count, shard_digests, suite_file
 from lethe.inputs.templates import read_templates
 from lethe.jobs import PLACES, Folder, Given, Job, Told, step
 from lethe.pictures.examples import shown_columns
+from lethe.plugins import manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
 
 REFINEMENT = ("scale_convention", "train_preserve_scale", "lamb")
@@ -231,7 +232,7 @@ class Plan:
         )
         loras = [lora["lora"] for lora in self.task_loras(base, task)]
         reads = dict(moments=self.task_moments(base, task), loras=loras, **self.mace_priors(base))
-        return Told(settings, reads, plugins=[f"lethe.methods.{method}"])
+        return Told(settings, reads, plugins=[manifest("methods", method).module])
 
     @step(figure="results/{base}/edits/{task}/losses.png")
     def losses(self, base: str, task: str) -> Told:
