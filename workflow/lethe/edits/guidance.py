@@ -40,7 +40,10 @@ class GuidanceEdit(Edit):
         return cls(kind, settings, record=record)
 
     def _install(self, pipeline: DiffusionPipeline) -> Callable[[], None]:
-        return importlib.import_module(manifest("methods", self.kind).module).guide(pipeline, self.settings)
+        method = importlib.import_module(manifest("methods", self.kind).module)
+        if not hasattr(method, "guide"):
+            raise ValueError(f"the method {self.kind} changes weights; an edit by guidance cannot be of its kind")
+        return method.guide(pipeline, self.settings)
 
     def _stored(self) -> tuple[dict, Mapping[str, Tensor]]:
         return {"kind": self.kind, "guidance": self.settings}, {}
