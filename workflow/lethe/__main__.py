@@ -137,8 +137,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from lethe.edits.edit import Edit
-    from lethe.edits.weights import WeightEdit
+    from lethe.edits.edit import Edit, ParameterEdit
+    from lethe.edits.factors import FactoredEdit
+    from lethe.edits.guidance import GuidanceEdit
 
     edit = Edit.load(args.edit)
     record = edit.record
@@ -146,22 +147,33 @@ def _show(args: argparse.Namespace) -> None:
         print(json.dumps(record, indent=2, sort_keys=True))
         return
     base = record["base"]
-    form = "weights" if isinstance(edit, WeightEdit) else "factors"
     revision = f" at {base['revision']}" if base.get("revision") else ""
-    ranks = {} if isinstance(edit, WeightEdit) else {name: end - first for name, (first, end) in edit.rows.items()}
+    ranks = {n: end - first for n, (first, end) in edit.rows.items()} if isinstance(edit, FactoredEdit) else {}
+    of = f", {len(edit.shapes)} parameters" if isinstance(edit, ParameterEdit) else f" of kind {edit.kind}"
     concepts = [f"{name} (rank {ranks[name]})" if name in ranks else name for name in record["concepts"]]
     lines = {
         "method": record["step"],
         "base": f"{base['name']}: {base['model']}{revision}, fingerprint {base['fingerprint'][:12]}",
         "task": record.get("task", ""),
         "concepts": ", ".join(concepts),
-        "form": f"{form}, {len(edit.shapes)} parameters, {args.edit.stat().st_size / 1e6:.1f} MB",
+        "form": f"{edit.form}{of}, {args.edit.stat().st_size / 1e6:.1f} MB",
+        **({"guidance": _flat(edit.settings)} if isinstance(edit, GuidanceEdit) else {}),
         "settings": _flat(record.get("settings", {})),
         "versions": _flat(record.get("environment", {})),
         "code": str(record.get("code", ""))[:12],
     }
     for name, text in lines.items():
         print(f"{name:9} {plain(text)}")
+
+
+def _parameter_edit(args: argparse.Namespace) -> ParameterEdit:
+    """The edit to bring into other forms, refused before its base is looked for when it has no other."""
+    from lethe.edits.edit import Edit
+    from lethe.edits.export import check_changes_weights
+
+    edit = Edit.load(args.edit)
+    check_changes_weights(edit)
+    return edit
 
 
 def _base(args: argparse.Namespace, edit: ParameterEdit) -> Path:
@@ -173,21 +185,19 @@ def _base(args: argparse.Namespace, edit: ParameterEdit) -> Path:
 
 
 def _apply(args: argparse.Namespace) -> None:
-    from lethe.edits.edit import Edit
     from lethe.edits.export import write_pipeline
 
-    edit = Edit.load(args.edit)
+    edit = _parameter_edit(args)
     write_pipeline(_base(args, edit), edit, args.out)
     print(args.out)
 
 
 def _lora(args: argparse.Namespace) -> None:
     from lethe.edits.adapters import WEIGHTS_NAME, save_lora
-    from lethe.edits.edit import Edit
     from lethe.edits.export import lora_of
     from lethe.files.whole import folder_written_whole
 
-    edit = Edit.load(args.edit)
+    edit = _parameter_edit(args)
     with folder_written_whole(args.out) as part:
         lora = lora_of(_base(args, edit), edit, rank=args.rank)
         state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}

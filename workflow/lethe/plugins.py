@@ -1,5 +1,7 @@
 """Plug-ins: a module and a manifest of one name in the folder of their kind, found by that name and listed nowhere.
 
+A name may have a '-', as negative-prompt; its module or package then has a '_', its manifest keeps the name.
+
 A manifest says what the workflow must know without importing torch: what the plug-in is, what it reads, what it asks of
 a machine, and its settings with type, default and meaning.
 """
@@ -37,15 +39,15 @@ class Manifest:
 
     @property
     def module(self) -> str:
-        """The module that holds its functions."""
-        return f"lethe.{self.room}.{self.name}"
+        """The module that holds its functions; where the name has a '-' it has a '_'."""
+        return f"lethe.{self.room}.{_spelt(self.name)}"
 
 
 @cache
 def kinds(room: str) -> tuple[str, ...]:
     """The plug-ins of a room: every manifest `NAME.yaml` there, or `NAME/NAME.yaml` of a package; sorted."""
     paths = [*(LIBRARY / room).glob("*.yaml"), *(LIBRARY / room).glob("*/*.yaml")]
-    return tuple(sorted(path.stem for path in paths if path.parent.name in (room, path.stem)))
+    return tuple(sorted(path.stem for path in paths if path.parent.name in (room, _spelt(path.stem))))
 
 
 @cache
@@ -55,7 +57,7 @@ def manifest(room: str, name: str) -> Manifest:
     Raises ValueError, naming the file, when a key is missing or unknown, or there is no such plug-in.
     """
     folder = LIBRARY / room
-    path = next((p for p in (folder / f"{name}.yaml", folder / name / f"{name}.yaml") if p.is_file()), None)
+    path = next((p for p in (folder / f"{name}.yaml", folder / _spelt(name) / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         raise ValueError(f"there is no {name}.yaml in {folder}; its plug-ins are {', '.join(kinds(room))}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -67,6 +69,11 @@ def manifest(room: str, name: str) -> Manifest:
         )
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: this is no manifest of a plug-in ({error!r}); see docs/add-a-method.md") from None
+
+
+def _spelt(name: str) -> str:
+    """A plug-in's name as Python can import it."""
+    return name.replace("-", "_")
 
 
 def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lethe.bases.folder import LEGAL, UNUSED, WEIGHTS, parts_of, read_object, weight_files
 from lethe.bases.weights import weights_hash
-from lethe.edits.edit import Edit, check_edited, check_fit
+from lethe.edits.edit import Edit, ParameterEdit, check_edited, check_fit
 from lethe.edits.factors import FactoredEdit
 from lethe.edits.low_rank import LowRank
 from lethe.files.tables import read_json
@@ -47,8 +47,8 @@ def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
     left out, as are those of variants but the one that the edit was made for, which loads without being named. The
     folder appears whole or not at all, with the edit's record and a card.
 
-    Raises ValueError when the edit was made for other weights, does not fit or overflows in the base's dtype, when
-    `folder` holds anything already, and when a component of the base has its weights in no safetensors file.
+    Raises ValueError when the edit changes no weights, was made for others, does not fit or overflows in the base's
+    dtype, when `folder` holds anything already, and when a component of the base has no weights in safetensors.
     """
     check_base(edit, base)
     with folder_written_whole(folder) as part:
@@ -78,11 +78,12 @@ def lora_of(base: Path, edit: Edit | FactoredEdit, *, rank: int) -> LoraOfEdit:
     By the Eckart-Young theorem: the largest singular values of each projection's change. An edit by refinement and
     fusion has full rank, so something is always left out unless `rank` reaches the width of the projections.
 
-    Raises ValueError when the edit was made for other weights, does not fit or changes anything but matrices, and on a
-    rank below 1.
+    Raises ValueError when the edit changes no weights or anything but matrices, was made for other weights or does not
+    fit, and on a rank below 1.
     """
     if rank < 1:
         raise ValueError(f"lora_of: `rank` must be 1 or more; got {rank}")
+    check_changes_weights(edit)
     for name, shape in edit.shapes.items():
         if len(shape) != 2 or not name.endswith(".weight"):
             raise ValueError(f"the edit changes {name}, which is no projection; a LoRA cannot express it")
@@ -117,8 +118,15 @@ def nearest_low_rank(matrix: Tensor, rank: int) -> tuple[LowRank, Tensor]:
     return LowRank(down.float(), up.float()), values
 
 
+def check_changes_weights(edit: Edit) -> None:
+    """Raise ValueError for an edit that guides inference: no weights hold it, and no LoRA."""
+    if not isinstance(edit, ParameterEdit):
+        raise ValueError("this edit changes no weight; it guides inference: sample with it")
+
+
 def check_base(edit: Edit | FactoredEdit, base: Path) -> None:
     """Raise ValueError when a base's folder does not hold the weights that an edit was made for, or it does not fit."""
+    check_changes_weights(edit)
     variant = edit.record["base"].get("variant")
     made_for, found = edit.record["base"].get("weights_sha256"), weights_hash(base, variant=variant)
     if not isinstance(made_for, dict):

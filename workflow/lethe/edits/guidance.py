@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lethe.edits.edit import Edit
-from lethe.plugins import kinds
+from lethe.plugins import kinds, manifest
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,7 +40,10 @@ class GuidanceEdit(Edit):
         return cls(kind, settings, record=record)
 
     def _install(self, pipeline: DiffusionPipeline) -> Callable[[], None]:
-        return importlib.import_module(f"lethe.methods.{self.kind}").guide(pipeline, self.settings)
+        method = importlib.import_module(manifest("methods", self.kind).module)
+        if not hasattr(method, "guide"):
+            raise ValueError(f"the method {self.kind} changes weights; an edit by guidance cannot be of its kind")
+        return method.guide(pipeline, self.settings)
 
     def _stored(self) -> tuple[dict, Mapping[str, Tensor]]:
         return {"kind": self.kind, "guidance": self.settings}, {}

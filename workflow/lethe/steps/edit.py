@@ -12,6 +12,7 @@ from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.loaded import Loaded
 from lethe.files.shards import read_images, read_rows
 from lethe.inputs.concepts import Concept
+from lethe.plugins import manifest
 from lethe.steps.job import Job
 from lethe.steps.loading import folder_of
 
@@ -31,7 +32,7 @@ def run(job: Job) -> None:
     about = settings.base
     base = Base.in_folder(folder_of(about), about, device=job.device, precision=settings.precision)
     concepts = [Concept(**concept) for concept in settings.concepts]
-    method = importlib.import_module(f"lethe.methods.{settings.kind}")
+    method = importlib.import_module(manifest("methods", settings.kind).module)
     out = job.out["edit"]
     workspace = out.with_name(f"{out.name}.work")
     given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
