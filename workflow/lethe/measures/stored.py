@@ -1,4 +1,4 @@
-"""A shard's measure as a table: its rows, with one embedding per image."""
+"""A shard's measure as a table: its rows, with what was measured of each image."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ import pandas as pd
 from lethe.files.whole import written_whole
 
 
-def write_measure(path: Path, rows: pd.DataFrame, **embeddings: np.ndarray) -> None:
-    """Write rows and float32 arrays `[n, d]`, one list column each, as Parquet."""
-    table = rows.assign(**{name: list(np.asarray(values, np.float32)) for name, values in embeddings.items()})
+def write_measure(path: Path, rows: pd.DataFrame, **columns: np.ndarray | list) -> None:
+    """Write rows and columns as Parquet: an array `[n, d]` as lists of float32, a list of n values as it is.
+
+    Values may be one-dimensional arrays of any length; their dtype is that of the column, even where all are empty.
+    Raises ValueError when a column has not one value per row.
+    """
+    kept = {
+        name: values if isinstance(values, list) else list(np.asarray(values, np.float32))
+        for name, values in columns.items()
+    }
+    table = rows.assign(**kept)
     with written_whole(path) as part:
         table.to_parquet(part)
 
