@@ -1,4 +1,4 @@
-"""Measures as tables: embeddings come back beside their rows."""
+"""Measures as tables: what was measured comes back beside its rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from lethe.measures.stored import as_array, read_measures, write_measure
@@ -37,6 +38,32 @@ def test_other_numbers_are_kept_as_float32(tmp_path: Path, some_rows: pd.DataFra
     assert as_array(read_measures([tmp_path / "m"])["image"]).dtype == np.float32
 
 
+def test_a_list_of_values_stays_as_it_is(tmp_path: Path, some_rows: pd.DataFrame) -> None:
+    ragged = [np.array(values, np.int32) for values in ([3, 1, 2], [], [7], [-1, 1 << 30])]
+    words = [np.array(values, np.str_) for values in (["a", "bb"], ["🦋"], [], [""])]
+    columns = {"ragged": ragged, "words": words, "single": [0.1, 0.2, 0.3, 1e300]}
+    write_measure(tmp_path / "m", some_rows, columns, {})
+    back = read_measures([tmp_path / "m"])
+    for stored, given in zip(back["ragged"], ragged, strict=True):
+        assert stored.dtype == np.int32
+        assert np.array_equal(stored, given)
+    assert [list(values) for values in back["words"]] == [list(values) for values in words]
+    assert list(back["single"]) == [0.1, 0.2, 0.3, 1e300]
+
+
+def test_columns_without_a_value_have_the_types_of_others(tmp_path: Path, some_rows: pd.DataFrame) -> None:
+    for name, count in (("some", 2), ("none", 0)):
+        columns = {kind: [np.ones(count).astype(kind)] * 4 for kind in ("str", "float32", "int32")}
+        write_measure(tmp_path / name, some_rows, columns, {})
+    some, none = (pyarrow.parquet.read_schema(tmp_path / name) for name in ("some", "none"))
+    assert none.equals(some)
+    assert [str(none.field(kind).type.value_type) for kind in ("str", "float32", "int32")] == [
+        "string",
+        "float",
+        "int32",
+    ]
+
+
 def test_odd_texts_stay(tmp_path: Path) -> None:
     rows = pd.DataFrame({"type": ["NA", "", "🦋"], "prompt": ["a\r\nb", '"', "=1"], "evaluation_seed": [1, 2, 3]})
     write_measure(tmp_path / "m", rows.rename_axis("row"), {"image": embeddings(3, 2)}, {})
@@ -49,11 +76,13 @@ def test_equal_measures_have_equal_bytes(tmp_path: Path, some_rows: pd.DataFrame
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_an_array_that_does_not_fit_its_rows_is_refused_and_leaves_nothing(
+def test_a_column_that_does_not_fit_its_rows_is_refused_and_leaves_nothing(
     tmp_path: Path, some_rows: pd.DataFrame
 ) -> None:
     with pytest.raises(ValueError, match="write_measure: image must have one value per row; got 3 for 4"):
         write_measure(tmp_path / "m", some_rows, {"image": embeddings(3, 3)}, {})
+    with pytest.raises(ValueError, match="scores must have one value per row; got 5 for 4"):
+        write_measure(tmp_path / "m", some_rows, {"scores": [[0.5]] * 5}, {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,12 +16,12 @@ from diffusers import DiffusionPipeline
 from jsonschema import Draft202012Validator
 from torch import Tensor
 
-from conftest import CPU, ROOT
+from conftest import CPU
 from guided import PROMPT, away, by_hand, drawn_by, steps_of
 from lethe.bases.base import Base
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.sampling import sample_rows
-from lethe.config.checks import load_schema
+from lethe.config.schema import frame
 from lethe.inputs.concepts import Concept
 from lethe.methods.sld import INAPPROPRIATE, PRESETS, Rule, erase, guide
 from lethe.plugins import kinds, manifest
@@ -322,7 +322,7 @@ def test_the_manifest_is_whole_and_its_defaults_are_valid(kind: str) -> None:
     assert callable(method.erase)
     assert callable(method.guide)
     assert (tuple(about.reads), dict(about.more), about.settings["required"]) == ((), {}, [])
-    schema = about.settings | {"$defs": load_schema(ROOT / "workflow/schemas/config.schema.yaml")["$defs"]}
+    schema = about.settings | {"$defs": frame()["$defs"]}
     Draft202012Validator.check_schema(schema)
     usual = {name: rule["default"] for name, rule in about.settings["properties"].items()}
     assert list(Draft202012Validator(schema).iter_errors(usual)) == []

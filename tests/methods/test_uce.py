@@ -22,7 +22,7 @@ from lethe.bases.base import Base
 from lethe.bases.pipeline import load_pipeline, load_text
 from lethe.bases.text import encode_prompts
 from lethe.bases.unet import cross_attention_projections
-from lethe.config.checks import load_schema
+from lethe.config.schema import frame
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
 from lethe.erasure.moments import ConceptMoments, Moment
@@ -31,7 +31,6 @@ from lethe.methods.mace.join import RefinementSettings, refinement, transformed
 from lethe.methods.uce import erase, pair_moments, paired_places, preserved
 from lethe.plugins import kinds, manifest
 from loops import apart
-from running import ROOT
 
 MANIFEST = manifest("methods", "uce")
 DEFAULTS = {name: rule["default"] for name, rule in MANIFEST.settings["properties"].items()}
@@ -491,7 +490,7 @@ def test_the_manifest_is_whole() -> None:
     assert MANIFEST.settings["required"] == []  # every setting has a default
     for name, rule in MANIFEST.settings["properties"].items():
         assert rule["description"].endswith("."), name
-    known = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")["$defs"]
+    known = frame()["$defs"]
     schema = MANIFEST.settings | {"$defs": known}
     jsonschema.validate(DEFAULTS, schema)
     other = dict(convention=2025, guide="", preserve=KEPT, preserve_scale=0.1, prior="captions", edit_form="factors")
