@@ -19,7 +19,6 @@ from lethe.config.checks import check_config
 from lethe.config.keys import tables_of_keys
 from lethe.config.resolve import mask_settings, read_overrides
 from lethe.config.schema import merged, method_of, schema_of, with_defaults
-from lethe.jobs import encode_argument
 from lethe.messages import ConfigError, nearest
 from lethe.plugins import ROOMS, kinds, manifest
 from running import ROOT
@@ -768,37 +767,6 @@ def test_settings_prints_what_is_used_and_where_it_comes_from(config, capsys):
     Path("mine.yaml").write_text("device: gpu\n")
     assert main(["settings", "mine.yaml"]) == 2
     assert "mine.yaml: device must be auto" in capsys.readouterr().err
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@settings(derandomize=True, deadline=None)
-@given(json_values)
-@example({"b": "q\"u\\o/t'e\n\x00\x7f", "a": ["🚢", "\\u0041", "$(rm -rf ~)", "`x`; <y> | & * ? ! % #"]})
-def test_encode_argument_round_trips_in_plain_characters(value):
-    text = encode_argument(value)
-    assert json.loads(text) == value
-    assert re.fullmatch(r'(\\u[0-9a-f]{4}|[A-Za-z0-9 _.,:{}\[\]"+-])*', text, re.ASCII)
-    assert text == encode_argument(json.loads(text))
-
-
-def test_encode_argument_is_sorted_compact_and_survives_a_shell():
-    value = {"b": 1, "a": ["$(rm -rf ~)", 'it\'s \\ "x"']}
-    text = encode_argument(value)
-    assert text.startswith('{"a":["\\u0024\\u0028rm -rf \\u007e\\u0029",')
-    assert text.endswith('],"b":1}')
-    echoed = subprocess.run(["sh", "-c", f"printf %s {shlex.quote(text)}"], capture_output=True, text=True, check=True)
-    assert json.loads(echoed.stdout) == value
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": {1, 2}}])
-def test_encode_argument_refuses_what_json_cannot_hold(value):
-    with pytest.raises((ValueError, TypeError)):
-        encode_argument(value)
 
 
 @pytest.mark.parametrize(
