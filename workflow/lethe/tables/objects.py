@@ -97,9 +97,9 @@ def object_scores(
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
-    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP score,
-    and without it or `reference` no FID. `classes` has columns class,
-    text. Raises ValueError when a number would have no image, or is none.
+    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP
+    score, and without it or `reference` no FID. `classes` has columns class, text. Raises
+    ValueError when a number would have no image, or is none.
     """
     names = list(classes["class"])
     index = {name: number for number, name in enumerate(names)}
