@@ -15,15 +15,14 @@ import yaml
 from PIL import Image
 
 from conftest import model_stand_ins
-from lethe.config.checks import load_schema
 from lethe.config.planning import read_inputs
+from lethe.config.schema import frame, schema_of, with_defaults
 from lethe.jobs import Job, Made
 from lethe.plan import Plan
 from lethe.records.fingerprints import sha256_of
 from running import ROOT
 
 SHIPPED = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-SCHEMA = load_schema(ROOT / "workflow" / "schemas" / "config.schema.yaml")
 ABSENT = object()  # for a key that is left out
 
 # What a user gives
@@ -35,22 +34,35 @@ ship\tobject\tground\tvessel; boat
 Hokusai's "wave"\tstyle\tart\tukiyo-e
 bird\tobject\tsky\tfowl
 """
-CLASSES = """object\tword\ticon
-ship\tvessel\t1
-Hokusai's "wave"\tukiyo-e\t2
-dog\thound\t3
+SYNONYMS = """concept\tsynonyms\tother
+ship\tvessel; boat\tHokusai's "wave"
+Hokusai's "wave"\tukiyo-e\tship
+"""
+CLASSES = """object\tword\tother\ticon
+ship\tvessel\tHokusai's "wave"\t1
+Hokusai's "wave"\tukiyo-e\tship\t2
+bird\tfowl\tdog\t3
+dog\thound\tbird\t4
 """
 SCENES = """label,kind,text,words,sd_seed,seed,sd_guidance,scale,w,h,side,note
-ship,boat,a ship,one boat,1,2,5.0,6.0,64,64,128,x
-dog,hound,a dog,one hound,3,4,5.0,6.0,64,64,128,y
+ship,dog,a ship,one boat,1,2,5.0,6.0,64,64,128,x
+dog,dog,a dog,one hound,3,4,5.0,6.0,64,64,128,y
+dog,pup,a puppy,one pup,5,6,5.0,6.0,64,64,128,y
+mule,ass,a mule,one ass,7,8,5.0,6.0,64,64,128,y
 """
 CAPTIONS = "prompt,title,note\n" + "".join(f"a ship {k},ship {k},x\n" for k in range(5))
 REFERENCE = "type,prompt,evaluation_seed,note\n" + "".join(f",a day at sea {k},{k},x\n" for k in range(25))
+KINDS = ("object", "person", "style", "explicit")
+OWN_TEMPLATES, MINE = OWN_AND_MINE = ("lethe_templates", "resources/templates")  # Lethe's own, and a user's
 GIVEN = {
     "config/concepts.tsv": CONCEPTS,
     "config/other_concepts.tsv": CONCEPTS.replace("sky", "cloud").replace("ground", "street").replace("boat", "barge"),
-    **{f"resources/templates/{kind}.txt": TEMPLATES.replace("KIND", kind) for kind in SHIPPED["templates"]},
-    "resources/synonyms.tsv": CONCEPTS,
+    **{
+        f"{folder}/{kind}.txt": TEMPLATES.replace("KIND", f"{kind} {folder}")
+        for folder in OWN_AND_MINE
+        for kind in KINDS
+    },
+    "resources/synonyms.tsv": SYNONYMS,
     "resources/templates/names.txt": "{} at sea\n",
     "resources/templates/other.txt": "a drawing of {}\n",
     "resources/captions.csv": CAPTIONS,
@@ -60,11 +72,13 @@ GIVEN = {
     "resources/other.txt": "wind\n",
     "resources/classes.tsv": CLASSES,
     "resources/other_classes.tsv": CLASSES.replace("dog", "cat"),
+    "resources/more_classes.tsv": CLASSES + "horse\tpony\thorse\t5\n",
     "resources/things.tsv": CLASSES,
+    "resources/other_things.tsv": CLASSES.replace("ship\tvessel", "boat\tvessel"),
     "resources/reference.csv": REFERENCE,
-    "resources/other.csv": REFERENCE.replace("sea", "home"),
+    "resources/other.csv": REFERENCE.replace("sea", "home").replace("\n,", "\nship,"),
     "resources/scenes.csv": SCENES,
-    "resources/other_scenes.csv": SCENES.replace("a ship", "the ship"),
+    "resources/other_scenes.csv": SCENES.replace("a dog", "the dog"),
 }
 WEIGHTS = "weights"  # what a stand-in holds for them, before the file's path
 HALF = "pipeline/unet/diffusion_pytorch_model.fp16.safetensors"
@@ -108,21 +122,23 @@ def draw_pictures(path: Path, colour: str) -> None:
 
 
 def usual() -> dict:
-    """The shipped configuration with an entry of every form, and with more of its parts in use.
+    """The shipped configuration with an entry of every form, with more of its parts in use, and with every default.
 
     A domain prior counts and LoRAs keep how the anchor looks. Of each section one entry is named by nothing.
     """
-    config = copy.deepcopy(SHIPPED)
+    config = with_defaults(SHIPPED)
     config["bases"]["other"] = {"model": "resources/other/pipeline", "revision": None, "variant": "fp16"}
     config["tasks"]["objects"]["concepts"] = ["ship", 'Hokusai\'s "wave"']
+    config["templates"] |= {"used": 3, "style": f"{MINE}/style.txt"}
     config["priors"] = {
         "captions": {"file": "resources/captions.csv", "column": "prompt"},
-        "names": {"file": "resources/names.txt", "templates": "resources/templates/names.txt"},
+        "names": {"file": "resources/names.txt", "templates": f"{MINE}/names.txt"},
         "words": {"file": "resources/words.txt", "templates": ["a photo of {}", "{} at sea"]},
         "coco": {"coco": COCO},
     }
-    config["mace"] |= {"domain_prior": "names", "preserve_weight": 2.0, "templates_used": 3}
-    config["mace"]["lora"]["preservation_weight"] = 0.5
+    config["methods"]["mace"] |= {"domain_prior": "names", "preserve_weight": 2.0}
+    config["methods"]["mace"]["lora"]["preservation_weight"] = 0.5
+    config["methods"]["mace-naive"] = {"kind": "mace", "fusion": "sum"}
     for name in ("detector", "sam"):
         config["masks"]["grounded-sam"][name] = {"model": f"resources/emoji/{name}", "revision": None}
     columns = {"type": "label", "prompt": "text", "evaluation_seed": "sd_seed"}
@@ -133,22 +149,34 @@ def usual() -> dict:
     config["suites"]["scenes"] = {"file": "resources/scenes.csv", "columns": columns}
     config["suites"]["spare"] = {"file": "resources/other.csv"}
     config["sampling"] |= {"batch": 5, "shard_size": 12}
+    config["measures"]["other"] = {"kind": "clip", "model": "resources/other/clip"}
     measured = config["evaluations"]["objects"]
     measured |= {"classes": {"table": "resources/classes.tsv", "column": "object"}, "kept": "scenes"}
     measured["reference_images"] = "resources/reference.zip"
-    other = {"clip": {"model": "resources/other/clip", "revision": None}, "class_prompt": "one {}"}
-    config["evaluations"]["other"] = copy.deepcopy(measured) | other
-    return config
+    config["evaluations"]["other"] = copy.deepcopy(measured) | {"clip": "other", "class_prompt": "one {}"}
+    return with_defaults(config)
 
 
 def unusual() -> dict:
     """The same where each choice is another one: base, segmenter, priors, what LoRAs train on, how anchors are kept."""
     config = usual()
-    config["tasks"]["objects"]["base"] = "other"
+    config["tasks"]["objects"] |= {"base": "other", "suites": ["spare"]}
     config["masks"]["segmenter"] = "grounded-sam"
-    config["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
-    config["mace"]["lora"]["preservation_weight"] = 0.0
+    config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
+    config["methods"]["mace"]["lora"]["preservation_weight"] = 0.0
     config["suites"]["synonyms"]["table"] = "resources/synonyms.tsv"
+    config["evaluations"]["objects"]["kept"] = "objects"
+    config["templates"] |= {kind: f"{MINE}/{kind}.txt" for kind in ("object", "person", "explicit")} | {"style": None}
+    return config
+
+
+def several() -> dict:
+    """The usual one with two further tasks: one of another method, in a table with the first, and one not measured."""
+    config = usual()
+    task = {"base": "emoji", "concepts": ["bird"], "methods": ["mace-naive"], "evaluation": "objects", "suites": []}
+    config["tasks"]["birds"] = task
+    config["tasks"]["shown"] = task | {"concepts": ["ship"], "evaluation": None, "suites": ["spare"]}
+    config["tables"]["both"] = {"tasks": ["objects", "birds"]}
     return config
 
 
@@ -201,8 +229,8 @@ def plan_of(config: dict) -> Plan:
 
 
 def jobs_of(plan: Plan) -> list[Job]:
-    """Every job of a run: those of tables and pictures, and all whose outputs they read."""
-    found, waiting = {}, [*plan.tables, *plan.figures]
+    """Every job of a run: those of tables, pictures and samples, and all whose outputs they read."""
+    found, waiting = {}, [*plan.tables, *plan.figures, *plan.samples]
     while waiting:
         job = waiting.pop()
         if id(job) not in found:
@@ -235,13 +263,20 @@ def rerun(before: MadeBy, config: dict) -> set[str]:
     return {name for path, (name, digest) in made_by(config).items() if before.get(path) != (name, digest)}
 
 
-def keys_of_schema(node: dict = SCHEMA, path: str = "") -> Iterator[str]:
-    """Dotted paths of every key that the schema knows, user-given names as <name>."""
-    node = {**SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]], **node} if "$ref" in node else node
+def keys_of_schema(config: dict) -> Iterator[tuple[str, Mapping]]:
+    """Dotted paths of every key that the schema knows, with its rule; entries of no plug-in as <name>."""
+    yield from _keys(schema_of(config), "")
+
+
+def _keys(node: Mapping, path: str) -> Iterator[tuple[str, Mapping]]:
+    node = {**frame()["$defs"][node["$ref"].rsplit("/", 1)[-1]], **node} if "$ref" in node else node
+    if path:
+        yield path.strip("."), node
     for key, child in node.get("properties", {}).items():
-        yield f"{path}.{key}".strip(".")
-        yield from keys_of_schema(child, f"{path}.{key}".strip("."))
+        yield from _keys(child, f"{path}.{key}")
     if isinstance(node.get("additionalProperties"), dict):
-        yield from keys_of_schema(node["additionalProperties"], f"{path}.<name>")
+        yield from _keys(node["additionalProperties"], f"{path}.<name>")
+    if isinstance(node.get("items"), dict):
+        yield from _keys(node["items"], path)
     for form in node.get("oneOf", []):
-        yield from keys_of_schema(form, path)
+        yield from _keys(form, path)

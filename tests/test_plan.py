@@ -7,7 +7,8 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -15,21 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from lethe import plugins
 from lethe.bases.folder import loaded_files
-from lethe.config.checks import FILES, MODELS, check_config
+from lethe.config.checks import check_config
+from lethe.config.planning import check_plan, read_inputs
+from lethe.config.schema import schema_of, walk
+from lethe.inputs import templates
 from lethe.jobs import Given, Job, Made, Step
+from lethe.messages import ConfigError
 from lethe.plan import Plan
 from lethe.records import code
 from plans import (
     ABSENT,
     COCO,
     HALF,
-    SCHEMA,
+    OWN_TEMPLATES,
     SHIPPED,
     MadeBy,
     Steps,
     jobs_of,
+    kept_hash,
     keys_of_schema,
     leaves,
     made_by,
@@ -37,6 +45,7 @@ from plans import (
     plan_of,
     put,
     rerun,
+    several,
     unusual,
     usual,
     written,
@@ -47,10 +56,10 @@ from running import ROOT
 # the base as it is, which no edit changes.
 
 NOTHING: Steps = frozenset()
-SHOWN = {"objects_table", "examples"}
-AFTER_EDIT = {"sample", "clip"} | SHOWN
-AFTER_SAMPLING = {"base:sample", "base:clip"} | AFTER_EDIT
-AFTER_JOIN = {"mace"} | AFTER_EDIT
+SHOWN = {"table", "examples"}
+AFTER_EDIT = {"sample", "measure"} | SHOWN
+AFTER_SAMPLING = {"base:sample", "base:measure"} | AFTER_EDIT
+AFTER_JOIN = {"edit"} | AFTER_EDIT
 AFTER_TRAINING = {"lora", "losses"} | AFTER_JOIN
 AFTER_MOMENTS = {"moments"} | AFTER_TRAINING
 AFTER_PRIOR = {"prior"} | AFTER_TRAINING
@@ -59,9 +68,9 @@ AFTER_ANCHOR_IMAGES = {"anchor_images"} | AFTER_TRAINING
 AFTER_IMAGES = {"images", "anchor_images"} | AFTER_MASKS
 AFTER_ROWS = AFTER_SAMPLING  # of a suite that the figure shows
 AFTER_QUALITY_ROWS = AFTER_SAMPLING - {"examples"}
-AFTER_CLASSES = {"clip_classes", "objects_table"}
-AFTER_REFERENCE = {"clip_reference", "objects_table"}
-AFTER_JUDGE = {"clip", "base:clip"} | AFTER_CLASSES | AFTER_REFERENCE
+AFTER_CLASSES = {"texts", "table"}
+AFTER_REFERENCE = {"reference", "table"}
+AFTER_JUDGE = {"measure", "base:measure"} | AFTER_CLASSES | AFTER_REFERENCE
 AFTER_NETWORK = {"base"} | AFTER_IMAGES | AFTER_SAMPLING
 AFTER_BASE = {"moments", "prior"} | AFTER_NETWORK
 
@@ -70,6 +79,8 @@ def of_task(steps: Steps) -> Steps:
     """The same steps where LoRAs are trained on the base refined for the whole task, and anchors have no images."""
     return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
 
+
+TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one does
 
 # Each key, another value of it, and the steps that then run.
 
@@ -84,12 +95,14 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "bases.other.variant": (ABSENT, NOTHING),
     "concepts": ("config/other_concepts.tsv", AFTER_MOMENTS | AFTER_ANCHOR_IMAGES),
     "tasks.objects.base": ("other", AFTER_BASE),
-    "tasks.objects.concepts": (["ship", "bird"], {"moments"} | AFTER_IMAGES),
-    "tasks.objects.methods": ([], SHOWN),
+    "tasks.objects.concepts": (["ship", "bird"], {"moments"} | AFTER_IMAGES | AFTER_ROWS),
+    "tasks.objects.methods": (["mace-naive"], AFTER_TRAINING),
     "tasks.objects.evaluation": ("other", AFTER_JUDGE),
+    "tasks.objects.suites": (["spare"], {"base:sample", "sample"}),
+    "templates.used": (2, AFTER_MOMENTS),
     "templates.object": ("resources/templates/other.txt", AFTER_MOMENTS),
     "templates.person": ("resources/templates/other.txt", NOTHING),
-    "templates.style": ("resources/templates/other.txt", AFTER_MOMENTS),
+    "templates.style": (None, AFTER_MOMENTS),
     "templates.explicit": ("resources/templates/other.txt", NOTHING),
     "images.count": (3, AFTER_IMAGES),
     "images.prompts.object": ("one {}", AFTER_IMAGES),
@@ -123,33 +136,34 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "priors.coco.coco": (COCO[:1], NOTHING),
     "downloads.coco_annotations.url": ("file:///data/annotations.zip", NOTHING),
     "downloads.coco_annotations.sha256": (None, NOTHING),
-    "mace.prior": ("words", AFTER_PRIOR),
-    "mace.domain_prior": (None, AFTER_TRAINING),
-    "mace.preserve_weight": (3.0, AFTER_TRAINING),
-    "mace.templates_used": (2, AFTER_MOMENTS),
-    "mace.lora_base": ("task", {"task_lora", "losses"} | AFTER_JOIN),
-    "mace.scale_convention": ("published-code", AFTER_TRAINING),
-    "mace.train_preserve_scale": (0.2, AFTER_TRAINING),
-    "mace.fuse_preserve_scale": (0.5, AFTER_JOIN),
-    "mace.lamb": (2.0, AFTER_TRAINING),
-    "mace.edit_form": ("factors", AFTER_JOIN),
-    "mace.lora.rank": (2, AFTER_TRAINING),
-    "mace.lora.steps": (7, AFTER_TRAINING),
-    "mace.lora.learning_rate": (1.0e-4, AFTER_TRAINING),
-    "mace.lora.batch": (2, AFTER_TRAINING),
-    "mace.lora.max_grad_norm": (2.0, AFTER_TRAINING),
-    "mace.lora.use_pooler": (False, AFTER_TRAINING),
-    "mace.lora.squared_norm": (True, AFTER_TRAINING),
-    "mace.lora.timesteps": ("uniform", AFTER_TRAINING),
-    "mace.lora.pixels": ("imagenet", AFTER_TRAINING),
-    "mace.lora.preservation_weight": (0.0, AFTER_TRAINING),
-    "suites.objects.table": ("resources/other_classes.tsv", AFTER_ROWS),
-    "suites.objects.column": ("word", AFTER_ROWS),
+    "methods.mace.kind": (TWIN, AFTER_JOIN),
+    "methods.mace.prior": ("words", AFTER_PRIOR),
+    "methods.mace.domain_prior": (None, AFTER_TRAINING),
+    "methods.mace.preserve_weight": (3.0, AFTER_TRAINING),
+    "methods.mace.lora_base": ("task", {"task_lora", "losses"} | AFTER_JOIN),
+    "methods.mace.scale_convention": ("published-code", AFTER_TRAINING),
+    "methods.mace.train_preserve_scale": (0.2, AFTER_TRAINING),
+    "methods.mace.fuse_preserve_scale": (0.5, AFTER_JOIN),
+    "methods.mace.lamb": (2.0, AFTER_TRAINING),
+    "methods.mace.fusion": ("sum", AFTER_JOIN),
+    "methods.mace.edit_form": ("factors", AFTER_JOIN),
+    "methods.mace.lora.rank": (2, AFTER_TRAINING),
+    "methods.mace.lora.steps": (7, AFTER_TRAINING),
+    "methods.mace.lora.learning_rate": (1.0e-4, AFTER_TRAINING),
+    "methods.mace.lora.batch": (2, AFTER_TRAINING),
+    "methods.mace.lora.max_grad_norm": (2.0, AFTER_TRAINING),
+    "methods.mace.lora.use_pooler": (False, AFTER_TRAINING),
+    "methods.mace.lora.squared_norm": (True, AFTER_TRAINING),
+    "methods.mace.lora.timesteps": ("uniform", AFTER_TRAINING),
+    "methods.mace.lora.pixels": ("imagenet", AFTER_TRAINING),
+    "methods.mace.lora.preservation_weight": (0.0, AFTER_TRAINING),
+    "suites.objects.table": ("resources/other_things.tsv", AFTER_ROWS),
+    "suites.objects.column": ("other", AFTER_ROWS),
     "suites.objects.prompt": ("one {}", AFTER_ROWS),
     "suites.objects.seeds": ([2, 3], AFTER_ROWS),
     "suites.synonyms.table": ("config/other_concepts.tsv", AFTER_ROWS),
     "suites.synonyms.column": ("anchor", AFTER_ROWS),
-    "suites.synonyms.type_column": ("kind", AFTER_ROWS),
+    "suites.synonyms.type_column": ("kind", SHOWN),  # no type of which is erased
     "suites.synonyms.prompt": ("one {}", AFTER_ROWS),
     "suites.synonyms.seeds": ([1, 3], AFTER_ROWS),
     "suites.reference.file": ("resources/other.csv", AFTER_QUALITY_ROWS),
@@ -167,18 +181,24 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "sampling.guidance": (7.0, AFTER_SAMPLING),
     "sampling.batch": (7, AFTER_SAMPLING),
     "sampling.shard_size": (6, AFTER_SAMPLING),
-    "evaluations.objects.clip.model": ("resources/other/clip", AFTER_JUDGE),
-    "evaluations.objects.clip.revision": ("a" * 40, NOTHING),
-    "evaluations.objects.classes.table": ("resources/other_classes.tsv", AFTER_CLASSES),
-    "evaluations.objects.classes.column": ("word", AFTER_CLASSES),
+    "measures.judge.kind": (TWIN, AFTER_JUDGE),
+    "measures.judge.model": ("resources/other/clip", AFTER_JUDGE),
+    "measures.judge.revision": ("a" * 40, NOTHING),
+    "measures.other.kind": (TWIN, NOTHING),
+    "measures.other.model": ("resources/emoji/clip", NOTHING),
+    "measures.other.revision": ("a" * 40, NOTHING),
+    "evaluations.objects.kind": (TWIN, {"table"}),
+    "evaluations.objects.clip": ("other", AFTER_JUDGE),
+    "evaluations.objects.classes.table": ("resources/more_classes.tsv", AFTER_CLASSES),
+    "evaluations.objects.classes.column": ("other", AFTER_CLASSES),
     "evaluations.objects.class_prompt": ("one {}", AFTER_CLASSES),
-    "evaluations.objects.erased": ("scenes", SHOWN),  # which is sampled and measured already
+    "evaluations.objects.erased": ("scenes", AFTER_ROWS),  # of which no row of what is erased was sampled
     "evaluations.objects.generality": (None, SHOWN),
-    "evaluations.objects.kept": ("objects", SHOWN),
-    "evaluations.objects.quality": ("scenes", {"objects_table"}),
+    "evaluations.objects.kept": ("objects", AFTER_ROWS),
+    "evaluations.objects.quality": ("scenes", AFTER_ROWS),
     "evaluations.objects.reference_images": ("resources/other.zip", AFTER_REFERENCE),
-    "evaluations.other.clip.model": ("resources/emoji/clip", NOTHING),
-    "evaluations.other.clip.revision": ("a" * 40, NOTHING),
+    "evaluations.other.kind": (TWIN, NOTHING),
+    "evaluations.other.clip": ("judge", NOTHING),
     "evaluations.other.classes.table": ("resources/other_classes.tsv", NOTHING),
     "evaluations.other.classes.column": ("word", NOTHING),
     "evaluations.other.class_prompt": ("two {}", NOTHING),
@@ -191,7 +211,15 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "figures.examples.kept": (1, {"examples"}),
 }
 
-REFUSED = {"tasks.objects.methods"}  # of which no other value is allowed, as there is but one method
+# The spare method is one more entry of the same kind, which no task names: of the same keys none counts.
+
+MACE = "methods.mace."
+KEYS |= {key.replace(MACE, "methods.mace-naive."): (value, NOTHING) for key, (value, _) in KEYS.items() if MACE in key}
+KEYS["methods.mace-naive.domain_prior"] = ("names", NOTHING)
+KEYS["methods.mace-naive.fusion"] = ("none", NOTHING)
+KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
+
+REFUSED = {"measures.judge.kind", "measures.other.kind"}  # as the evaluation wants the one that they are of
 
 # Keys that count otherwise in the second configuration.
 
@@ -201,6 +229,12 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "bases.other.model": ("resources/third/pipeline", of_task(AFTER_BASE)),
     "bases.other.revision": ("a" * 40, NOTHING),
     "bases.other.variant": (ABSENT, of_task(AFTER_NETWORK)),  # which only its U-Net has
+    "tasks.objects.suites": ([], NOTHING),
+    "templates.object": (None, of_task(AFTER_MOMENTS)),
+    "templates.person": (None, NOTHING),
+    "templates.style": ("resources/templates/style.txt", of_task(AFTER_MOMENTS)),
+    "suites.spare.file": ("resources/reference.csv", {"base:sample", "sample"}),
+    "suites.synonyms.type_column": ("other", AFTER_ROWS),
     "images.count": (3, of_task(AFTER_IMAGES)),
     "masks.when_nothing_found": ("error", of_task(AFTER_MASKS)),
     "masks.clipseg.model": ("resources/other/clipseg", NOTHING),
@@ -218,9 +252,25 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "priors.coco.coco": (COCO[:1], of_task(AFTER_PRIOR)),
     "downloads.coco_annotations.url": ("file:///data/a.zip", {"coco_annotations"} | of_task(AFTER_PRIOR)),
     "downloads.coco_annotations.sha256": (None, {"coco_annotations"} | of_task(AFTER_PRIOR)),
-    "mace.lora_base": ("concept", AFTER_TRAINING),
-    "mace.lora.rank": (2, of_task(AFTER_TRAINING)),
-    "mace.lora.preservation_weight": (0.5, {"anchor_images"} | of_task(AFTER_TRAINING)),
+    "methods.mace.lora_base": ("concept", AFTER_TRAINING),
+    "methods.mace.lora.rank": (2, of_task(AFTER_TRAINING)),
+    "methods.mace.lora.preservation_weight": (0.5, {"anchor_images"} | of_task(AFTER_TRAINING)),
+}
+
+# Keys of the third, of several tasks, that are in none of the others.
+
+SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
+    "tasks.birds.base": ("other", AFTER_BASE - {"anchor_images", "prior"}),
+    "tasks.birds.concepts": (["ship"], {"losses", "mask_sheets", "edit"} | AFTER_ROWS),  # whose LoRA `shown` has, too
+    "tasks.birds.methods": (["mace"], {"anchor_images"} | AFTER_TRAINING),
+    "tasks.birds.evaluation": ("other", AFTER_JUDGE),
+    "tasks.birds.suites": (["spare"], {"sample"}),
+    "tasks.shown.base": ("other", AFTER_BASE - {"anchor_images", "prior", "base", "base:measure", "measure", "table"}),
+    "tasks.shown.concepts": (["bird"], {"losses", "mask_sheets", "edit", "sample", "examples"}),
+    "tasks.shown.methods": (["mace"], {"losses", "edit", "sample", "examples"}),
+    "tasks.shown.evaluation": ("objects", AFTER_SAMPLING),
+    "tasks.shown.suites": (["reference"], {"sample", "examples"}),
+    "tables.both.tasks": (["objects"], {"table"}),
 }
 
 # Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
@@ -234,17 +284,19 @@ CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("config/concepts.tsv", "ship\tobject", "ship\tperson", AFTER_MOMENTS | AFTER_IMAGES),
     ("config/concepts.tsv", "bird\tobject", "bird\tperson", NOTHING),
     ("config/concepts.tsv", "vessel", "yacht", AFTER_ROWS),
-    ("config/concepts.tsv", "bird", "hawk", AFTER_ROWS),
-    ("config/concepts.tsv", "", "horse\tobject\tsky\tpony\n", AFTER_ROWS),
-    ("config/concepts.tsv", "", "horse\tobject\tsky\t\n", NOTHING),  # without synonyms, the suite has no row of it
+    ("config/concepts.tsv", "bird", "hawk", NOTHING),
+    ("config/concepts.tsv", "", "horse\tobject\tsky\tpony\n", NOTHING),
+    ("config/concepts.tsv", "ship\tobject", "horse\tobject\tsky\tpony\nship\tobject", NOTHING),
     ("config/concepts.tsv", "", "# reviewed\n", NOTHING),
     # Templates, of which three are used
-    ("resources/templates/object.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
-    ("resources/templates/object.txt", "another {}", "yet another {}", NOTHING),
-    ("resources/templates/object.txt", "# of object", "\n# of things", NOTHING),
-    ("resources/templates/object.txt", "", "# the end\n", NOTHING),
+    (f"{OWN_TEMPLATES}/object.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
+    (f"{OWN_TEMPLATES}/object.txt", "another {}", "yet another {}", NOTHING),
+    (f"{OWN_TEMPLATES}/object.txt", "# of object", "\n# of things", NOTHING),
+    (f"{OWN_TEMPLATES}/object.txt", "", "# the end\n", NOTHING),
+    (f"{OWN_TEMPLATES}/style.txt", "a picture of", "a sketch of", NOTHING),
     ("resources/templates/style.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
-    ("resources/templates/person.txt", "a picture of", "a sketch of", NOTHING),
+    ("resources/templates/object.txt", "a picture of", "a sketch of", NOTHING),
+    (f"{OWN_TEMPLATES}/person.txt", "a picture of", "a sketch of", NOTHING),
     # Texts of priors: every byte counts, as they may be too many to be read when planning
     ("resources/captions.csv", "a ship 3", "a bird 3", AFTER_PRIOR),
     ("resources/captions.csv", "ship 3,x", "ship 3,y", AFTER_PRIOR),
@@ -252,14 +304,17 @@ CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/templates/names.txt", "at sea", "on land", AFTER_PRIOR),
     ("resources/words.txt", "sky", "wind", NOTHING),
     # Classes
-    ("resources/classes.tsv", "dog", "cat", AFTER_CLASSES),
-    ("resources/classes.tsv", "", "horse\tpony\t4\n", AFTER_CLASSES),
+    ("resources/classes.tsv", "bird\t", "hawk\t", AFTER_CLASSES),
+    ("resources/classes.tsv", "", "horse\tpony\tx\t5\n", AFTER_CLASSES),
+    ("resources/classes.tsv", "", "mule\tass\tx\t5\n", AFTER_CLASSES | AFTER_ROWS),  # of which scenes has a row
     ("resources/classes.tsv", "hound", "hunter", NOTHING),
-    ("resources/classes.tsv", "\t3", "\t5", NOTHING),
+    ("resources/classes.tsv", "\t4", "\t5", NOTHING),
     ("resources/classes.tsv", "", "# reviewed\n", NOTHING),
     # Suites of words and of rows
-    ("resources/things.tsv", "dog", "cat", AFTER_ROWS),
-    ("resources/things.tsv", "", "horse\tpony\t4\n", AFTER_ROWS),
+    ("resources/things.tsv", "ship\tvessel", "boat\tvessel", AFTER_ROWS),
+    ("resources/things.tsv", "dog", "cat", NOTHING),  # of which no number is made
+    ("resources/things.tsv", "", "horse\tpony\tx\t5\n", NOTHING),
+    ("resources/things.tsv", "ship\tvessel", "horse\tpony\tx\t5\nship\tvessel", NOTHING),
     ("resources/things.tsv", "hound", "hunter", NOTHING),
     ("resources/things.tsv", "", "# reviewed\n", NOTHING),
     ("resources/reference.csv", "at sea 19", "at home 19", AFTER_QUALITY_ROWS),
@@ -267,13 +322,14 @@ CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/reference.csv", "", ",a day at home,9,x\n", NOTHING),
     ("resources/reference.csv", "at sea 3,3,x", "at sea 3,3,y", NOTHING),
     ("resources/scenes.csv", "a dog", "the dog", AFTER_ROWS),
-    ("resources/scenes.csv", "dog,hound", "cat,hound", AFTER_ROWS),
+    ("resources/scenes.csv", "dog,pup", "cat,pup", AFTER_ROWS),
     ("resources/scenes.csv", "hound,3", "hound,5", AFTER_ROWS),
+    ("resources/scenes.csv", "a mule", "the mule", NOTHING),  # of which no number is made,
     ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,4,5.5,6.0,64", AFTER_ROWS),
     ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,4,5.0,6.0,96", AFTER_ROWS),
     ("resources/scenes.csv", "3,4,5.0,6.0,64", "3,7,5.0,7.0,64", NOTHING),
     ("resources/scenes.csv", "128,y", "128,z", NOTHING),
-    ("resources/scenes.csv", "", "dog,hound,a dog,one hound,5,6,5.0,6.0,64,64,128,y\n", AFTER_ROWS),
+    ("resources/scenes.csv", "", "dog,dog,a dog,one hound,5,6,5.0,6.0,64,64,128,y\n", AFTER_ROWS),
     ("resources/other.csv", "home", "work", NOTHING),
     # Real images
     ("resources/reference.zip", "1.png", "2.png", AFTER_REFERENCE),
@@ -312,6 +368,13 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("config/concepts.tsv", "", "horse\tobject\tsky\tpony\n", NOTHING),
     ("resources/synonyms.tsv", "vessel", "yacht", AFTER_ROWS),
     ("resources/captions.csv", "a ship 3", "a bird 3", NOTHING),
+    ("resources/templates/object.txt", "a picture of", "a sketch of", of_task(AFTER_MOMENTS)),
+    (f"{OWN_TEMPLATES}/object.txt", "a picture of", "a sketch of", NOTHING),
+    (f"{OWN_TEMPLATES}/style.txt", "a picture of", "a sketch of", of_task(AFTER_MOMENTS)),
+    ("resources/things.tsv", "dog\t", "cat\t", AFTER_ROWS),
+    ("resources/things.tsv", "", "horse\tpony\tx\t5\n", NOTHING),  # which is no class
+    ("resources/classes.tsv", "dog\t", "cat\t", AFTER_CLASSES | AFTER_ROWS),  # and a dog counts no more
+    ("resources/other.csv", "home", "work", {"base:sample", "sample"}),
     ("resources/words.txt", "sky", "wind", of_task(AFTER_PRIOR)),
     ("resources/emoji/detector/model.safetensors", "weights", "weightz", of_task(AFTER_MASKS)),
     ("resources/emoji/sam/preprocessor_config.json", "", "\n", of_task(AFTER_MASKS)),
@@ -325,7 +388,10 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
 # Each module of the library, and the steps that run when its code changes.
 
 MODULES: dict[str, Steps] = {
-    "tables/objects.py": {"objects_table"},
+    "tables/objects.py": {"table"},
+    "tables/row.py": {"table"},
+    "steps/table.py": {"table"},
+    "measures/clip.py": AFTER_JUDGE,
     "pictures/figures.py": {"losses", "examples"},
     "pictures/contact_sheets.py": {"mask_sheets"},
     "measures/stored.py": AFTER_JUDGE,
@@ -339,13 +405,49 @@ MODULES: dict[str, Steps] = {
     "edits/edit.py": AFTER_JOIN | AFTER_SAMPLING,
     "edits/export.py": NOTHING,
     "steps/images.py": AFTER_IMAGES,
-    "steps/clip.py": AFTER_JUDGE - {"clip_classes"},
-    "steps/clip_classes.py": AFTER_CLASSES,
+    "steps/sample.py": AFTER_SAMPLING,
+    "steps/edit.py": AFTER_JOIN,
+    "steps/lora.py": AFTER_TRAINING,
+    "steps/measure.py": AFTER_JUDGE - {"texts"},
+    "steps/texts.py": AFTER_CLASSES,
+    "methods/mace/loras.py": AFTER_TRAINING,
 }
 FRAME = ("records/records.py", "records/code.py", "messages.py", "jobs.py", "steps/job.py", "steps/failures.py")
 PLANNING = ("plan.py", "config/planning.py", "config/resolve.py", "__main__.py")
 
-CONFIGURATIONS: dict[str, Callable[[], dict]] = {"usual": usual, "unusual": unusual}
+CONFIGURATIONS: dict[str, Callable[[], dict]] = {"usual": usual, "unusual": unusual, "several": several}
+FLIPS = {"usual": KEYS, "unusual": UNUSUAL_KEYS, "several": SEVERAL_KEYS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A library with a twin of a plug-in in every room; Lethe's own templates are in the working directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = copy_library(tmp_path_factory.mktemp("library"), patch)
+        for room, shipped in {"methods": "mace/mace", "measures": "clip", "tables": "objects"}.items():
+            shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}.yaml")
+            (folder / room / f"{TWIN}.py").write_text(f"import lethe.{room}.{shipped.split('/')[0]}\n")
+        patch.setattr(plugins, "LIBRARY", folder)
+        patch.setattr(templates, "SHIPPED", Path(OWN_TEMPLATES))
+        forget()
+        yield
+    forget()
+
+
+def copy_library(where: Path, patch: pytest.MonkeyPatch) -> Path:
+    """A copy of the library, whose code is the one that counts."""
+    folder = shutil.copytree(code.LIBRARY / "lethe", where / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
+    patch.setattr(code, "LIBRARY", where)
+    patch.setattr(code, "bare", BARE)
+    return Path(folder)
+
+
+BARE = cache(code.bare)  # of the same text it is the same
+
+
+def forget() -> None:
+    for function in (code.source_files, code.code_hash, code._imports, plugins.kinds, plugins.manifest):
+        function.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +470,7 @@ def own(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def planned(given: Path) -> dict[str, MadeBy]:
+def planned(given: Path, _library: None) -> dict[str, MadeBy]:
     """What makes the outputs of each configuration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(given)
@@ -387,50 +489,71 @@ def replace_in(path: str, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_the_configurations_here_are_valid(name: str) -> None:
-    check_config(CONFIGURATIONS[name](), SCHEMA, made=("results/",))
+def test_the_configurations_here_are_valid_and_say_all_that_has_a_default(name: str) -> None:
+    config = CONFIGURATIONS[name]()
+    assert check_config(config, made=("results/",)) == config
 
 
 def test_the_table_names_every_key_of_the_configuration() -> None:
     assert KEYS.keys() == leaves(usual()).keys()
     assert UNUSUAL_KEYS.keys() <= leaves(unusual()).keys()
+    assert SEVERAL_KEYS.keys() == leaves(several()).keys() - KEYS.keys()
     assert leaves(SHIPPED).keys() <= leaves(usual()).keys()
 
 
+NAMED = re.compile(r"^(bases|tasks|priors|suites|tables)\.[^.]+")  # entries that are of no plug-in
+
+
 def test_the_configurations_here_have_every_key_of_the_schema() -> None:
-    entries = ("bases", "tasks", "priors", "suites", "evaluations")
-    named = re.compile(rf"^({'|'.join(entries)})\.[^.]+")
-    have = {named.sub(r"\1.<name>", key) for key in leaves(usual())}
-    known = set(keys_of_schema())
-    assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have
+    have = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in leaves(configured())}
+    known = {NAMED.sub(r"\1.<name>", key) for key, _ in keys_of_schema(several())}
+    assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have | {
+        f"tasks.<name>.{key.removeprefix('methods.')}"
+        for key in have
+        if key.startswith("methods.") and not key.endswith(".kind")
+    }
 
 
-@pytest.mark.parametrize(
-    ("name", "key"), [*(("usual", key) for key in KEYS), *(("unusual", key) for key in UNUSUAL_KEYS)]
-)
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, flips in FLIPS.items() for key in flips])
 def test_a_key_reruns_what_depends_on_it(planned: dict[str, MadeBy], name: str, key: str) -> None:
-    value, steps = {"usual": KEYS, "unusual": UNUSUAL_KEYS}[name][key]
+    value, steps = FLIPS[name][key]
     config = CONFIGURATIONS[name]()
     assert leaves(config)[key] != value
     changed = put(config, key, value)
-    if key not in REFUSED:
-        check_config(changed, SCHEMA, made=("results/",))
+    if key in REFUSED:
+        with pytest.raises(ConfigError):
+            check_config(changed, made=("results/",))
+    else:
+        check_config(changed, made=("results/",))
     assert rerun(planned[name], changed) == steps
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith(MACE) and key != f"{MACE}kind"])
+def test_a_tasks_own_setting_reruns_what_the_methods_would(planned: dict[str, MadeBy], key: str) -> None:
+    value, steps = KEYS[key]
+    for part in reversed(key.removeprefix(MACE).split(".")):
+        value = {part: value}
+    changed = put(usual(), "tasks.objects.mace", value)
+    check_config(changed, made=("results/",))
+    assert rerun(planned["usual"], changed) == steps
+    assert made_by(changed).keys() == made_by(put(usual(), key, KEYS[key][0])).keys()
 
 
 def test_a_seed_reruns_what_draws_and_a_device_nothing(planned: dict[str, MadeBy]) -> None:
     drawn = rerun(planned["usual"], put(usual(), "seed", 7))
     assert {"images", "anchor_images", "lora"} <= drawn
-    assert not {"moments", "prior", "base:sample", "base", "clip_classes", "clip_reference"} & drawn
+    assert not {"moments", "prior", "base:sample", "base", "texts", "reference"} & drawn
     for device in ("cpu", "cuda", "cuda:1"):
         assert rerun(planned["usual"], put(usual(), "device", device)) == NOTHING
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith(("suites.", "evaluations.")) and KEYS[key][1]])
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if key.startswith(("suites.", "evaluations.")) and "sample" in KEYS[key][1]]
+)
 def test_a_suite_is_sampled_again_alone(planned: dict[str, MadeBy], key: str) -> None:
     found = written(planned["usual"], put(usual(), key, KEYS[key][0]))
     sampled = {path.split("/")[-2] for path in found if "/samples/" in path}
-    assert sampled == ({key.split(".")[1]} if key.startswith("suites.") else set())
+    assert sampled == {key.split(".")[1] if key.startswith("suites.") else KEYS[key][0]} & usual()["suites"].keys()
 
 
 @pytest.mark.parametrize(
@@ -455,7 +578,6 @@ def test_the_tables_name_every_file_that_is_read() -> None:
 
 # Spelling, places and times
 
-PATHS = [pattern.replace(".coco.*", ".coco") for pattern in (*FILES, *MODELS)]
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "dot": "./{}".format,
     "slashes": lambda path: path.replace("/", "//"),
@@ -463,18 +585,13 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-def matches(pattern: str, key: str) -> bool:
-    """Whether a key is at a pattern of the configuration's check, in which `*` stands for one name."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), key) is not None
-
-
 def paths_of(config: dict) -> dict[str, str | list[str]]:
     """Every key that holds the path of a file or model, or a list of them."""
-    return {
-        key: value
-        for key, value in leaves(config).items()
-        if any(matches(pattern, key) and (isinstance(value, str) or pattern.endswith(".coco")) for pattern in PATHS)
-    }
+    found = [
+        f for f in walk(config, schema_of(config)) if {"file", "model"} & f.rule.keys() and isinstance(f.value, str)
+    ]
+    keys = {".".join(part for part in place if isinstance(part, str)) for place, _, _, _ in found}
+    return {key: leaves(config)[key] for key in keys}
 
 
 def reads(config: dict) -> dict[str, list[str]]:
@@ -484,7 +601,10 @@ def reads(config: dict) -> dict[str, list[str]]:
 
 
 def test_every_kind_of_path_is_spelled_here() -> None:
-    assert all(any(matches(pattern, key) for key in paths_of(usual())) for pattern in PATHS)
+    known = {NAMED.sub(r"\1.<name>", k) for k, rule in keys_of_schema(several()) if {"file", "model"} & rule.keys()}
+    assert "priors.<name>.coco" in known
+    spelled = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in paths_of(configured())}
+    assert known == spelled
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -523,7 +643,9 @@ def test_the_same_files_elsewhere_and_later_rerun_nothing(planned: dict[str, Mad
             else:
                 shutil.copyfile(path, elsewhere)  # of another time
             config = put(config, key, str(elsewhere))
-    assert rerun(planned["usual"], config) == NOTHING
+    real = "evaluations.objects.reference_images"  # whose address tells where they are, as they may be yet to be made
+    assert rerun(planned["usual"], config) == AFTER_REFERENCE
+    assert rerun(planned["usual"], put(config, real, leaves(usual())[real])) == NOTHING
 
 
 def test_a_changed_weight_of_a_linked_part_reruns_all_that_reads_it(planned: dict[str, MadeBy], own: Path) -> None:
@@ -559,12 +681,12 @@ def test_a_concept_reruns_for_itself_and_the_join(planned: dict[str, MadeBy], ow
 def test_a_further_concept_reruns_no_other(planned: dict[str, MadeBy]) -> None:
     more = put(usual(), "tasks.objects.concepts", ["bird", *usual()["tasks"]["objects"]["concepts"]])
     assert concepts_of(written(planned["usual"], more)) == {"bird"}
-    assert rerun(planned["usual"], more) == {"moments"} | AFTER_IMAGES
+    assert rerun(planned["usual"], more) == {"moments"} | AFTER_IMAGES | AFTER_ROWS
 
 
 def test_a_concept_that_goes_leaves_the_others(planned: dict[str, MadeBy]) -> None:
     fewer = put(usual(), "tasks.objects.concepts", ["ship"])
-    assert rerun(planned["usual"], fewer) == {"losses", "mask_sheets"} | AFTER_JOIN
+    assert rerun(planned["usual"], fewer) == {"losses", "mask_sheets", "edit"} | AFTER_ROWS
 
 
 def test_the_order_of_concepts_reruns_nothing(planned: dict[str, MadeBy]) -> None:
@@ -603,9 +725,11 @@ def test_a_new_suite_is_sampled_alone(planned: dict[str, MadeBy]) -> None:
 
 
 def test_more_rows_sample_the_shards_that_grow(planned: dict[str, MadeBy]) -> None:
-    found = written(planned["usual"], put(usual(), "suites.reference.rows", 21))
-    assert {path for path in found if "/samples/" in path} == {
-        f"results/emoji/samples/{edit}/reference/0001.zip" for edit in ("original", "objects/mace")
+    more = put(usual(), "suites.reference.rows", 21)
+    first, grown = plan_of(more).shards("objects", "reference")
+    assert first == plan_of(usual()).shards("objects", "reference")[0]
+    assert {path for path in written(planned["usual"], more) if "/samples/" in path} == {
+        f"results/emoji/samples/{edit}/reference/{grown}.zip" for edit in ("original", "objects/mace")
     }
 
 
@@ -617,9 +741,12 @@ def test_tasks_and_bases_share_what_they_can(own: Path) -> None:
     config["bases"] = config["bases"] | {"finetuned": {"model": "finetuned", "revision": None}}
     before = made_by(config)
     task = config["tasks"]["objects"]
-    config["tasks"] = {**config["tasks"], "again": task | {"concepts": ["ship"]}}
-    of_join = {"losses", "mask_sheets", "mace", "sample", "clip"} | SHOWN
+    config["tasks"] = {**config["tasks"], "again": task}
+    of_join = {"losses", "mask_sheets"} | AFTER_JOIN
     assert rerun(before, config) == of_join
+    config["tasks"]["again"] = task | {"concepts": ["ship"]}
+    assert rerun(before, config) == of_join | AFTER_ROWS
+    assert not [path for path in written(before, config) if "/original/reference/" in path]
     config["tasks"]["again"] = task | {"base": "finetuned"}
     assert rerun(before, config) == {"moments"} | AFTER_NETWORK
     config["tasks"]["again"] = task | {"base": "other"}
@@ -645,26 +772,191 @@ def test_the_figure_can_be_left_out_and_needs_scores_only_for_many_concepts(own:
         assert [file.path for file in plan.examples("objects").reads["scores"]] == scores
 
 
+# Named entries: variants side by side, what tasks share, what is a task's own
+
+
+def with_task(config: dict, name: str, **said: Any) -> dict:
+    """The configuration with one more task, told as the first one but for what is said."""
+    return put(config, f"tasks.{name}", config["tasks"]["objects"] | said)
+
+
+def paths_made(jobs: Iterable[Job]) -> set[str]:
+    """The outputs of some jobs."""
+    return {path for job in jobs for path in job.outputs.values()}
+
+
+def places_of_loras(made: Iterable[str]) -> list[str]:
+    """Whose LoRAs some outputs are."""
+    return sorted(path.split("/loras/")[0] for path in made if "/loras/" in path)
+
+
+def test_variants_of_a_method_share_what_they_train_alike() -> None:
+    """MACE three ways in one task: as usual, with its LoRAs summed up, and without a prior."""
+    mace = usual()["methods"]["mace"]
+    entries = {"mace": mace, "mace-naive": mace | {"fusion": "sum"}, "mace-no-prior": mace | {"prior": None}}
+    config = put(put(usual(), "methods", entries), "tasks.objects.methods", list(entries))
+    check_config(config, made=("results/",))
+    plan = plan_of(config)
+    usually, naive, other = (plan.loras("emoji", "objects", name) for name in entries)
+    assert all(mine is same for mine, same in zip(usually, naive, strict=True))
+    assert not paths_made(usually) & paths_made(other)
+    assert not {job.digest for job in usually} & {job.digest for job in other}
+    assert places_of_loras(paths_made(usually)) == places_of_loras(paths_made(other)) != []
+    edits = [plan.edit("emoji", "objects", name) for name in entries]
+    assert len({job.digest for job in edits}) == len(paths_made(edits)) == 3
+    reads = [[file.path for file in edit.reads["loras"]] for edit in edits]
+    assert reads[0] == reads[1] != reads[2]
+    assert [step for step, _ in made_by(config).values()].count("losses") == 3
+
+
+def test_a_method_without_fusion_reads_no_lora() -> None:
+    config = put(usual(), "methods.mace.fusion", "none")
+    assert plan_of(config).edit("emoji", "objects", "mace").reads["loras"] == []
+    assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
+
+
+@pytest.mark.parametrize("key", ["methods.mace.preserve_weight", "methods.mace.lora.steps"])
+def test_configurations_that_differ_in_a_number_share_what_is_equal(planned: dict[str, MadeBy], key: str) -> None:
+    """At a path of both is the same, but for an edit of the same name and what follows from it; no LoRA is of both."""
+    before, after = planned["usual"], made_by(put(usual(), key, KEYS[key][0]))
+    both = before.keys() & after.keys()
+    of_edit = r"emoji/(edits/objects/mace[./]|(samples|measures)/objects/mace/)"
+    named = re.compile(rf"results/({of_edit}|(tables|figures)/objects\.)")
+    assert {path for path in both if before[path] != after[path]} == {path for path in before if named.match(path)}
+    assert not places_of_loras(both)
+    assert places_of_loras(before) == places_of_loras(after) != []
+
+
+def measured_of_base(plan: Plan, table: str) -> dict[str, Job]:
+    """The measures of the base as it is that a table reads, by their paths."""
+    return {file.path: file.job for file in plan.table(table).reads["measures"] if "/original/" in file.path}
+
+
+def test_evaluations_of_one_measure_measure_each_shard_once() -> None:
+    config = with_task(usual(), "again", evaluation="other")
+    plan = plan_of(put(config, "evaluations.other.clip", "judge"))
+    first, second = (measured_of_base(plan, table) for table in ("objects", "again"))
+    assert first.keys() == second.keys() != set()
+    assert all(job is second[path] for path, job in first.items())
+    apart = plan_of(config)
+    first, second = (measured_of_base(apart, table) for table in ("objects", "again"))
+    assert not first.keys() & second.keys()
+    shards = [{file.path for job in jobs.values() for file in job.reads["shard"]} for jobs in (first, second)]
+    assert shards[0] == shards[1] != set()
+
+
+@pytest.mark.parametrize("before", ["", "ship\tobject"])
+@pytest.mark.parametrize("concepts", [["ship"], ["ship", 'Hokusai\'s "wave"', "bird"]])
+def test_a_new_tasks_concepts_leave_every_other_task_alone(own: Path, concepts: list[str], before: str) -> None:
+    config = put(usual(), "tasks.objects.concepts", concepts)
+    made = made_by(config)
+    replace_in("config/concepts.tsv", before, f"horse\tobject\tsky\tpony\ngoat\tobject\tsky\tkid\n{before}")
+    assert made_by(config) == made
+    more = made_by(with_task(config, "farm", concepts=["horse", "goat"]))
+    assert made.items() <= more.items()
+    new = more.keys() - made.keys()
+    assert {"sample", "measure", "base:sample", "base:measure", "table"} <= {more[path][0] for path in new}
+    assert [path for path in new if "/samples/original/synonyms/" in path]
+
+
+def test_a_task_samples_only_rows_that_its_evaluation_uses() -> None:
+    plan = plan_of(several())
+    wanted = {"objects": ({"ship", 'Hokusai\'s "wave"'}, {"dog"}), "birds": ({"bird"}, {"ship", "dog"})}
+    for task, (erased, stay) in wanted.items():
+        for suite, types in {"objects": erased, "synonyms": erased, "scenes": stay}.items():
+            found = [plan.slices[suite, shard].types for shard in plan.shards(task, suite)]
+            assert found
+            assert all(set(plan.inputs.suites[suite]["type"]) & set(only) == types for only in found)
+        sampled = {path for path in made_by(several()) if f"/samples/{task}/" in path}
+        assert {path.split("/", 5)[-1] for path in sampled} == {
+            f"{suite}/{shard}.zip"
+            for suite in ("objects", "synonyms", "scenes", "reference")
+            for shard in plan.shards(task, suite)
+        }
+
+
+def test_a_table_over_several_tasks_reads_the_measures_of_each() -> None:
+    plan, apart = plan_of(several()), plan_of(put(several(), "tables", {}))
+    assert [job.outputs["table"] for job in plan.tables] == ["results/tables/both.csv"]
+    assert [job.outputs["table"] for job in apart.tables] == [f"results/tables/{t}.csv" for t in ("objects", "birds")]
+    both, *each = ([file.path for file in job.reads["measures"]] for job in (*plan.tables, *apart.tables))
+    assert set(both) == {path for paths in each for path in paths}
+    assert len(both) == len(set(both)) < sum(map(len, each))  # what both measure of the base is read once
+    for edit in ("original", "objects/mace", "birds/mace-naive"):
+        assert any(f"/measures/{edit}/" in path for path in both)
+    one = plan_of(put(several(), "tables.both.tasks", ["objects"]))
+    assert [job.outputs["table"] for job in one.tables] == ["results/tables/both.csv", "results/tables/birds.csv"]
+
+
+def test_a_task_without_an_evaluation_samples_its_suites_and_has_no_table() -> None:
+    plan = plan_of(put(put(several(), "tables", {}), "tasks", {"shown": several()["tasks"]["shown"]}))
+    assert plan.tables == []
+    assert paths_made(plan.samples) == {
+        f"results/emoji/samples/{edit}/spare/{shard}.zip"
+        for edit in ("original", "shown/mace-naive")
+        for shard in plan.shards("shown", "spare")
+    }
+    made = {job.step.name for job in jobs_of(plan)}
+    assert {"edit", "lora", "sample", "examples"} <= made
+    assert not {"measure", "texts", "reference", "table"} & made
+
+
+def test_a_tasks_own_settings_are_that_tasks_alone() -> None:
+    config = with_task(usual(), "again")
+    before, own = made_by(config), put(config, "tasks.again.mace", {"lamb": 3.0})
+    mine, its = plan_of(own).recipe("objects", "mace"), plan_of(own).recipe("again", "mace")
+    assert {plan_of(config).recipe(task, "mace") for task in ("objects", "again")} == {mine}
+    assert mine != its
+    found = written(before, own)
+    assert places_of_loras(found)
+    assert all("/again" in path or f"/loras/{its}/" in path for path in found)
+    join = written(before, put(config, "tasks.again.mace", {"fuse_preserve_scale": 0.5}))
+    assert join
+    assert all("/again" in path and "/loras/" not in path for path in join)
+
+
+def test_two_shards_of_equal_rows_stay_two(own: Path) -> None:
+    Path("resources/other.csv").write_text("type,prompt,evaluation_seed\n" + "ship,a ship,1\n" * 24)
+    config = put(usual(), "tasks.objects.suites", ["spare"])
+    plan = plan_of(config)
+    jobs = [plan.sample("emoji", "original", "spare", shard) for shard in plan.shards("objects", "spare")]
+    assert len(jobs) == len(paths_made(jobs)) == len({job.digest for job in jobs}) == 2
+    assert [job.told.aside["shard"] for job in jobs] == [0, 1]
+    assert paths_made(jobs) <= made_by(config).keys()
+
+
+@pytest.mark.parametrize("name", ["sd14", "sd21", "sdxl"])
+def test_configurations_of_bases_of_the_hub_plan_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(templates, "SHIPPED", ROOT / "workflow" / "lethe" / "templates")
+    path = ROOT / "config" / f"{name}.yaml"
+    config = check_config(yaml.safe_load(path.read_text()), files=[path], made=("results/",))
+    inputs = read_inputs(config)
+    check_plan(config, inputs)
+    plan = Plan(config, inputs, locate=lambda *_: None, hash_file=kept_hash)
+    steps = {job.step.name for job in jobs_of(plan)}
+    assert {"base", "coco_annotations", "prior", "moments", "task_lora", "edit", "measure", "table"} <= steps
+    assert {job.outputs["table"] for job in plan.tables} == {"results/tables/cifar10.csv"}
+    recipes = {plan.recipe(task, "mace") for task in config["tasks"]}
+    assert len(recipes) == len(config["tasks"]) == 3  # each class has a lamb of its own
+
+
 # The library's code
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A copy of the library, whose code is the one that counts."""
-    shutil.copytree(ROOT / "workflow" / "lethe", tmp_path / "lethe", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(code, "LIBRARY", tmp_path)
-    monkeypatch.setattr(code, "bare", BARE)
+    """A copy of the library, to write to."""
+    folder = copy_library(tmp_path, monkeypatch)
     forget()
-    yield tmp_path / "lethe"
+    yield folder
+    monkeypatch.undo()
     forget()
-
-
-BARE = cache(code.bare)  # of the same text it is the same
-
-
-def forget() -> None:
-    for function in (code.source_files, code.code_hash, code._imports):
-        function.cache_clear()
 
 
 def test_the_same_code_elsewhere_reruns_nothing(planned: dict[str, MadeBy], library: Path) -> None:

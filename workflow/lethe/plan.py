@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -539,7 +538,7 @@ def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def reference_name(path: str) -> str:
     """What a set of real images is called in addresses: its name, and 8 hex digits of where it is."""
-    where = os.path.normpath(path)
+    where = spelled(path)
     return f"{slug_of(Path(where).stem)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
