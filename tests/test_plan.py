@@ -446,7 +446,14 @@ BARE = cache(code.bare)  # of the same text it is the same
 
 
 def forget() -> None:
-    for function in (code.source_files, code.code_hash, code._imports, plugins.kinds, plugins.manifest):
+    for function in (
+        code.source_files,
+        code.code_hash,
+        code._imports,
+        code._bare_file,
+        plugins.kinds,
+        plugins.manifest,
+    ):
         function.cache_clear()
 
 

@@ -168,7 +168,7 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for function in (source_files, code_hash, provenance._imports):
+    for function in (source_files, code_hash, provenance._imports, provenance._bare_file):
         function.cache_clear()
 
 

@@ -29,10 +29,10 @@ def test_the_page_about_python_does_what_it_shows(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     before, after = (eval(line) for line in run.stdout.splitlines()[-2:])
-    assert before == ["ship", "bird", "cat"]
-    assert after[2] == "cat"
-    assert "ship" not in after
-    assert "bird" not in after
+    assert before == ["ship", "bird", "cat", "dog", "house"]
+    assert after[2:] == before[2:]
+    assert after[0] != "ship"
+    assert after[1] != "bird"
     assert (tmp_path / "two-things.safetensors").is_file()
 
 

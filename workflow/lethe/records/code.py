@@ -76,8 +76,14 @@ def code_hash(*modules: str) -> str:
     digest = hashlib.sha256()
     for path in map(Path, sorted({path for module in modules for path in source_files(module)})):
         name = path.relative_to(LIBRARY).as_posix()
-        digest.update(f"{name}\0{bare(path.read_text(encoding='utf-8'))}\0".encode())
+        digest.update(f"{name}\0{_bare_file(path)}\0".encode())
     return digest.hexdigest()
+
+
+@cache
+def _bare_file(path: Path) -> str:
+    """The same of a file, read once: steps share most of their modules."""
+    return bare(path.read_text(encoding="utf-8"))
 
 
 def bare(source: str) -> str:
