@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, constants
+from PIL import Image
 from torch import Tensor
 
-from conftest import ROOT
+from conftest import CPU, ROOT
 from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.__main__ import main
+from lethe.api import sample
+from lethe.bases.pipeline import load_pipeline
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
 from lethe.edits.weights import WeightEdit
@@ -146,7 +149,7 @@ def test_readmes_commands_do_what_it_says(
     (block,) = re.findall(r"<!-- edit commands -->\n```bash\n(.+?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
     install, *commands = [shlex.split(line) for line in block.splitlines()]
     assert install == ["pip", "install", "--no-deps", "."]
-    assert [words[:2] for words in commands] == [["lethe", "show"], ["lethe", "apply"], ["lethe", "lora"]]
+    assert [words[:2] for words in commands] == [["lethe", name] for name in ("show", "apply", "lora", "sample")]
     for target, name in (
         (sd_folder, "resources/emoji/pipeline"),
         (edit, "results/emoji/edits/objects/mace.safetensors"),
@@ -166,6 +169,40 @@ def test_readmes_commands_do_what_it_says(
     before = image(plain)
     plain.load_lora_weights(tmp_path / commands[2][-1])
     assert not np.array_equal(image(plain), before)
+    told = json.loads((tmp_path / "samples" / "samples.json").read_text())
+    assert [row["seed"] for row in told["images"]] == [0, 1, 2]
+    drawn = [np.asarray(Image.open(tmp_path / "samples" / row["image"])) for row in told["images"]]
+    assert len({picture.tobytes() for picture in drawn}) == 3
+    base = load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
+    Edit.load(edit).install(base)
+    assert all(map(np.array_equal, drawn, sample(base, ["a photo of the ship"] * 3, [0, 1, 2], steps=12)))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prompt", "a"], "name an --edit, a --base, or both"),
+        (["--prompt", "a", "--base", "{base}", "--num-images", "0"], "--num-images must be 1 or more; got 0"),
+        (["--prompt", "a", "--base", "{base}", "--out", "."], "is there already; name another folder"),
+        (["--prompt", "a", "--edit", "{edit}", "--base", "{other}"], "make the edit again for this base"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(
+    words: list[str],
+    told: str,
+    sd_folder: Path,
+    sd2_folder: Path,
+    edit: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    filled = [word.format(base=sd_folder, other=sd2_folder, edit=edit) for word in words]
+    assert main(["sample", *filled]) == 2
+    assert told in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_command_runs_from_a_clone(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_a_cell_has_its_n_its_interval_and_its_protocol() -> None:
             "n": "18",
             "interval_95": [0.0, 17.588],
             "protocol": "clip-top1@1",
+            "parts": None,
         }
     ]
     assert [(cell["row"], cell["value"]) for cell in trace(TABLE, column="fid").cells] == [
@@ -150,6 +151,15 @@ def test_a_cell_has_its_n_its_interval_and_its_protocol() -> None:
         ("mace", "7.7"),
     ]
     assert [cell["column"] for cell in trace(TABLE, "mace").cells] == ["acc_e", "fid"]
+
+
+def test_a_mean_is_printed_with_its_parts(capsys: pytest.CaptureFixture) -> None:
+    path = TABLE.with_suffix(".json")
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"parts": {"mace": {"fid": {"near": 1.5, "far": 9}}}}))
+    assert main(["trace", str(TABLE), "--column", "fid"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told.count("made of: near 1.5, far 9") == 1  # the other row says nothing of it
 
 
 def test_the_text_folds_equal_jobs(capsys: pytest.CaptureFixture) -> None:
