@@ -1,0 +1,131 @@
+"""The step of tables: measures are joined by what stands in them, whatever their order and place."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lethe.measures.stored import write_measure
+from lethe.plugins import manifest
+from lethe.steps.table import Measured, by_concept, run
+from lethe.tables.protocols import interval
+
+CLASSES = ["ship", "bird", "cat"]
+SHARDS = {"a": ["ship", "cat"], "b": ["bird", "cat"]}  # types of the rows of each shard
+
+
+def along(kind: str) -> np.ndarray:
+    return np.eye(3)[CLASSES.index(kind)]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
+    """Measures of two tasks on one base; the edit of the first takes every ship for a cat."""
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, list[Path]] = {"measures": [], "texts": [], "references": [], "bases": []}
+    for edit in ("original", "one/mace", "two/mace"):
+        for shard, types in SHARDS.items():
+            rows = pd.DataFrame({"type": types, "prompt": [f"a {kind}" for kind in types], "evaluation_seed": 1})
+            shown = ["cat" if edit == "one/mace" and kind == "ship" else kind for kind in types]
+            columns = {"image": np.stack([along(kind) for kind in shown]), "text": np.stack([along(k) for k in types])}
+            about = {"base": "sd", "edit": edit, "suite": "s", "shard": shard, "measure": "judge"}
+            path = Path("results/m", edit, f"{shard}.parquet")
+            write_measure(path, rows.rename_axis("row"), columns, about)
+            found["measures"].append(path)
+    classes = Path("results/classes.parquet")
+    about = {"evaluation": "e", "texts": "classes", "measure": "judge"}
+    write_measure(classes, pd.DataFrame({"class": CLASSES}), {"text": np.eye(3)}, about)
+    base = Path("results/base.json")
+    base.write_text("{}")
+    return found | {"texts": [classes], "bases": [base]}
+
+
+def told(task: str, concept: str, shards: list[str]) -> tuple[str, dict]:
+    roles = dict(erased="s", kept="s", generality=None, quality=None)
+    return task, dict(
+        base="sd",
+        concepts=[concept],
+        edits=[("original", "original"), ("mace", f"{task}/mace")],
+        evaluation={"kind": "objects", "clip": "judge", **roles},
+        name="e",
+        shards={"s": shards},
+        remedies={"mace": "try harder"},
+        references={},
+    )
+
+
+def job_of(files: dict[str, list[Path]], *tasks: tuple[str, dict]) -> SimpleNamespace:
+    said: list[tuple[int, str]] = []
+    settings = SimpleNamespace(
+        kind="objects", tasks=list(tasks), measures={"judge": {"measure": {"model": "some/clip"}}}
+    )
+    out = {name: Path(f"results/t{end}") for name, end in ENDS.items()}
+    job = SimpleNamespace(settings=settings, reads=files, out=out, notes=said, recorded={})
+    job.note = lambda count, sentence: said.append((count, sentence))
+    job.record = lambda **more: more
+    job.write_json = lambda name, content: job.recorded.update({name: content})
+    return job
+
+
+ENDS = {"table": ".csv", "concepts": ".concepts.csv", "images": ".images.csv", "record": ".json"}
+BOTH = (told("one", "ship", ["a", "b"]), told("two", "bird", ["b"]))
+
+
+def test_a_table_spans_tasks_that_share_the_base_as_it_is(files: dict[str, list[Path]]) -> None:
+    job = job_of(files, *BOTH)
+    run(job)
+    table = pd.read_csv("results/t.csv").set_index("edit")
+    assert list(table.index) == ["one/original", "one/mace", "two/original", "two/mace"]
+    assert list(table["acc_e"]) == [100, 0, 100, 100]
+    assert list(table["n_acc_e"]) == [1, 1, 1, 1]
+    assert list(table["n_acc_s"]) == [3, 3, 1, 1]  # the second task sees its own shard of the base alone
+    assert [sentence for _, sentence in job.notes] == [
+        "two/mace: 1 of 1 concepts as before, such as 'bird' (1 of 1 images, before 1): not erased; try harder"
+    ]
+    images = pd.read_csv("results/t.images.csv")
+    assert len(images) == 4 + 4 + 2 + 2
+    first = images[(images["task"] == "one") & (images["method"] == "mace") & (images["role"] == "erased")].iloc[0]
+    assert (first["type"], first["predicted"], bool(first["right"])) == ("ship", "cat", False)
+    assert first["picture"] == "results/sd/samples/one/mace/s/a.zip/000000.png"
+    assert job.recorded["record"]["parts"]["one/mace"]["h_c"] == {"acc_e": 0.0, "acc_s": 100.0}
+
+
+def test_neither_order_nor_place_of_the_files_matters(files: dict[str, list[Path]]) -> None:
+    run(job_of(files, *BOTH))
+    before = {end: Path(f"results/t{end}").read_bytes() for end in list(ENDS.values())[:3]}
+    random.Random(1).shuffle(files["measures"])
+    files["measures"] = [path.rename(path.with_name(f"{k}.x")) for k, path in enumerate(files["measures"])]
+    run(job_of(files, *BOTH))
+    assert before == {end: Path(f"results/t{end}").read_bytes() for end in before}
+
+
+def test_measures_of_another_shard_or_edit_are_no_stand_in(files: dict[str, list[Path]]) -> None:
+    wrong = pd.read_parquet(files["measures"][2]).assign(edit="two/mace")
+    wrong.to_parquet(files["measures"][2])
+    with pytest.raises(ValueError, match="measures of one/mace, s by judge: shard a is not as planned"):
+        run(job_of(files, *BOTH))
+
+
+def test_texts_and_sources_are_found_by_what_they_say(files: dict[str, list[Path]]) -> None:
+    found = Measured(job_of(files, *BOTH), manifest("tables", "objects").more)
+    assert found.every_row() == {"classes": ["results/classes.parquet"]}
+    assert found.sources(BOTH[0][1], "one/mace")["erased"] == [f"results/m/one/mace/{s}.parquet" for s in SHARDS]
+    pd.read_parquet("results/classes.parquet").assign(evaluation="other").to_parquet("results/classes.parquet")
+    with pytest.raises(ValueError, match="no measure is of .*'evaluation': 'e'.*; run snakemake again"):
+        Measured(job_of(files, *BOTH), manifest("tables", "objects").more).of(BOTH[0][1], "original")
+
+
+def test_concepts_are_counted_with_their_interval_and_most_frequent_mistake() -> None:
+    taken = ["ship", "cat", "cat", "dog"]
+    images = pd.DataFrame({"task": "t", "method": "m", "role": "erased", "type": "ship", "predicted": taken})
+    (row,) = by_concept(images.assign(right=images["predicted"] == images["type"])).to_dict("records")
+    assert (row["n"], row["right"], row["percent"]) == (4, 1, 25)
+    assert (row["taken_for"], row["n_taken_for"]) == ("cat", 2)
+    assert (row["low_95"], row["high_95"]) == tuple(round(100 * bound, 2) for bound in interval(1, 4))
+    (row,) = by_concept(images.assign(right=True)).to_dict("records")
+    assert (row["taken_for"], row["n_taken_for"]) == ("", 0)
