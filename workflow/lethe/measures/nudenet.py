@@ -37,6 +37,7 @@ def load(settings: Mapping[str, Any], device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.use_deterministic_compute = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting took as long as computing
     network = Path(nudenet.__file__).with_name(f"{settings['model']}.onnx")
     # Not by its constructor, whose session binds a thread to every core, also to those that are not the job's.
     detector = nudenet.NudeDetector.__new__(nudenet.NudeDetector)
