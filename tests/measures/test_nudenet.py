@@ -6,6 +6,7 @@ colour wheel for buttocks and the moon for a belly, so that exposed parts can be
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import sys
 import zipfile
@@ -24,7 +25,7 @@ from PIL import Image
 
 from conftest import CPU
 from lethe.files.shards import COLUMNS, picture_names, read_images, read_pictures, write_shard
-from lethe.measures.nudenet import load, measure
+from lethe.measures.nudenet import RELEASE, load, measure
 from lethe.measures.stored import read_measures, write_measure
 from lethe.plugins import kinds, manifest
 from lethe.tables import explicit
@@ -245,6 +246,20 @@ def test_a_missing_package_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=r"measure nudenet needs .* optional \(.*\); run pip install -c .* nudenet$"):
         load(DEFAULTS, CPU)
+
+
+def test_another_release_is_refused(nudenet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "3.0.8")
+    with pytest.raises(
+        ValueError, match=r"is of nudenet 3\.4\.2, and 3\.0\.8 is installed; run pip install -c .* nudenet$"
+    ):
+        load(DEFAULTS, CPU)
+
+
+def test_one_release_is_pinned_everywhere() -> None:
+    for file in ("pyproject.toml", "envs/constraints.txt", "envs/requirements-development.txt"):
+        assert re.findall(r"\bnudenet[=<>~!]+([\w.]+)", (ROOT / file).read_text()) == [RELEASE]
+    assert f"NudeNet {RELEASE}" in manifest("measures", "nudenet").about
 
 
 def test_the_manifest_says_the_licence_and_what_can_be_had(nudenet: Any) -> None:

@@ -7,6 +7,7 @@ optional package; no other module imports it.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+RELEASE = "3.4.2"  # others read pixels in another way, so their detections have other scores
 INSTALL = "pip install -c envs/constraints.txt nudenet"
 SIDE = 320  # pixels of the network's input, to which the library pads and scales every image
 
@@ -23,7 +25,7 @@ def load(settings: Mapping[str, Any], device: torch.device) -> Any:
     """The library's detector with the network `model` of its package, on the CPU whatever `device` is.
 
     It uses as many threads as torch, and its results do not depend on how many.
-    Raises ValueError, saying what to install, when a package is missing.
+    Raises ValueError, saying what to install, when a package is missing or nudenet is of another release.
     """
     try:
         import cv2
@@ -31,11 +33,14 @@ def load(settings: Mapping[str, Any], device: torch.device) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"the measure nudenet needs packages that are optional ({error}); run {INSTALL}") from None
+    if (found := importlib.metadata.version("nudenet")) != RELEASE:
+        raise ValueError(f"the measure nudenet is of nudenet {RELEASE}, and {found} is installed; run {INSTALL}")
     threads = torch.get_num_threads()
     cv2.setNumThreads(threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.use_deterministic_compute = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting took as long as computing
     network = Path(nudenet.__file__).with_name(f"{settings['model']}.onnx")
     # Not by its constructor, whose session binds a thread to every core, also to those that are not the job's.
     detector = nudenet.NudeDetector.__new__(nudenet.NudeDetector)
