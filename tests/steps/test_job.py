@@ -185,6 +185,17 @@ def test_the_records_of_a_step_hold_its_digest_its_code_and_its_notes(
     assert (record["notes"], record["cells"], record["made_by"]) == ([[2, "{} prompts"]], {}, None)
 
 
+def test_threads_are_set_for_what_only_a_plugin_imports(tmp_path: Path) -> None:
+    """The step of measures loads CLIP by name; without this its embeddings would follow the machine's cores."""
+    code = "import sys; from lethe.steps import measure; from lethe.steps.job import main; "
+    code += "measure.run = lambda job: print(sys.modules['torch'].get_num_threads()); "
+    code += "assert 'torch' not in sys.modules; "
+    code += "main(['lethe.steps.measure', 'lethe.measures.clip', '--settings', '{}', '--threads', '1'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, "1\n"), run.stderr
+
+
 def test_a_step_may_name_the_setting_that_takes_less_memory(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "LESS_MEMORY", "images.batch", raising=False)
     assert "images.batch" in run(raised(MemoryError()))

@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         job.hashes = checked_inputs([path for paths in job.reads.values() for path in paths])
         forget(made)
-        module = importlib.import_module(job.modules[0])
+        module, *_ = [importlib.import_module(name) for name in job.modules]  # plug-ins before threads: they take torch
         less = getattr(module, "LESS_MEMORY", None)
         _use_threads(job.threads)
         module.run(job)
