@@ -247,7 +247,9 @@ def test_what_nobody_knows_the_making_of_is_said(folder: Path) -> None:
     shutil.rmtree(folder / "results/provenance/tables")
     jobs, said = jobs_after(folder)
     assert jobs == {}
-    unknown = "results/tables/objects.csv, results/tables/objects.json"
+    unknown = (
+        "results/tables/objects.concepts.csv, results/tables/objects.csv, results/tables/objects.images.csv and 1 more"
+    )
     assert f"Neither Snakemake's notes nor records say how {unknown} were made" in said
     assert "run with --forceall" in said
 
