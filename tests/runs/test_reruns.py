@@ -247,10 +247,8 @@ def test_what_nobody_knows_the_making_of_is_said(folder: Path) -> None:
     shutil.rmtree(folder / "results/provenance/tables")
     jobs, said = jobs_after(folder)
     assert jobs == {}
-    unknown = (
-        "results/tables/objects.concepts.csv, results/tables/objects.csv, results/tables/objects.images.csv and 1 more"
-    )
-    assert f"Neither Snakemake's notes nor records say how {unknown} were made" in said
+    first = ", ".join(f"results/tables/objects.{end}" for end in ("concepts.csv", "csv", "images.csv"))
+    assert f"Neither Snakemake's notes nor records say how {first} and 1 more were made" in said
     assert "run with --forceall" in said
 
 
