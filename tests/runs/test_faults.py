@@ -16,7 +16,7 @@ import pytest
 
 from running import contents, emptied_of_processes, ended, planned, process_of, snakemake, started
 
-PICTURE = "results/sd/edits/objects/losses.png"
+PICTURE = "results/sd/edits/objects/mace/losses.png"
 IN_MODIFY = 2  # of inotify: a file in the folder was written to
 
 

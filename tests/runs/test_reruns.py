@@ -105,20 +105,20 @@ CHANGES = [
         (
             "sd/concepts/ship/moments.safetensors",
             "sd/concepts/ship/loras/*",
-            "sd/edits/objects/losses.png",
+            "sd/edits/objects/mace/losses.png",
             *OF_THE_EDIT,
         ),
     ),
     (
         add_a_concept,
         {"images": 1, "masks": 1, "moments": 1, "lora": 1, "losses": 1, "mask_sheets": 1, **JOINED},
-        ("sd/concepts/dog/*", "sd/edits/objects/masks/*", "sd/edits/objects/losses.png", *OF_THE_EDIT),
+        ("sd/concepts/dog/*", "sd/edits/objects/masks/*", "sd/edits/objects/mace/losses.png", *OF_THE_EDIT),
     ),
     (
         remove_a_concept,  # and so the suite of synonyms has fewer rows that count, in a shard of another name
         {"losses": 1, "mask_sheets": 1, **JOINED, "sample": 5, "measure": 5},
         (
-            "sd/edits/objects/losses.png",
+            "sd/edits/objects/mace/losses.png",
             "sd/samples/original/synonyms/*",
             "sd/measures/original/synonyms/*",
             *OF_THE_EDIT,
@@ -127,7 +127,7 @@ CHANGES = [
     (
         change_the_captions,
         {"prior": 1, "lora": 2, "losses": 1, **JOINED},
-        ("priors/*/captions.safetensors", "sd/concepts/*/loras/*", "sd/edits/objects/losses.png", *OF_THE_EDIT),
+        ("priors/*/captions.safetensors", "sd/concepts/*/loras/*", "sd/edits/objects/mace/losses.png", *OF_THE_EDIT),
     ),
     (touch_everything, {}, ()),
     (delete_intermediates, {}, ()),
