@@ -123,7 +123,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, host: str, archive: bytes)
     }
     config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "names", "preserve_weight": 2.0}
     sha256 = hashlib.sha256(archive).hexdigest()
-    config["downloads"]["coco_annotations"] = {"url": f"{host}/annotations.zip", "sha256": sha256}
+    config["downloads"] = {"coco_annotations": {"url": f"{host}/annotations.zip", "sha256": sha256}}
     (folder / "names.txt").write_text("Ada\nÉmile Zola\n", encoding="utf-8")
     (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
     return folder
