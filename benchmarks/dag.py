@@ -27,7 +27,9 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from harness import ROOT
+from lethe.config.schema import defaults_of
+
 SAMPLES = 100_000
 IDLE_RULES = """
 rule all:
@@ -55,7 +57,7 @@ def main() -> None:
             result["concepts"] = {"concepts": args.concepts} | dry_run(folder, config)
         if args.jobs:
             config = base_config(folder, concepts=1, rows=SAMPLES)
-            shipped = config["sampling"]["shard_size"]
+            shipped = defaults_of("sampling")["shard_size"]
             config["sampling"]["shard_size"] = -(-SAMPLES * 4 // args.jobs)  # sample, measure; the base and one edit
             result["jobs"] = dry_run(folder, config)
             config["sampling"]["shard_size"] = shipped

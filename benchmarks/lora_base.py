@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from emoji_erasure import EmojiErasure
+from emoji import Emoji
 from lethe.edits.low_rank import LowRank
 from lethe.inputs.concepts import Concept
-from lethe.methods.mace.join import MaceSettings, erase, refinement
 
 ANCHORS = ("ground", "sky", "street")
 CHOICES = ("concept", "task", "original", "none")
@@ -55,28 +53,28 @@ def main() -> None:
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=CHOICES)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = EmojiErasure()
-    settings = MaceSettings(**{field.name: bench.config["mace"][field.name] for field in fields(MaceSettings)})
-    concepts = world_concepts(bench.config["evaluations"]["objects"]["classes"]["table"])
+    emoji = Emoji()
+    concepts = world_concepts(emoji.evaluation["classes"]["table"])
     seeds, kept = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
     rows = []
     for number in range(args.sets):
         chosen = concepts[number :: args.sets]
-        inputs = bench.training(chosen)
-        moments = [one.moments for one in inputs]
-        transforms = {
-            "concept": [refinement([m], bench.prior, settings) for m in moments],
-            "task": [refinement(moments, bench.prior, settings)] * len(moments),
-            "original": [None] * len(moments),
+        pictures = [emoji.pictures(concept) for concept in chosen]
+        moments = [emoji.moments(concept, concept.anchor) for concept in chosen]
+        refined_for = {
+            "concept": [[own] for own in moments],
+            "task": [moments] * len(chosen),
+            "original": [[emoji.moments(concept, concept.name)] for concept in chosen],
         }
-        found = {"before": bench.scores(bench.original, chosen, seeds=seeds, kept_seeds=kept)}
+        found = {"before": emoji.scores(None, chosen, seeds=seeds, kept_seeds=kept)}
         for choice in args.choices:
             if choice == "none":
-                loras = [nothing(bench.original)] * len(inputs)
+                loras = [nothing(emoji.base.projections)] * len(chosen)
             else:
-                loras = [bench.train(one, transform) for one, transform in zip(inputs, transforms[choice], strict=True)]
-            weights = erase(bench.original, moments, loras, bench.prior, settings)
-            found[choice] = bench.scores(weights, chosen, seeds=seeds, kept_seeds=kept)
+                each = zip(chosen, pictures, refined_for[choice], strict=True)
+                loras = [emoji.lora(concept, shown, of, emoji.settings) for concept, shown, of in each]
+            edit = emoji.joined(moments, loras, emoji.settings)
+            found[choice] = emoji.scores(edit, chosen, seeds=seeds, kept_seeds=kept)
         for choice, score in found.items():
             rows.append({"set": number, "lora_base": choice, **score})
             print(rows[-1], flush=True)

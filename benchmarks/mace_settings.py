@@ -13,13 +13,14 @@ import argparse
 import itertools
 import json
 import time
+from pathlib import Path
 
 import torch
 
-from emoji_erasure import EmojiErasure
+from emoji import Emoji
+from lethe.config.schema import over
 from lethe.edits.low_rank import LowRank
 from lethe.inputs.concepts import read_concepts
-from lethe.methods.mace.join import MaceSettings, erase, refinement
 
 
 def main() -> None:
@@ -34,12 +35,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench, seeds = EmojiErasure(), range(args.seeds[0], args.seeds[1] + 1)
-    named = {concept.name: concept for concept in read_concepts(bench.config["concepts"])}
-    concepts = [named[name] for name in sorted(bench.config["tasks"]["objects"]["concepts"])]
-    inputs = bench.training(concepts)
-    moments = [one.moments for one in inputs]
-    results = [{"method": "original", **bench.scores(bench.original, concepts, seeds=seeds, kept_seeds=seeds)}]
+    emoji, seeds = Emoji(), range(args.seeds[0], args.seeds[1] + 1)
+    named = {concept.name: concept for concept in read_concepts(Path(emoji.config["concepts"]))}
+    concepts = [named[name] for name in sorted(emoji.config["tasks"]["objects"]["concepts"])]
+    pictures = [emoji.pictures(concept) for concept in concepts]
+    moments = [emoji.moments(concept, concept.anchor) for concept in concepts]
+    results = [{"method": "original", **emoji.scores(None, concepts, seeds=seeds, kept_seeds=seeds)}]
     print(results[0], flush=True)
     loras: dict[tuple, list[dict[str, LowRank]]] = {}
     grid = itertools.product(
@@ -48,26 +49,15 @@ def main() -> None:
     for train_scale, fuse_scale, lamb, steps, learning_rate in grid:
         started = time.monotonic()
         chosen = dict(train_preserve_scale=train_scale, fuse_preserve_scale=fuse_scale, lamb=lamb)
-        settings = MaceSettings(scale_convention="paper", **chosen)
+        training = dict(steps=steps, learning_rate=learning_rate)
+        settings = over(emoji.settings, chosen | dict(scale_convention="paper", lora=training))
         key = (train_scale, lamb, steps, learning_rate)
         if key not in loras:
-            loras[key] = [
-                bench.train(
-                    one, refinement([one.moments], bench.prior, settings), steps=steps, learning_rate=learning_rate
-                )
-                for one in inputs
-            ]
-        weights = erase(bench.original, moments, loras[key], bench.prior, settings)
-        results.append(
-            dict(
-                method="mace",
-                **chosen,
-                steps=steps,
-                learning_rate=learning_rate,
-                **bench.scores(weights, concepts, seeds=seeds, kept_seeds=seeds),
-                seconds=round(time.monotonic() - started, 1),
-            )
-        )
+            each = zip(concepts, pictures, moments, strict=True)
+            loras[key] = [emoji.lora(concept, shown, [own], settings) for concept, shown, own in each]
+        scores = emoji.scores(emoji.joined(moments, loras[key], settings), concepts, seeds=seeds, kept_seeds=seeds)
+        seconds = round(time.monotonic() - started, 1)
+        results.append(dict(method="mace", **chosen, **training, **scores, seconds=seconds))
         print(results[-1], flush=True)
     print(json.dumps(results))
 

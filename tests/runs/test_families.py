@@ -14,9 +14,10 @@ from diffusers import DiffusionPipeline
 from lethe.edits.edit import Edit
 from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.shards import read_images
+from lethe.inputs.suites import shard_digests, suite_rows
 from running import snakemake
 
-EDIT, SHARD = "edits/objects/mace.safetensors", "samples/objects/mace/synonyms/0000.zip"
+EDIT = "edits/objects/mace.safetensors"
 WIDTHS = {"sd2": 32, "sdxl": 48}  # of the text states
 PIPELINES = {"sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
@@ -42,10 +43,13 @@ def made(
     config = yaml.safe_load(path.read_text())
     config["bases"] = {family: {"model": str(model), "revision": None}}
     config["tasks"]["objects"]["base"] = family
-    config["mace"] |= {"domain_prior": "captions", "preserve_weight": 0.5}
-    config["mace"]["lora"] |= {"preservation_weight": 0.5, "batch": 2}
+    config["methods"]["mace"] |= {"domain_prior": "captions", "preserve_weight": 0.5}
+    config["methods"]["mace"]["lora"] |= {"preservation_weight": 0.5, "batch": 2}
     path.write_text(yaml.safe_dump(config))
-    targets = [f"results/{family}/{name}" for name in ("base.json", EDIT, SHARD)]
+    table = config["suites"]["synonyms"] | {"table": folder / "config/concepts.tsv"}
+    (digest,) = shard_digests(suite_rows(table), config["sampling"]["shard_size"])
+    shard = f"samples/objects/mace/synonyms/{digest[:12]}.zip"
+    targets = [f"results/{family}/{name}" for name in ("base.json", EDIT, shard)]
     run = snakemake(folder, "--cores", "2", *targets, environment=forked)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "results"
@@ -62,14 +66,15 @@ def test_an_edit_is_made_and_sampled(made: Path, family: str) -> None:
     base, edit = unet.state_dict(), Edit.load(results / EDIT)
     assert edit.weights.keys() == {name for name in base if ".attn2.to_k." in name or ".attn2.to_v." in name}
     assert all((weight - base[name]).norm() > 1e-4 * base[name].norm() for name, weight in edit.weights.items())
-    images = read_images(results / SHARD)
+    (shard,) = (results / "samples/objects/mace/synonyms").iterdir()
+    images = read_images(shard)
     assert len(images) == 4
     assert images[0].shape == (32, 32, 3)
     assert images[0].std() > 1
 
 
 def test_its_loras_load_into_diffusers(made: Path, family: str, model: Path) -> None:
-    folder = made / family / "concepts/ship/lora"
+    (folder,) = (made / family / "concepts/ship/loras").iterdir()
     assert len(pd.read_csv(folder / "loss.csv")) == 3
     pipeline = DiffusionPipeline.from_pretrained(model)
     pipeline.load_lora_weights(folder)

@@ -121,9 +121,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, host: str, archive: bytes)
         "coco": {"coco": ["results/coco/captions_train2014.json", "results/coco/captions_val2014.json"]},
         "names": {"file": "names.txt", "templates": ["a photo of {}", "{} at sea"]},
     }
-    config["mace"] |= {"prior": "coco", "domain_prior": "names", "preserve_weight": 2.0}
+    config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "names", "preserve_weight": 2.0}
     sha256 = hashlib.sha256(archive).hexdigest()
-    config["downloads"]["coco_annotations"] = {"url": f"{host}/annotations.zip", "sha256": sha256}
+    config["downloads"] = {"coco_annotations": {"url": f"{host}/annotations.zip", "sha256": sha256}}
     (folder / "names.txt").write_text("Ada\nÉmile Zola\n", encoding="utf-8")
     (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
     return folder
@@ -174,34 +174,9 @@ def edits_plan(project: Path, *arguments: str) -> dict[str, int]:
 
 def test_bases_with_the_same_text_encoder_share_priors(finished: Path) -> None:
     jobs = edits_plan(finished)
-    assert jobs["mace"] == 3
+    assert jobs["edit"] == 3
     assert jobs["prior"] == 2  # both priors of the base with another text encoder
     assert jobs["moments"] == 9
-
-
-def test_touched_texts_compute_nothing_again_and_changed_ones_their_prior(finished: Path) -> None:
-    names = finished / "names.txt"
-    before = names.read_text(encoding="utf-8")
-    names.touch()
-    assert edits_plan(finished)["prior"] == 2
-    try:
-        names.write_text(before.replace("Ada", "Eve"), encoding="utf-8")
-        assert edits_plan(finished)["prior"] == 3
-    finally:
-        names.write_text(before, encoding="utf-8")
-
-
-def test_a_base_that_goes_leaves_its_priors_to_the_others(finished: Path) -> None:
-    config = yaml.safe_load((finished / "config/config.yaml").read_text())
-    del config["bases"]["emoji"], config["tasks"]["objects"]
-    before = (finished / "config/config.yaml").read_text()
-    target = str(prior_of(finished, "names").relative_to(finished))
-    try:
-        (finished / "config/config.yaml").write_text(yaml.safe_dump(config))
-        jobs = planned(snakemake(finished, "-n", "--cores", "1", "--", target).stdout)
-    finally:
-        (finished / "config/config.yaml").write_text(before)
-    assert jobs == {}
 
 
 @pytest.mark.parametrize(("sha256", "kept"), [("0" * 64, False), (None, True)])

@@ -22,7 +22,7 @@ from lethe.config.cluster import refusal
 from running import ROOT, contents, emptied_of_processes, ended, process_of, snakemake, started
 
 QUICKLY = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
-PICTURE = "results/sd/edits/objects/losses.png"
+PICTURE = "results/sd/edits/objects/mace/losses.png"
 PROFILES = ("profiles/slurm/config.yaml",)
 RULES = set(
     re.findall(

@@ -524,7 +524,7 @@ class Plan:
             self.sample(task["base"], edit, suite, shard)
             for name, task in self.config["tasks"].items()
             for edit in self.edits(name).values()
-            for suite in self.sampled(name)
+            for suite in task["suites"]
             for shard in self.shards(name, suite)
         ]
 

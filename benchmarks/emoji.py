@@ -1,0 +1,119 @@
+"""The emoji base, kept loaded while edits come and go, with the settings of config/config.yaml; for sweeps and studies.
+
+Run what imports it from the repository root, where the configuration's paths lead somewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+import harness  # noqa: F401 (finds lethe)
+from lethe import api
+from lethe.bases.base import Base
+from lethe.bases.text import encode_prompts
+from lethe.config.resolve import mask_settings
+from lethe.config.schema import method_of, with_defaults
+from lethe.edits.low_rank import LowRank
+from lethe.edits.weights import WeightEdit
+from lethe.erasure.artefacts import draw_images
+from lethe.erasure.masks import concept_masks
+from lethe.erasure.moments import ConceptMoments, concept_moments, second_moment
+from lethe.inputs.concepts import Concept
+from lethe.inputs.priors import prior_texts
+from lethe.inputs.suites import class_names
+from lethe.inputs.templates import fill, read_templates, template_file
+from lethe.methods.mace.join import MaceSettings, erase
+from lethe.methods.mace.loras import concept_lora
+from lethe.tables.protocols import h_o
+
+Pictures = tuple[list[np.ndarray], list[np.ndarray]]  # images of a concept, and where it is in them
+Settings = Mapping[str, Any]  # of MACE, as in the configuration
+
+
+class Emoji:
+    """The base, and what the default run makes of it, each piece for itself."""
+
+    def __init__(self) -> None:
+        self.config = with_defaults(yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")))
+        self.settings: Settings = method_of(self.config, "objects", "mace")
+        self.evaluation = self.config["evaluations"]["objects"]
+        self.classes = class_names(**self.evaluation["classes"])
+        self.pipeline = api.load(self.config["bases"]["emoji"]["model"], device="cpu")
+        self.base = Base.of_pipeline(self.pipeline)
+        texts = prior_texts(self.config["priors"][self.settings["prior"]])
+        self.prior = second_moment(encode_prompts(self.base.text, texts))
+
+    def templates(self, concept: Concept) -> list[str]:
+        """The prompts of training."""
+        chosen = self.config["templates"]
+        return read_templates(Path(template_file(chosen, concept.kind)))[: chosen["used"]]
+
+    def pictures(self, concept: Concept) -> Pictures:
+        """What a LoRA is trained on."""
+        images = self.config["images"]
+        drawing = images | {"prompt": images["prompts"][concept.kind]}
+        _, drawn = draw_images(self.pipeline, concept.name, drawing, seed=self.config["seed"])
+        where = mask_settings(self.config["masks"], concept.kind)
+        masks, _ = concept_masks(drawn, concept.name, where, device=self.base.device)
+        return drawn, list(masks)
+
+    def moments(self, concept: Concept, anchor: str) -> ConceptMoments:
+        """The moments of a concept that becomes the anchor; with itself as anchor, refinement leaves all as it is."""
+        return concept_moments(self.base.text, concept.name, anchor, self.templates(concept))
+
+    def lora(
+        self, concept: Concept, pictures: Pictures, moments: Sequence[ConceptMoments], settings: Settings
+    ) -> dict[str, LowRank]:
+        """A LoRA trained on the base refined for the concepts whose moments these are."""
+        state, _ = concept_lora(
+            self.pipeline,
+            concept.name,
+            {**settings, "seed": self.config["seed"]},
+            images=pictures[0],
+            masks=pictures[1],
+            templates=self.templates(concept),
+            moments=moments,
+            priors=[self.prior, None],
+        )
+        names = sorted({name.split(".lora")[0] for name in state})
+        return {n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names}
+
+    def joined(
+        self, moments: Sequence[ConceptMoments], loras: Sequence[Mapping[str, LowRank]], settings: Settings
+    ) -> WeightEdit:
+        """The edit of concepts by MACE's closed form."""
+        chosen = MaceSettings(**{name: settings[name] for name in MaceSettings.__dataclass_fields__})
+        weights = erase(self.base.projections, moments, loras, self.prior.matrix, chosen)
+        return WeightEdit({f"{name}.weight": weight for name, weight in weights.items()})
+
+    def scores(
+        self, edit: WeightEdit | None, concepts: Sequence[Concept], *, seeds: range, kept_seeds: range
+    ) -> dict[str, float]:
+        """Acc_e, Acc_g, Acc_s and H_o in percent of an edit (of the base as it is if None), with their n."""
+        erased = [concept.name for concept in concepts]
+        rows = [("acc_e", name, name, seed) for name in erased for seed in seeds]
+        rows += [("acc_g", c.name, word, seed) for c in concepts for word in c.synonyms for seed in seeds]
+        rows += [("acc_s", name, name, seed) for name in self.classes if name not in erased for seed in kept_seeds]
+        table = pd.DataFrame(rows, columns=["number", "type", "word", "seed"])
+        prompt = self.evaluation["class_prompt"]
+        drawing = {key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance", "batch")}
+        if edit:
+            edit.install(self.pipeline)
+        try:
+            images = api.sample(self.pipeline, [fill(prompt, word) for word in table["word"]], table["seed"], **drawing)
+        finally:
+            if edit:
+                edit.remove(self.pipeline)
+        judge = {key: self.config["measures"][self.evaluation["clip"]][key] for key in ("model", "revision")}
+        table["right"] = np.array(api.recognised(images, self.classes, prompt=prompt, **judge)) == table["type"]
+        found = table.groupby("number", sort=False)["right"].agg(["mean", "size"])
+        shares = found["mean"].to_dict()
+        shares["h_o"] = h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
+        counts = {f"n_{name}": int(n) for name, n in found["size"].items()}
+        return {name: round(100 * share, 2) for name, share in shares.items()} | counts
