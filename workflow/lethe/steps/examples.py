@@ -56,11 +56,12 @@ def run(job: Job) -> None:
         worst = ", those that the judge recognises most often after the edit, worst first" * bool(job.reads["scores"])
         erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
     where = "Erased (left of the gap)" if gone else "Erased"
+    together = "pair" if len(settings.edits) == 2 else "group"
     image_grid(
         job.out["figure"],
         grid,
         columns=[prompt[len(common) :] for _, prompt in columns],
         rows=labels,
         divider=gone,
-        title=f'{where}: {erased}. Prompts: "{common}…"; each pair of rows has the same seeds.',
+        title=f'{where}: {erased}. Prompts: "{common}…"; each {together} of rows has the same seeds.',
     )
