@@ -21,7 +21,7 @@ def read_overrides(config: dict, overrides: dict) -> None:
     """Read in place, as YAML does, what `--config` hands on as text below its first level: numbers, switches and null.
 
     `overrides` are the values of `--config` as Snakemake parses them: it keeps every value within a mapping or list as
-    text, so that `mace={lamb: 0.5}` could set no number.
+    text, so that `methods={mace: {lamb: 0.5}}` could set no number.
     """
     for key, value in overrides.items():
         if isinstance(value, dict | list) and key in config:
