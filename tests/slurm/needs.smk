@@ -1,4 +1,4 @@
-# Two jobs for tests/test_slurm.py: one needs more memory than its first attempt asks for, the others tell their GPU.
+# Two jobs for tests/runs/test_slurm.py: one needs more memory than its first attempt asks for, the others tell their GPU.
 
 
 rule all:
