@@ -201,6 +201,6 @@ def test_systems_without_a_pull_are_refused_naming_the_settings(prior: bool, rid
     few = torch.from_numpy(case.p[:5].T @ case.p[:5]) if prior else None
     with pytest.raises(
         ValueError,
-        match=r"condition number is .*; raise `ridge` or `scale` \(mace\.lamb or mace\.train_preserve_scale\)$",
+        match=r"condition number is .*; raise `ridge` or `scale` \(lamb or train_preserve_scale of the method\)$",
     ):
         erase(weights, moments, loras, few, MaceSettings("paper", 1.0, ridge, 1.0))

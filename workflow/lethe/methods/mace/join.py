@@ -137,4 +137,4 @@ def _mended_by(scale: str) -> Iterator[None]:
     try:
         yield
     except SingularError as error:
-        raise ValueError(f"{error} (mace.lamb or mace.{scale})") from None
+        raise ValueError(f"{error} (lamb or {scale} of the method)") from None

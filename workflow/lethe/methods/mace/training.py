@@ -32,7 +32,7 @@ LARGEST_SCALE, SMALLEST_SCALE = 2.0**16, 2.0**-8  # of the loss in float16
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """How a LoRA is trained; names as in the configuration (`mace.lora`)."""
+    """How a LoRA is trained; names as in the configuration (`lora` of a method of kind mace)."""
 
     rank: int
     steps: int
@@ -277,7 +277,7 @@ def _check_adapter(trained: Sequence[nn.Parameter], steps: int, dtype: torch.dty
 
 def _mend(step: int, dtype: torch.dtype) -> str:
     """Before the first update of the weights, no learning rate can be the cause."""
-    return mend_of(dtype) if step == 0 or dtype == torch.float16 else "lower mace.lora.learning_rate"
+    return mend_of(dtype) if step == 0 or dtype == torch.float16 else "lower lora.learning_rate of the method"
 
 
 def _attention_step(
