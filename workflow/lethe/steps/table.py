@@ -119,8 +119,12 @@ class Measured:
             keys |= {*said.get("texts", {}).values(), *said.get("references", {}).values()}
             self.named |= {key: told["evaluation"][key] for key in keys}
         self.said = said
-        self.measures = read_measures(job.reads["measures"])
-        self.paths = {path: pd.read_parquet(path, columns=[*IDENTITY, "shard"]) for path in job.reads["measures"]}
+        measures = read_measures(job.reads["measures"])
+        self.none, self.measures = measures.iloc[:0], dict(list(measures.groupby(IDENTITY, sort=False)))
+        self.files: dict[tuple[str, ...], list[str]] = {}  # by base, edit and suite
+        for path in job.reads["measures"]:
+            of = tuple(pd.read_parquet(path, columns=IDENTITY[:3]).iloc[0])
+            self.files.setdefault(of, []).append(name_of(path))
         self.others = {path: pd.read_parquet(path) for path in (*job.reads["texts"], *job.reads["references"])}
 
     def of(self, told: Mapping[str, Any], edit: str) -> dict[str, dict[str, pd.DataFrame]]:
@@ -129,13 +133,12 @@ class Measured:
         Raises ValueError when a shard that was asked for is not among the measures.
         """
         found: dict[str, dict[str, pd.DataFrame]] = {}
-        evaluation, all_of = told["evaluation"], self.measures
+        evaluation = told["evaluation"]
         for role, said in self.roles.items():
             if (suite := evaluation[role]) is None:
                 continue
             for by in said["measures"]:
-                wanted = {"base": told["base"], "edit": edit, "suite": suite, "measure": evaluation[by]}
-                rows = all_of[(all_of[IDENTITY] == [wanted[key] for key in IDENTITY]).all(axis=1)]
+                rows = self.measures.get((told["base"], edit, suite, evaluation[by]), self.none)
                 if missing := set(told["shards"][suite]) - set(rows["shard"].unique()):
                     raise ValueError(
                         f"measures of {edit}, {suite} by {evaluation[by]}: shard {min(missing)} is not as planned"
@@ -157,13 +160,10 @@ class Measured:
 
     def sources(self, told: Mapping[str, Any], edit: str) -> dict[str, list[str]]:
         """The files behind the row of an edit, by role."""
-        evaluation, found = told["evaluation"], {}
-        for role in self.roles:
-            if (suite := evaluation[role]) is not None:
-                wanted = {"base": told["base"], "edit": edit, "suite": suite}
-                chosen = [path for path, t in self.paths.items() if all((t[k] == v).all() for k, v in wanted.items())]
-                found[role] = [name_of(path) for path in chosen]
-        return found
+        suites = {role: told["evaluation"][role] for role in self.roles}
+        return {
+            role: self.files.get((told["base"], edit, suite), []) for role, suite in suites.items() if suite is not None
+        }
 
     def every_row(self) -> dict[str, list[str]]:
         """The files behind every row: texts and references."""
