@@ -19,7 +19,7 @@ from lethe.bases.devices import pick_device
 from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
-from lethe.config.resolve import mask_settings
+from lethe.config.resolve import image_settings, mask_settings
 from lethe.config.schema import defaults_of, over
 from lethe.edits.edit import Edit
 from lethe.edits.low_rank import LowRank
@@ -74,7 +74,7 @@ def erase(
     """
     chosen = [Concept(n, "object", a) for n, a in concepts.items()] if isinstance(concepts, Mapping) else list(concepts)
     said = _manifest("methods", method)
-    priors = _priors(said)
+    priors = said.entries_of("priors")  # which are texts here
     given = settings_of(said, {key: value for key, value in settings.items() if key not in priors})
     base = Base.of_pipeline(pipeline)
     reads = {key: _moment(base, settings.get(key)) for key in priors}
@@ -94,7 +94,8 @@ def settings_of(said: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{said.name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
     whole = over(defaults_of(said.settings), dict(given))
-    if missing := [name for name in said.settings["required"] if name not in whole and name not in _priors(said)]:
+    needed = set(said.settings["required"]) - set(said.entries_of("priors"))
+    if missing := [name for name in known if name in needed and name not in whole]:
         raise ValueError(f"{said.name} needs the setting {missing[0]!r}: {known[missing[0]]['description']}")
     return whole
 
@@ -156,11 +157,6 @@ def _manifest(room: str, name: str) -> Manifest:
     return manifest(room, name)
 
 
-def _priors(said: Manifest) -> list[str]:
-    """Settings that name priors, which are texts here."""
-    return [key for key, rule in said.settings["properties"].items() if rule.get("entry-of") == "priors"]
-
-
 def _moment(base: Base, texts: Sequence[str] | Moment | None) -> Moment | None:
     if texts is None or isinstance(texts, Moment):
         return texts
@@ -195,7 +191,7 @@ def _artefacts(
 
 def _pictures(base: Base, concept: Concept, sections: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Images of a concept, and where it is in them."""
-    drawing = sections["images"] | {"prompt": sections["images"]["prompts"][concept.kind]}
+    drawing = image_settings(sections["images"], concept.kind)
     _, images = draw_images(base.pipeline, concept.name, drawing, seed=seed)
     where = mask_settings(sections["masks"], concept.kind)
     masks, _ = concept_masks(images, concept.name, where, device=base.device)
@@ -217,7 +213,7 @@ def _lora(
 
     preserved = None
     if settings["lora"]["preservation_weight"] > 0:
-        drawing = sections["images"] | {"prompt": sections["images"]["prompts"][concept.kind]}
+        drawing = image_settings(sections["images"], concept.kind)
         rows, images = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
         preserved = (list(rows["prompt"]), images)
     with torch.enable_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lethe.config.planning import Inputs, measured_tasks
-from lethe.config.resolve import mask_settings
+from lethe.config.resolve import image_settings, mask_settings
 from lethe.config.schema import method_of
 from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
@@ -103,11 +103,6 @@ class Plan:
         """Settings of a step that computes with a base."""
         return dict(base=self.of_base(base), precision=self.config["precision"])
 
-    def training_images(self, kind: str) -> dict:
-        """How to sample images of a kind of concept."""
-        images = self.config["images"]
-        return {key: value for key, value in images.items() if key != "prompts"} | dict(prompt=images["prompts"][kind])
-
     def segmentation(self, concept: str) -> dict:
         """How to find a concept, and what the content of the models is that find it."""
         chosen = mask_settings(self.config["masks"], self.concepts[concept].kind)
@@ -142,15 +137,16 @@ class Plan:
 
     @step(images="results/{base}/concepts/{concept}/images.zip")
     def images(self, base: str, concept: str) -> Told:
-        of = self.concepts[concept]
-        drawn = dict(concept=of.name, seed=self.config["seed"], images=self.training_images(of.kind))
-        return Told(self.numeric(base) | drawn)
+        return self.drawn(base, self.concepts[concept].name, self.concepts[concept].kind)
 
     @step("lethe.steps.images", images="results/{base}/concepts/{concept}/anchor_images.zip")
     def anchor_images(self, base: str, concept: str) -> Told:
-        of = self.concepts[concept]
-        drawn = dict(concept=of.anchor, seed=self.config["seed"], images=self.training_images(of.kind))
-        return Told(self.numeric(base) | drawn)
+        return self.drawn(base, self.concepts[concept].anchor, self.concepts[concept].kind)
+
+    def drawn(self, base: str, phrase: str, kind: str) -> Told:
+        """Training images of a phrase, prompted as a kind of concept."""
+        images = image_settings(self.config["images"], kind)
+        return Told(self.numeric(base) | dict(concept=phrase, seed=self.config["seed"], images=images))
 
     @step(masks="results/{base}/concepts/{concept}/masks.zip")
     def masks(self, base: str, concept: str) -> Told:
@@ -206,13 +202,13 @@ class Plan:
 
     def priors(self, base: str, settings: Mapping[str, Any], said: Manifest) -> dict[str, Job | None]:
         """The priors that settings name, by the settings' names."""
-        named = [key for key, rule in said.settings["properties"].items() if rule.get("entry-of") == "priors"]
-        return {key: settings[key] and self.prior(self.text_of(base), settings[key]) for key in named}
+        text = self.text_of(base)
+        return {key: settings[key] and self.prior(text, settings[key]) for key in said.entries_of("priors")}
 
     @step(edit="results/{base}/edits/{task}/{method}.safetensors")
     def edit(self, base: str, task: str, method: str) -> Told:
         said, settings = self.methods(task)[method], self.method(task, method)
-        named = [key for key, rule in said.settings["properties"].items() if rule.get("entry-of") == "priors"]
+        named = said.entries_of("priors")
         told = self.numeric(base) | dict(
             kind=said.name,
             method={key: value for key, value in settings.items() if key not in ("kind", *named)},
@@ -460,8 +456,8 @@ class Plan:
 
     def measures_of(self, evaluation: Mapping[str, Any]) -> list[str]:
         """The measures that an evaluation names."""
-        rules = manifest("tables", evaluation["kind"]).settings["properties"].items()
-        return [evaluation[key] for key, rule in rules if rule.get("entry-of") == "measures" and evaluation[key]]
+        keys = manifest("tables", evaluation["kind"]).entries_of("measures")
+        return [evaluation[key] for key in keys if evaluation[key]]
 
     @step(figure="results/figures/{task}.png")
     def examples(self, task: str) -> Told:

@@ -42,6 +42,10 @@ class Manifest:
         """The module that holds its functions; where the name has a '-' it has a '_'."""
         return f"lethe.{self.room}.{_spelt(self.name)}"
 
+    def entries_of(self, section: str) -> list[str]:
+        """The settings that name an entry of a section of the configuration."""
+        return [key for key, rule in self.settings["properties"].items() if rule.get("entry-of") == section]
+
 
 @cache
 def kinds(room: str) -> tuple[str, ...]:

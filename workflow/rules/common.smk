@@ -202,11 +202,11 @@ def measure_asks(wildcards):
 def asks(said, model):
     """Resources of a job of a plug-in: what its manifest asks for, and room for the model that it loads."""
 
-    def amount(key):
-        return lambda wildcards, attempt: growing(said(wildcards)[key])(wildcards, attempt)
+    def amount(key, *models):
+        return lambda wildcards, attempt: growing(said(wildcards)[key], *models)(wildcards, attempt)
 
     return dict(
-        mem_mb=lambda wildcards, attempt: growing(said(wildcards)["mb"], model)(wildcards, attempt),
+        mem_mb=amount("mb", model),
         runtime=amount("minutes"),
         gpu=lambda wildcards: min(GPUS, said(wildcards)["gpu"]),
     )

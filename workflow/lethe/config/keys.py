@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lethe.config.schema import frame, plugin_sections, with_defaults
+from lethe.config.schema import followed, frame, plugin_sections, with_defaults
 from lethe.plugins import kinds, manifest
 
 NO_DEFAULT = "required"
@@ -56,8 +56,7 @@ def _table(rows: Iterator[tuple[str, str, str, str]]) -> list[str]:
 def _keys(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str, str]]:
     defs, needed = frame()["$defs"], schema.get("required", ())
     for key, rule in schema["properties"].items():
-        target = defs[rule["$ref"].rpartition("/")[2]] if "$ref" in rule else {}
-        whole = target | rule
+        whole = followed(rule, defs)
         default = "" if "properties" in whole else NO_DEFAULT if key in needed else "left out"
         if "default" in whole and not isinstance(whole["default"], dict):
             default = f"`{json.dumps(whole['default'], ensure_ascii=False)}`"
@@ -66,7 +65,7 @@ def _keys(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str
             yield from _keys(whole, f"{place}{key}.")
         more = whole.get("additionalProperties")
         for form in more.get("oneOf", [more]) if isinstance(more, dict) else ():
-            entry = defs[form["$ref"].rpartition("/")[2]] if "$ref" in form else form
+            entry = followed(form, defs)
             if "properties" in entry:
                 yield from _keys(entry, f"{place}{key}.<name>.")
 

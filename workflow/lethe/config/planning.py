@@ -380,8 +380,8 @@ def _embedded(task: str, config: dict, concepts: Mapping[str, Concept]) -> Itera
     for name in chosen["methods"]:
         settings = method_of(config, task, name)
         said = manifest("methods", settings["kind"])
-        for key, rule in said.settings["properties"].items():
-            if rule.get("entry-of") == "priors" and settings[key]:
+        for key in said.entries_of("priors"):
+            if settings[key]:
                 met[f"methods.{name}.{key}"] = config["priors"][settings[key]].get("file")
         seen = any(concepts[concept].kind != "style" for concept in chosen["concepts"])
         if config["masks"]["segmenter"] == "clipseg" and seen and {"masks", "loras"} & set(said.reads):

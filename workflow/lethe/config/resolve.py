@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def image_settings(images: dict, kind: str) -> dict:
+    """How to draw training images of a kind, from the configuration's section `images`: with the one prompt of it."""
+    return {key: value for key, value in images.items() if key != "prompts"} | {"prompt": images["prompts"][kind]}
+
+
 def mask_settings(masks: dict, kind: str) -> dict:
     """How to find a concept of a kind, from the configuration's section `masks`: the chosen segmenter's keys alone.
 

@@ -160,13 +160,19 @@ def _walk(value: Any, rule: Mapping, place: tuple, holder: Mapping, defs: Mappin
 
 def _whole(rule: Mapping[str, Any], defs: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
     """A rule with what it refers to, and of several forms that which the keys of a value choose."""
-    if "$ref" in rule:
-        rule = defs[rule["$ref"].rpartition("/")[2]] | {k: v for k, v in rule.items() if k != "$ref"}
+    rule = followed(rule, defs)
     if "oneOf" in rule and isinstance(value, dict):
         forms = [_whole(form, defs, value) for form in rule["oneOf"]]
         fitting = [form for form in forms if form["required"][0] in value]
         return fitting[0] if len(fitting) == 1 else rule
     return rule
+
+
+def followed(rule: Mapping[str, Any], defs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A rule with what it refers to."""
+    if "$ref" not in rule:
+        return rule
+    return defs[rule["$ref"].rpartition("/")[2]] | {key: value for key, value in rule.items() if key != "$ref"}
 
 
 def merged(files: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    pass  # imported where used: a step that reads no table starts half a second sooner
-
+from typing import TypeVar
 
 T = TypeVar("T")
 

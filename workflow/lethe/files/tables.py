@@ -9,10 +9,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass  # imported where used: a step that reads no table starts half a second sooner
 
 QUOTES = 'end a cell that begins with " by another, and double each " inside it'  # the mend of a malformed cell
 _JSON = re.compile(rb'\s*(\{\s*"|\[\s*["{\[])')  # a list or object; templates may begin with {}, captions with [

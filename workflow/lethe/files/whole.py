@@ -9,10 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass  # imported where used: a step that reads no table starts half a second sooner
 
 
 @contextmanager
@@ -23,16 +19,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     after all, on a node given up for dead or for a run that was killed, it finds its part gone and raises
     FileNotFoundError: the last to begin writes the file. An error on the way gets a note that names the file.
     """
-    path = Path(path)
-    part = _part_beside(path)
-    try:
+    with _moved_into_place(Path(path)) as part:
         yield part
-        _move(part, path)
-    except Exception as error:
-        error.add_note(f"while writing {path}")
-        raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -47,8 +35,15 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: it is a link; name the folder to write itself")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: it is there already; name a folder that does not exist or is empty")
+    with _moved_into_place(path) as part:
+        part.mkdir()
+        yield part
+
+
+@contextmanager
+def _moved_into_place(path: Path) -> Iterator[Path]:
+    """Yield a name for the unfinished file or folder; move what is there to `path`, or remove it."""
     part = _part_beside(path)
-    part.mkdir()
     try:
         yield part
         _move(part, path)
@@ -56,7 +51,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         error.add_note(f"while writing {path}")
         raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def _umask() -> int:

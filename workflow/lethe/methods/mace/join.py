@@ -57,7 +57,10 @@ def preserved(prior: Moment | None, domain_prior: Moment | None, *, weight: floa
 
 def refinement(moments: Iterable[ConceptMoments], prior: Tensor | None, settings: RefinementSettings) -> Tensor:
     """The transform T `[d, d]` that refines a base for these concepts together (Eq. 1-2)."""
-    total = total_moments(moments)
+    return _refined(total_moments(moments), prior, settings)
+
+
+def _refined(total: ConceptMoments, prior: Tensor | None, settings: RefinementSettings) -> Tensor:
     with _mended_by("train_preserve_scale"):
         return refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
 
@@ -93,8 +96,7 @@ def join(
     if len(moments) != len(loras):
         raise ValueError(f"join: `moments` and `loras` must pair up; got {len(moments)} and {len(loras)}")
     total = total_moments(moments)
-    with _mended_by("train_preserve_scale"):
-        transform = refine(total.source, total.cross, prior, scale=settings.refine_scale, ridge=settings.lamb)
+    transform = _refined(total, prior, settings)
     if settings.fusion == "none":
         return transform, iter([{name: LowRank.zero(weight) for name, weight in projections.items()}] * len(moments))
     fusion = None
