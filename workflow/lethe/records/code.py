@@ -87,23 +87,36 @@ def _bare_file(path: Path) -> str:
 
 
 def bare(source: str) -> str:
-    """Python source without comments, docstrings, blank lines and space at the ends of lines."""
-    lines = source.splitlines()
+    """Python source without comments, docstrings, blank lines and space at the ends of lines; other texts as they are."""
+    lines = source.split("\n")  # as the tokenizer counts them; splitlines knows other ends
+    inside, unfinished = set(), set()  # rows that begin, and rows that end, inside a text of several lines
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (first, column), (last, _) = token.start, token.end
         if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
+            lines[first - 1] = lines[first - 1][:column]
+        elif token.type not in (tokenize.NEWLINE, tokenize.NL):
+            inside.update(range(first + 1, last + 1))
+            unfinished.update(range(first, last))
+    for first, last in _docstrings(source, lines):
+        lines[first - 1 : last] = [""] * (last - first + 1)
+        inside.difference_update(range(first, last + 1))
+    kept = [(row, line) for row, line in enumerate(lines, start=1) if line.strip() or row in inside]
+    return "\n".join(line if row in unfinished else line.rstrip() for row, line in kept)
+
+
+def _docstrings(source: str, lines: list[str]) -> list[tuple[int, int]]:
+    """First and last row of every docstring of a source that has its rows to itself; `lines` hold no comments."""
+    found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _documented(node):
-            first, last = node.body[0].lineno, node.body[0].end_lineno
-            lines[first - 1 : last] = [""] * (last - first + 1)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _documented(node: ast.AST) -> bool:
-    """Whether a definition begins with a docstring that has its lines to itself."""
-    first = node.body[0] if node.body else None
-    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not node.body:
+            continue
+        text = node.body[0]
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+            before = lines[text.lineno - 1].encode()[: text.col_offset]  # ast counts bytes
+            after = lines[text.end_lineno - 1].encode()[text.end_col_offset :]
+            if not before.strip() and not after.strip():
+                found.append((text.lineno, text.end_lineno))
+    return found
 
 
 def environment() -> dict[str, str]:
