@@ -87,7 +87,7 @@ def _bare_file(path: Path) -> str:
 
 
 def bare(source: str) -> str:
-    """Python source without comments, docstrings, blank lines and space at the ends of lines; other texts as they are."""
+    """Python source without comments, docstrings, blank lines and space at the ends of lines; texts as they are."""
     lines = source.split("\n")  # as the tokenizer counts them; splitlines knows other ends
     inside, unfinished = set(), set()  # rows that begin, and rows that end, inside a text of several lines
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
