@@ -44,7 +44,7 @@ def test_every_rule_runs_the_job_that_its_declaration_plans() -> None:
     for rule in rules:
         (name,) = set(re.findall(r"(?:PLAN|EMOJI)\.(\w+)", rule))
         assert rule.startswith((f"rule {name}:", f"rule emoji_{name}:"))
-        for directive in ("unpack(inputs(", "**outputs(", "**told(", "log:", "conda:", "        COMMAND"):
+        for directive in ("unpack(inputs(", "**outputs(", "**told(", "log:", "conda:", "MESSAGE\n", "        COMMAND"):
             assert directive in rule, f"{name} lacks {directive}"
         assert "    resources:" in rule or "    localrule: True" in rule, f"{name} lacks resources:"
 

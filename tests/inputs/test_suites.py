@@ -55,6 +55,17 @@ def test_cells_are_split_and_typed_by_their_row(table: str) -> None:
     assert list(suite_rows(suite)["type"]) == ["vessel", "boat", "watercraft", "null", "{}"]
 
 
+def test_each_word_stands_in_each_of_several_prompts(table: str) -> None:
+    prompts = ["a photo of the {}", "the {} at night"]
+    rows = suite_rows({"table": table, "column": "concept", "prompt": prompts, "seeds": [1, 2]})
+    assert list(rows.itertuples(index=False, name=None)) == [
+        (word, f"{before}{word}{behind}", seed)
+        for word in ("ship", "AC/DC", "NA")
+        for before, behind in (("a photo of the ", ""), ("the ", " at night"))
+        for seed in (1, 2)
+    ]
+
+
 def test_one_seed_is_a_range_of_one(table: str) -> None:
     rows = suite_rows({"table": table, "column": "concept", "prompt": "{}", "seeds": [0, 0]})
     assert list(rows["evaluation_seed"]) == [0, 0, 0]

@@ -433,7 +433,7 @@ def test_both_forms_are_the_same_edit_and_come_back_from_their_files(
         (
             Concept("ship", "object", "sky"),
             dict(ridge=0.0),
-            r"condition number is .*\(uce.ridge or uce.preserve_scale\)$",
+            r"condition number is .*\(ridge or preserve_scale of the method\)$",
         ),
     ],
 )

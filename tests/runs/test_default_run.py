@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -45,16 +46,22 @@ def test_the_picture_shows_before_and_after(finished: Path) -> None:
 
 
 def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_path: Path) -> None:
+    """Jobs of every rule of the default run; what they would do twice, for the base or a third concept, is copied."""
+    folder, rules = in_default_folder(tmp_path), {path.name for path in (finished / "logs").iterdir()}
+    for name in ("samples/original", "measures/original", "concepts/ship"):
+        for part in (f"results/emoji/{name}", f"results/provenance/emoji/{name}"):
+            shutil.copytree(finished / part, folder / part)
     before = len(submitted(slurm))
-    run = snakemake(in_default_folder(tmp_path), "--cores", "8", "--profile", "slurm", environment=slurm)
+    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=slurm)
     assert run.returncode == 0, run.stdout + run.stderr
-    here, there = contents(finished), contents(tmp_path)
+    assert {path.name for path in (folder / "logs").iterdir()} == rules | {"slurm"}
+    here, there = contents(finished), contents(folder)
     assert {"tables/objects.csv", "figures/objects.png", "emoji/edits/objects/mace.safetensors"} <= here.keys()
     assert {name for name in here | there if here.get(name) != there.get(name)} == set()
     jobs = submitted(slurm)[before:]
     assert all(job["JobState"] == "COMPLETED" for job in jobs)
     (concepts,) = [job for job in jobs if "lora" in job["StdOut"]]
-    assert concepts["TresPerJob"].endswith("gpu:1")  # three chains, one submission, one GPU
+    assert concepts["TresPerJob"].endswith("gpu:1")  # two chains, one submission, one GPU
 
 
 def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path, forked: dict[str, str]) -> None:

@@ -27,6 +27,8 @@ rule emoji_icons:
         runtime=growing(60),
     params:
         **told(EMOJI.icons),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -46,6 +48,8 @@ rule emoji_vae:
         runtime=growing(720),
     params:
         **told(EMOJI.vae),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -65,6 +69,8 @@ rule emoji_diffusion:
         runtime=growing(720),
     params:
         **told(EMOJI.diffusion),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -83,6 +89,8 @@ rule emoji_clip:
         runtime=growing(720),
     params:
         **told(EMOJI.clip),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -101,6 +109,8 @@ rule emoji_clipseg:
         runtime=growing(720),
     params:
         **told(EMOJI.clipseg),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -119,6 +129,8 @@ rule emoji_reference:
         runtime=growing(60),
     params:
         **told(EMOJI.reference),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -138,6 +150,8 @@ rule emoji_quality:
         runtime=growing(120),
     params:
         **told(EMOJI.quality),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -156,5 +170,7 @@ rule emoji_release:
         runtime=growing(60),
     params:
         **told(EMOJI.release),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -29,7 +29,8 @@ from lethe.erasure.moments import Moment, concept_moments, second_moment
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import read_templates, template_file
 from lethe.plugins import Manifest, kinds, manifest
-from lethe.records.code import code_hash, environment
+from lethe.records.code import code_hash
+from lethe.records.records import what_made
 
 Images = Sequence[np.ndarray]
 
@@ -243,12 +244,11 @@ def _record(
     """What made an edit, as the header of its file says it."""
     weights = base.weights_sha256
     fingerprint = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
-    return {
-        "step": "edit",
-        "method": said.name,
-        "base": {**base.about, "fingerprint": fingerprint, "weights_sha256": weights},
-        "concepts": [concept.name for concept in concepts],
-        "settings": {"kind": said.name, "method": dict(settings), "seed": seed, **sections},
-        "code": code_hash(said.module),
-        "environment": environment(),
-    }
+    return what_made(
+        "edit",
+        {"kind": said.name, "method": dict(settings), "seed": seed, **sections},
+        code=code_hash(said.module),
+        method=said.name,
+        base={**base.about, "fingerprint": fingerprint, "weights_sha256": weights},
+        concepts=[concept.name for concept in concepts],
+    )

@@ -15,5 +15,7 @@ rule base:
         runtime=growing(15),
     params:
         **told(PLAN.base),
+    message:
+        MESSAGE
     shell:
         COMMAND

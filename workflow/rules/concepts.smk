@@ -16,6 +16,8 @@ rule images:
         gpu=GPUS,
     params:
         **told(PLAN.images),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -35,6 +37,8 @@ rule anchor_images:
         gpu=GPUS,
     params:
         **told(PLAN.anchor_images),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -54,6 +58,8 @@ rule masks:
         gpu=GPUS,
     params:
         **told(PLAN.masks),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -72,5 +78,7 @@ rule moments:
         runtime=growing(15),
     params:
         **told(PLAN.moments),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -14,5 +14,7 @@ rule edit:
         **asks(method_asks, base_model),
     params:
         **told(PLAN.edit),
+    message:
+        MESSAGE
     shell:
         COMMAND

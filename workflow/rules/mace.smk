@@ -16,6 +16,8 @@ rule lora:
         gpu=GPUS,
     params:
         **told(PLAN.lora),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -35,6 +37,8 @@ rule task_lora:
         gpu=GPUS,
     params:
         **told(PLAN.task_lora),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -53,6 +57,8 @@ rule losses:
         runtime=growing(15),
     params:
         **told(PLAN.losses),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -71,5 +77,7 @@ rule mask_sheets:
         runtime=growing(60),
     params:
         **told(PLAN.mask_sheets),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -14,6 +14,8 @@ rule measure:
         **asks(measure_asks, measure_model),
     params:
         **told(PLAN.measure),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -31,6 +33,8 @@ rule reference:
         **asks(measure_asks, measure_model),
     params:
         **told(PLAN.reference),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -48,5 +52,7 @@ rule texts:
         **asks(measure_asks, measure_model),
     params:
         **told(PLAN.texts),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -13,6 +13,8 @@ rule coco_annotations:
         ENVIRONMENT
     params:
         **told(PLAN.coco_annotations),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -32,5 +34,7 @@ rule prior:
         gpu=GPUS,
     params:
         **told(PLAN.prior),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -16,5 +16,7 @@ rule sample:
         gpu=GPUS,
     params:
         **told(PLAN.sample),
+    message:
+        MESSAGE
     shell:
         COMMAND

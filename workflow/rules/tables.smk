@@ -15,6 +15,8 @@ rule table:
         runtime=growing(15),
     params:
         **told(PLAN.table),
+    message:
+        MESSAGE
     shell:
         COMMAND
 
@@ -33,5 +35,7 @@ rule examples:
         runtime=growing(15),
     params:
         **told(PLAN.examples),
+    message:
+        MESSAGE
     shell:
         COMMAND

@@ -23,8 +23,8 @@ def suite_rows(suite: dict) -> pd.DataFrame:
 
     Either `file` (a CSV with these columns, or a TSV by its name; `columns` names others to take them from, and perhaps
     columns guidance, width and height; `rows` keeps the first so many), or every phrase in `column` of `table` (a TSV;
-    several phrases in a cell are split at ';') put into `prompt`, once for each seed from `seeds[0]` to `seeds[1]`; the
-    type is the row's `type_column`, else the phrase itself.
+    several phrases in a cell are split at ';') put into `prompt`, or into each of several, once for each seed from
+    `seeds[0]` to `seeds[1]`; the type is the row's `type_column`, else the phrase itself.
     Raises ValueError naming the file when a column is missing or there are no rows, and file and line for what
     `parse_table` or `rows_from` refuse.
     """
@@ -32,10 +32,12 @@ def suite_rows(suite: dict) -> pd.DataFrame:
         rows = _file_rows(Path(suite["file"]), suite.get("columns")).head(suite.get("rows"))
     else:
         first, last = suite["seeds"]
+        prompts = [suite["prompt"]] if isinstance(suite["prompt"], str) else suite["prompt"]
         rows = pd.DataFrame(
             [
-                (kind, fill(suite["prompt"], phrase), seed)
+                (kind, fill(prompt, phrase), seed)
                 for kind, phrase in phrases(suite["table"], suite["column"], suite.get("type_column"))
+                for prompt in prompts
                 for seed in range(first, last + 1)
             ],
             columns=COLUMNS,

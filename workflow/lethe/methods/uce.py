@@ -62,7 +62,7 @@ def erase(
     try:
         transform = refine(weight * source, weight * cross, kept, scale=scale, ridge=settings["ridge"])
     except SingularError as error:
-        raise ValueError(f"{error} (uce.ridge or uce.preserve_scale)") from None
+        raise ValueError(f"{error} (ridge or preserve_scale of the method)") from None
     if settings["edit_form"] == "factors":
         nothing = {name: LowRank.zero(projection) for name, projection in base.projections.items()}
         return FactoredEdit.stacked(transform, [(concept.name, nothing) for concept in concepts])

@@ -189,6 +189,14 @@ def write_records(
             part.write_text(text, encoding="utf-8")
 
 
+def what_made(step: str, settings: Mapping[str, object], *, code: str, **more: object) -> dict[str, object]:
+    """What made an output, as its own header or file says it: step, settings, digest of the code, versions, and `more`.
+
+    No clock, no host, no commit: the same settings, inputs and code give the same text.
+    """
+    return {"step": step, "settings": dict(settings), "code": code, "environment": environment(), **more}
+
+
 def notes(outputs: Iterable[Path]) -> list[str]:
     """What the jobs that made some files had to say to whoever reads the results, each thing once, from their records.
 

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 from lethe.files.whole import written_whole
 from lethe.jobs import without_places
 from lethe.messages import plain
-from lethe.records.code import code_hash, environment
+from lethe.records.code import code_hash
 from lethe.records.fingerprints import sha256_of
-from lethe.records.records import checked_inputs, forget, write_records
+from lethe.records.records import checked_inputs, forget, what_made, write_records
 from lethe.steps.failures import explained
 
 if TYPE_CHECKING:
@@ -81,15 +81,10 @@ class Job:
             self.notes.append((count, sentence))
 
     def record(self, **more: object) -> dict:
-        """What made an output: step, settings, SHA-256 of its input files and of its code, versions.
-
-        No clock, no host, no commit: the same settings, inputs and code give the same record. What `more` holds is left
-        out of the settings.
-        """
+        """What made an output, with the SHA-256 of its input files. What `more` holds is left out of the settings."""
         files = {name: [self.hashes.get(p) or sha256_of(p) for p in paths] for name, paths in self.reads.items()}
         settings = {name: without_places(value) for name, value in vars(self.settings).items() if name not in more}
-        made = {"step": self.step, "settings": settings, "inputs": files, "code": self.code}
-        return made | {"environment": environment(), **more}
+        return what_made(self.step, settings, code=self.code, inputs=files, **more)
 
     def write_json(self, name: str, content: object) -> None:
         """Write an output as JSON."""
