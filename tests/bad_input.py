@@ -31,7 +31,7 @@ from lethe.bases.pipeline import describe, load_pipeline, load_text
 from lethe.bases.weights import projection_weights
 from lethe.config.checks import check_config
 from lethe.config.schema import with_defaults
-from lethe.inputs.concepts import KINDS, Concept, read_concepts
+from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.suites import suite_rows
 from lethe.messages import ConfigError
 from plans import SHIPPED
@@ -122,7 +122,6 @@ class Place:
             **model_stand_ins(),
             "results/README.md": "",
             "../outside/mine.txt": "mine",
-            **{f"resources/templates/{kind}.txt": "{}\n" for kind in KINDS},
         }.items():
             self.write(name, text)
         self.config["tasks"]["objects"]["concepts"] = ["ship"]

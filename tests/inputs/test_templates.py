@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from bad_input import Act, Case, Place, each_of, file_for, refusals
-from lethe.inputs.templates import fill, read_templates
-from running import ROOT
+from lethe.inputs.concepts import KINDS
+from lethe.inputs.templates import SHIPPED, fill, read_templates
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "resources" / "templates").glob("*.txt")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.txt")), ids=lambda p: p.stem)
 def test_shipped_templates_are_thirty_different_prompts(path: Path) -> None:
     templates = read_templates(path)
     assert len(set(templates)) == len(templates) >= 30
     assert all(fill(template, "X").count("X") == 1 for template in templates)
+
+
+def test_each_kind_of_concept_has_templates() -> None:
+    assert {path.stem for path in SHIPPED.glob("*.txt")} == set(KINDS)
 
 
 def test_read_templates_skips_blank_lines_and_comments(tmp_path: Path) -> None:
