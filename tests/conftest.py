@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,10 @@ from lethe.bases.text import TextEncoders
 from lethe.methods.mace.training import LoraSettings
 from running import ROOT, snakemake
 
+if TYPE_CHECKING:
+    from bad_input import Place
+
+pytest.register_assert_rewrite("bad_input")  # so that a case that fails says what differs
 torch.set_num_threads(1)
 
 WINDOW = 77  # of Stable Diffusion
@@ -363,6 +368,18 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         return "owner/name", revision
 
     return put
+
+
+@pytest.fixture
+def place(tmp_path: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Where a case of bad input happens: its working directory, and no network."""
+    from bad_input import Place  # here, as it imports this module
+
+    place = Place(tmp_path, sd_folder)
+    place.fill()
+    monkeypatch.chdir(place.work)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return place
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, constants
 from PIL import Image
 from torch import Tensor
 
+from bad_input import PICKLE, UNET, Act, Case, Place, Prepare, each_of, index, refusals, with_file
 from conftest import CPU, ROOT
 from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.__main__ import main
@@ -242,3 +244,79 @@ def test_pip_installs_the_command(tmp_path: Path) -> None:
     run = lethe(tmp_path, "show", "text", path=tmp_path / "site")
     assert run.returncode == 2
     assert run.stderr.startswith("lethe: text: this is no safetensors file")
+
+
+# Bad input
+
+
+def command(*words: str, spoil: Callable[[Path], object] = lambda base: None) -> Prepare:
+    """`lethe` with an edit of the tiny base in edit.safetensors, and that base in the folder base."""
+
+    def prepare(place: Place) -> Act:
+        base = place.base()
+        WeightEdit({"conv_in.bias": torch.ones(16)}, record_for(base)).save(place.work / "edit.safetensors")
+        (place.outside / "empty").mkdir()
+        (place.work / "link").symlink_to(place.outside / "empty")
+        (place.work / "dangling").symlink_to(place.outside / "absent")
+        place.write("pickle.safetensors", PICKLE)
+        spoil(base)
+        return lambda: main(words)
+
+    return prepare
+
+
+APPLY = ("apply", "--edit", "edit.safetensors", "--out", "out", "--base")
+OUT = ("apply", "--edit", "edit.safetensors", "--base", "base", "--out")
+CASES = [
+    *refusals(
+        "lethe",
+        {
+            "hub id with a traversal": (*APPLY, "owner/../../x", ("'owner/../../x' is no hub id",)),
+            "URL": (*APPLY, "https://huggingface.co/owner/name", ("is no hub id (owner/name)",)),
+            "home": (*APPLY, "~/x", ("lethe: ~/x: there is no such folder", "is no hub id")),
+            "revision with a traversal": (
+                *APPLY,
+                "owner/name",
+                "--revision",
+                "../../x",
+                ("'../../x' is no commit, tag",),
+            ),
+            "revision like an option": (*APPLY, "owner/name", "--revision=--force", ("'--force' is no commit, tag",)),
+            "folder that is a link to a folder": (
+                *OUT,
+                "link",
+                ("link: it is a link; name the folder to write itself",),
+            ),
+            "folder that is a link to nothing": (*OUT, "dangling", ("dangling: it is a link",)),
+            "folder that is full": (*OUT, "config", ("config: it is there already",)),
+            "folder inside a file": (*OUT, "edit.safetensors/out", ("edit.safetensors",)),
+            "edit that is a pickle": (
+                "show",
+                "pickle.safetensors",
+                ("pickle.safetensors: this is no safetensors file",),
+            ),
+            "edit that is a folder": ("show", "config", ("config: there is no such safetensors file",)),
+            "edit like an option": ("show", "--settings", ("lethe", "unrecognized arguments|required")),
+            "rank that is no number": ("lora", *OUT[1:], "out", "--rank", "$(touch canary)", ("invalid int value",)),
+        },
+        command,
+    ),
+    *refusals(
+        "lethe, with a base whose",
+        {
+            "index names a folder above": (
+                index(**{"../../outside": ["diffusers", "X"]}),
+                ("model_index.json must list each part by a plain name",),
+            ),
+            "weights are a pickle renamed": (with_file(UNET, PICKLE), ("this is no safetensors file",)),
+            "earlier records are no list": (with_file("lethe.json", '{"a": 1}'), ("lethe.json: it must be the list",)),
+            "index is a list": (with_file("model_index.json", "[]"), ("must hold a JSON object",)),
+        },
+        lambda spoil: command(*APPLY, "base", spoil=spoil),
+    ),
+]
+
+
+@each_of(CASES)
+def test_bad_arguments_and_what_they_name_are_refused(place: Place, case: Case, capsys: pytest.CaptureFixture) -> None:
+    case.check(place, capsys)

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from bad_input import Case, each_of
 from emoji_world.plan import EmojiPlan
 from lethe.jobs import Step
 from lethe.plan import Plan
@@ -89,3 +90,11 @@ def test_links_in_the_documents_lead_somewhere() -> None:
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_cases_of_bad_input_are_some_and_each_has_a_name_of_its_own() -> None:
+    one, other = (Case(name, lambda place: print) for name in ("one", "other"))
+    assert each_of([one, other]).name == "parametrize"
+    for cases in ([], [one, other, one]):
+        with pytest.raises(AssertionError):
+            each_of(cases)

@@ -14,6 +14,21 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from bad_input import (
+    CODE,
+    PICKLE,
+    Case,
+    Place,
+    describe_of,
+    each_of,
+    index,
+    pipeline_of,
+    refusals,
+    spoilt,
+    text_of,
+    weights_of,
+    with_file,
+)
 from conftest import CPU, ROOT
 from lethe.bases.folder import base_folder, cached_folder, model_folder, weight_files
 from lethe.bases.pipeline import load_pipeline, load_text
@@ -214,3 +229,56 @@ def test_weight_files_prefer_the_variant_and_fall_back(sd_folder: Path, tmp_path
     save_file({k: t.half() for k, t in load_file(plain).items()}, half)
     assert weight_files(folder, variant="fp16") == {"model.safetensors": half}
     assert weight_files(folder) == {"model.safetensors": plain}
+
+
+# Bad input
+
+
+def shards_elsewhere(base: Path) -> None:
+    name = "mid.attn2.to_k.weight"
+    content = {"weight_map": {name: "../../../outside/secret.safetensors"}}
+    (base / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(content))
+
+
+CLASSES = "a base must be made of classes of diffusers and transformers alone"
+CASES = [
+    *refusals(
+        "a base",
+        {
+            "class of another package": (
+                index(unet=["subprocess", "Popen"]),
+                pipeline_of,
+                ("model_index.json names 'Popen' of 'subprocess' for unet", CLASSES),
+            ),
+            "class of a module in its folder": (
+                with_file("unet/evil.py", CODE, index(unet=["evil", "Evil"])),
+                pipeline_of,
+                ("names 'Evil' of 'evil' for unet", CLASSES),
+            ),
+            "pipeline of its own": (
+                with_file("pipeline.py", CODE, index(_class_name=["pipeline", "Evil"])),
+                pipeline_of,
+                ("names the pipeline ['pipeline', 'Evil']", "one of diffusers' own"),
+            ),
+            "unknown pipeline": (index(_class_name="Evil"), pipeline_of, ("names the pipeline 'Evil'",)),
+            "part whose name is a path": (
+                index(**{"../../outside": ["diffusers", "UNet2DConditionModel"]}),
+                text_of,
+                ("model_index.json must list each part by a plain name", "'../../outside'"),
+            ),
+            "index that is a list": (with_file("model_index.json", "[]"), text_of, ("must hold a JSON object",)),
+            "index that is no JSON": (
+                with_file("model_index.json", PICKLE),
+                describe_of,
+                ("model_index.json: this is no JSON",),
+            ),
+            "shards elsewhere": (shards_elsewhere, weights_of, ("its shards must be files beside it",)),
+        },
+        spoilt,
+    ),
+]
+
+
+@each_of(CASES)
+def test_an_index_that_leads_elsewhere_is_refused(place: Place, case: Case, capsys: pytest.CaptureFixture) -> None:
+    case.check(place, capsys)

@@ -23,6 +23,21 @@ from transformers import (
     CLIPVisionModel,
 )
 
+from bad_input import (
+    CODE,
+    PICKLE,
+    UNET,
+    Act,
+    Case,
+    Place,
+    each_of,
+    pipeline_of,
+    reconfigured,
+    refusals,
+    spoilt,
+    text_of,
+    with_file,
+)
 from conftest import CPU, ROOT, save_tokenizer, text_settings, vision_settings
 from lethe.bases.loading import load_network, load_tokenizer
 from lethe.bases.pipeline import load_pipeline, load_text, text_encoders
@@ -50,11 +65,6 @@ def part(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[type, Path]:
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     (path,) = folder.glob("*.safetensors")
     save_file(change(load_file(path)), path, {"format": "pt"})
-
-
-def reconfigured(folder: Path, file: str = "config.json", **values: object) -> None:
-    path = folder / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def loaded(kind: type, folder: Path, **options: object) -> torch.nn.Module:
@@ -463,3 +473,41 @@ def test_a_clip_as_deep_as_a_clipseg_is_no_clipseg(tmp_path: Path) -> None:
     refused(
         "lack 60 of the weights of CLIPSegForImageSegmentation", lambda: load_clipseg(str(tmp_path), None, device=CPU)
     )
+
+
+# Bad input
+
+
+def code_in_a_tokenizer(place: Place) -> Act:
+    base = place.base()
+    reconfigured(base / "tokenizer", "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]})
+    (base / "tokenizer/evil.py").write_text(CODE)
+
+    def act() -> None:
+        assert type(text_of(base).tokenizer).__name__ == "CLIPTokenizer"
+
+    return act
+
+
+CASES = [
+    *refusals(
+        "a base",
+        {
+            "pickle renamed to safetensors": (with_file(UNET, PICKLE), pipeline_of, ("base: it does not load",)),
+            "text encoder's pickle renamed": (
+                with_file("text_encoder/model.safetensors", PICKLE),
+                text_of,
+                ("base: it does not load",),
+            ),
+        },
+        spoilt,
+    ),
+    Case("a base: code that a tokenizer names is not run", code_in_a_tokenizer),
+]
+
+
+@each_of(CASES)
+def test_a_pickle_is_refused_under_any_name_and_code_of_a_model_not_run(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

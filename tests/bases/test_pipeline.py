@@ -15,10 +15,22 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 
+from bad_input import (
+    CODE,
+    Case,
+    Place,
+    describe_of,
+    each_of,
+    only_pickle,
+    pipeline_of,
+    refusals,
+    spoilt,
+    text_of,
+    with_file,
+)
 from conftest import CPU
 from lethe.bases.pipeline import describe, load_pipeline, load_text, text_encoders, use_scheduler
 from lethe.bases.unet import cross_attention_projections
-from lethe.bases.weights import projection_weights
 
 
 def test_projections_are_those_of_attn2_in_order(base_unet: UNet2DConditionModel) -> None:
@@ -34,50 +46,6 @@ def test_projections_are_those_of_attn2_in_order(base_unet: UNet2DConditionModel
         assert isinstance(module, nn.Linear)
         assert base_unet.get_submodule(name) is module
         assert module.in_features == base_unet.config.cross_attention_dim
-
-
-def test_projection_weights_are_those_of_the_network(base_folder: Path, base_unet: UNet2DConditionModel) -> None:
-    read, found = projection_weights(str(base_folder), None), cross_attention_projections(base_unet)
-    assert read.keys() == found.keys()
-    assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
-
-
-@pytest.mark.parametrize("variant", [None, "fp16"])
-@pytest.mark.parametrize("shard", ["10GB", "100KB"])
-def test_weights_in_shards_and_in_half_precision_are_read(
-    sdxl_folder: Path, tmp_path: Path, hub_cache: Callable, shard: str, variant: str | None
-) -> None:
-    folder = tmp_path / "base"
-    pipeline = load_pipeline(str(sdxl_folder), None, device=CPU, precision="float16" if variant else "float32")
-    pipeline.save_pretrained(folder, variant=variant)
-    for path in (folder / "unet").glob("*.safetensors"):
-        path.unlink()
-    pipeline.unet.save_pretrained(folder / "unet", variant=variant, max_shard_size=shard)
-    files = {path.name for path in (folder / "unet").glob("*.safetensors")}
-    assert all((".fp16" in name) == bool(variant) for name in files)
-    read, found = projection_weights(str(folder), None, variant=variant), cross_attention_projections(pipeline.unet)
-    assert read.keys() == found.keys()
-    assert all(torch.equal(weight, found[name].weight) for name, weight in read.items())
-
-    model, revision = hub_cache(folder)
-    cached = projection_weights(model, revision, variant=variant)
-    assert all(torch.equal(weight, read[name]) for name, weight in cached.items())
-    assert cached.keys() == found.keys()
-    whole = load_pipeline(str(folder), None, device=CPU, precision="float32", variant=variant)
-    alone = load_text(str(folder), None, device=CPU, precision="float32", variant=variant)
-    for mine, its in [(whole.unet, pipeline.unet), *zip(alone.encoders, text_encoders(pipeline).encoders, strict=True)]:
-        assert all(torch.equal(t, its.state_dict()[name].float()) for name, t in mine.state_dict().items())
-
-
-def test_projection_weights_of_a_hub_id_come_from_its_revision(
-    sd_folder: Path, sd2_folder: Path, hub_cache: Callable
-) -> None:
-    model, first = hub_cache(sd_folder)
-    _, second = hub_cache(sd2_folder)
-    for revision, folder in ((first, sd_folder), (second, sd2_folder)):
-        found, want = projection_weights(model, revision), projection_weights(str(folder), None)
-        assert len(found) == 14
-        assert all(torch.equal(weight, want[name]) for name, weight in found.items())
 
 
 def test_projections_of_different_widths_are_refused() -> None:
@@ -216,3 +184,42 @@ def test_describe_reads_the_facts_without_weights(
         "window": 77,
         "prediction_type": "v_prediction" if base_folder.name == "sd2" else "epsilon",
     }
+
+
+# Bad input
+
+CASES = [
+    *refusals(
+        "a base",
+        {
+            "U-Net only as a pickle": (
+                only_pickle("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+                pipeline_of,
+                ("base: it does not load", "whose weights are safetensors"),
+            ),
+            "text encoder only as a pickle": (
+                only_pickle("text_encoder", "model.safetensors", "pytorch_model.bin"),
+                text_of,
+                ("base: it does not load", "whose weights are safetensors"),
+            ),
+            "module in its folder called diffusers": (
+                with_file("unet/diffusers.py", CODE),
+                pipeline_of,
+                ("contains custom code in diffusers.py",),
+            ),
+            "configuration without what it must say": (
+                with_file("unet/config.json", "{}"),
+                describe_of,
+                ("unet/config.json has no 'cross_attention_dim'",),
+            ),
+        },
+        spoilt,
+    ),
+]
+
+
+@each_of(CASES)
+def test_a_base_of_pickles_or_code_of_its_own_is_refused(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

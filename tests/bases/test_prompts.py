@@ -1,4 +1,4 @@
-"""Prompt templates and the places of their words, on real tokenizers: against tokens of the parts, one by one."""
+"""The places of words in prompts, on real tokenizers: against tokens of the parts, one by one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 from tokenizers.decoders import ByteLevel
 from transformers import CLIPTokenizer
 
-from conftest import ROOT
+from conftest import WINDOW
 from emoji_world.models import train_tokenizer
 from lethe.bases.prompts import aligned_positions, end_positions, phrase_positions
-from lethe.inputs.templates import fill, read_templates
+from lethe.bases.text import TextEncoders
+from lethe.erasure.moments import concept_moments
+from lethe.inputs.templates import fill
 
 NAMES = [
     "ship",
@@ -51,54 +53,6 @@ def text_of(tokenizer: CLIPTokenizer, tokens: list[int]) -> str:
 
 def padded(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
     return tokenizer(prompt, padding="max_length", truncation=True).input_ids
-
-
-# Templates
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "resources" / "templates").glob("*.txt")), ids=lambda p: p.stem)
-def test_shipped_templates_are_thirty_different_prompts(path: Path) -> None:
-    templates = read_templates(path)
-    assert len(set(templates)) == len(templates) >= 30
-    assert all(fill(template, "X").count("X") == 1 for template in templates)
-
-
-def test_read_templates_skips_blank_lines_and_comments(tmp_path: Path) -> None:
-    path = tmp_path / "templates.txt"
-    path.write_text("# one {} and {}\n\n  a {} \r\n   \nthe {} à Paris\n", encoding="utf-8")
-    assert read_templates(path) == ["a {}", "the {} à Paris"]
-
-
-@pytest.mark.parametrize("inside", ["\u2028", "\x85", "\v", "\f"])
-def test_read_templates_takes_no_other_sign_for_the_end_of_a_line(tmp_path: Path, inside: str) -> None:
-    path = tmp_path / "bad.txt"
-    path.write_text(f"a {{}}\nthe {{}}{inside}a {{}} here\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.txt, line 2: .*holds an invisible or control character; remove it"):
-        read_templates(path)
-    path.write_text("a {}\rthe {}\r")
-    with pytest.raises(ValueError, match=r"bad\.txt, line 1: it holds a carriage return that ends no line"):
-        read_templates(path)
-
-
-@pytest.mark.parametrize("bad", ["a photo", "{} and {}", "a { }"])
-def test_read_templates_names_file_and_line_of_a_bad_template(tmp_path: Path, bad: str) -> None:
-    path = tmp_path / "bad.txt"
-    path.write_text(f"# a comment\na {{}}\n{bad}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.txt, line 3: a template must contain \{\} exactly once") as error:
-        read_templates(path)
-    assert repr(bad) in str(error.value)
-
-
-def test_read_templates_refuses_a_file_without_any(tmp_path: Path) -> None:
-    path = tmp_path / "empty.txt"
-    path.write_text("# nothing\n\n")
-    with pytest.raises(ValueError, match=r"empty\.txt: no template found; write one per line"):
-        read_templates(path)
-
-
-@pytest.mark.parametrize("phrase", ["{}", "{0}", "a {} b", "\\1", "%s"])
-def test_fill_takes_a_phrase_literally(phrase: str) -> None:
-    assert fill("the {} here", phrase) == "the " + phrase + " here"
 
 
 # Where a phrase is
@@ -157,6 +111,17 @@ def test_phrase_positions_refuse_a_phrase_beyond_the_window(tokenizer: CLIPToken
     with pytest.raises(ValueError, match=text):
         phrase_positions(tokenizer, "a {}", name)
     assert len(phrase_positions(tokenizer, "{} cut here", name)) == 75  # words after the phrase may be cut
+
+
+def test_a_name_too_long_for_the_text_encoder_is_refused(text: TextEncoders) -> None:
+    """Its length in tokens is known once the base's tokenizer is loaded: the first step that reads the name says so."""
+    name = "a very long name " * 20
+    for act in (
+        lambda: phrase_positions(text.tokenizer, "a photo of {}", name),
+        lambda: concept_moments(text, name, "the sky", ["a photo of {}"]),
+    ):
+        with pytest.raises(ValueError, match=f"the text encoder reads {WINDOW}: use a shorter name or template"):
+            act()
 
 
 def test_phrase_positions_refuse_a_phrase_without_tokens(tokenizer: CLIPTokenizer) -> None:

@@ -12,13 +12,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
 
+from bad_input import PICKLE, ROWS, SUITE, UNET, Act, Case, Place, Prepare, each_of, refusals, started_with
 from conftest import model_stand_ins
 from lethe.__main__ import main
 from lethe.config.checks import check_config
 from lethe.config.keys import tables_of_keys
 from lethe.config.resolve import mask_settings, read_overrides
-from lethe.config.schema import merged, method_of, schema_of, with_defaults
+from lethe.config.schema import frame, merged, method_of, schema_of, with_defaults
 from lethe.messages import ConfigError, nearest
 from lethe.plugins import ROOMS, kinds, manifest
 from running import ROOT
@@ -307,7 +310,6 @@ def test_what_is_allowed(config, place, value):
         ("bases.emoji.variant", "fp32", ["bases.emoji.variant must be one of fp16; got 'fp32'."]),
         ("bases.emoji.model", "resources/absent", ["bases.emoji.model: there is no folder", "correct the path"]),
         ("bases.emoji.model", "./absent", ["bases.emoji.model: there is no folder"]),
-        ("bases.emoji.model", "/absent/model", ["bases.emoji.model: there is no folder '/absent/model'"]),
         ("bases.emoji.model", "../absent", ["bases.emoji.model: there is no folder"]),
         ("bases.emoji.model", "resources/emoji/clip", ["bases.emoji.model: the folder", "no model_index.json"]),
         ("bases.emoji.model", "models/emoji/pipeline", ["bases.emoji.model: ", "no hub id (owner/name)", "no folder"]),
@@ -718,6 +720,14 @@ def test_the_schema_is_closed_and_explains_every_key(config):
         assert "title" in rule or "enum" in rule or "properties" in rule, name
 
 
+def test_text_in_tables_of_results_is_ours_alone() -> None:
+    """A spreadsheet takes a cell that begins with = + - @ for a formula: the table of numbers holds names that the
+    schema allows for methods and tasks, and numbers, nothing else."""
+    names = [frame()["$defs"][name]["pattern"] for name in ("method_name", "task_name")]
+    for begin in "=+-@":
+        assert not any(re.match(pattern, f"{begin}cmd") for pattern in names)
+
+
 def test_the_readme_tells_of_every_key_what_the_schema_and_the_manifests_say():
     readme = (ROOT / "config/README.md").read_text()
     (shown,) = re.findall(r"<!-- keys -->\n(.+?)<!-- end of keys -->", readme, re.DOTALL)
@@ -797,3 +807,166 @@ def test_nested_values_of_config_are_read_as_yaml(given: dict, want: dict) -> No
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     read_overrides(config, given)
     assert {key: config[key] for key in want} == want
+
+
+# Bad input
+
+
+def renamed(section: str, name: str) -> Prepare:
+    """A configuration whose section has an entry more, of this name."""
+
+    def prepare(place: Place) -> Act:
+        place.config[section][name] = next(iter(place.config[section].values()))
+        return place.start
+
+    return prepare
+
+
+def key(at: str, value: object) -> Prepare:
+    """A configuration with another value at a dotted place."""
+
+    def prepare(place: Place) -> Act:
+        put(place.config, at, value)
+        return place.start
+
+    return prepare
+
+
+def weights_as_pickle(place: Place) -> Act:
+    (place.work / BASE / UNET).unlink()
+    place.write(f"{BASE}/unet/diffusion_pytorch_model.bin", PICKLE)
+    return place.start
+
+
+def from_yaml(text: str | bytes, old: str = "") -> Prepare:
+    """The shipped file with `text` at its end, or in place of the line that begins with `old`, loaded by Snakemake."""
+
+    def prepare(place: Place) -> Act:
+        shipped = (ROOT / "config" / "config.yaml").read_bytes()
+        new = text if isinstance(text, bytes) else text.encode()
+        if old:
+            new = re.sub(rb"(?m)^%s.*$" % old.encode(), new.replace(b"\\", rb"\\"), shipped)
+            assert new != shipped
+        else:
+            new = shipped + b"\n" + new
+        path = place.write("mine.yaml", new)
+
+        def act() -> None:
+            place.config = {}
+            update_config(place.config, load_configfile(path))
+            place.start((path,))
+
+        return act
+
+    return prepare
+
+
+NAMED = ("needs another name: it must be letters, digits", "as it names a folder")
+HUB = "is no hub id (owner/name), and there is no folder"
+NO_YAML = ("Config file is not valid JSON or YAML",)
+CASES = [
+    *refusals(
+        "a name in the configuration",
+        {
+            "traversal": ("tasks", "../x", (f"tasks.'../x' {NAMED[0]}", NAMED[1])),
+            "command": ("tasks", "$(touch canary)", NAMED),
+            "parent folder": ("bases", "..", NAMED),
+            "hidden folder": ("suites", ".git", NAMED),
+            "option": ("evaluations", "--settings", NAMED),
+            "braces": ("suites", "{shard}", NAMED),
+            "space": ("priors", "a b", NAMED),
+            "300 characters": ("tasks", "x" * 300, (*NAMED, "at most 60 characters")),
+            "the unedited base": ("tasks", "original", ("tasks.original", "not 'original'")),
+            "a folder with another meaning": (
+                "bases",
+                "tables",
+                ("bases.tables", "not that of another folder of results"),
+            ),
+            "line break": ("tasks", "x\n", (r"tasks: the key 'x\n' is no plain text", "on one line")),
+        },
+        renamed,
+    ),
+    *refusals(
+        "a path in the configuration",
+        {
+            "hub id with a traversal": (
+                "bases.emoji.model",
+                "owner/name/../../x",
+                ("bases.emoji.model", HUB, "correct it"),
+            ),
+            "hub id that ends in a folder above": ("bases.emoji.model", "owner/..", (HUB,)),
+            "hub id that ends in a dot": ("bases.emoji.model", "owner/.", (HUB,)),
+            "home": ("bases.emoji.model", "~/models/sd", (HUB,)),
+            "URL": ("bases.emoji.model", "https://huggingface.co/owner/name", (HUB,)),
+            "command": ("bases.emoji.model", "owner/$(touch canary)", (HUB,)),
+            "absolute path": (
+                "bases.emoji.model",
+                "/absent/model",
+                ("config/config.yaml: bases.emoji.model: there is no folder '/absent/model'; correct the path.",),
+            ),
+            "hub id under a revision with a traversal": (
+                "bases.emoji",
+                {"model": "owner/name", "revision": "refs/../../x"},
+                ("bases.emoji.model: 'refs/../../x' is no commit, tag or branch",),
+            ),
+            "file that looks like an option": (
+                "templates.object",
+                "--threads",
+                ("templates.object", "begins with '-'"),
+            ),
+            "file that looks like a wildcard": (
+                "templates.object",
+                "{base}.txt",
+                ("has braces like a wildcard", "rename"),
+            ),
+            "path of 5,000 characters": ("concepts", "x" * 5000, ("concepts: there is no file", "correct the path")),
+            "path with a NUL": ("templates.style", "a\0b", (r"templates.style", r"'a\x00b'; remove it")),
+            "path with half a surrogate pair": ("concepts", "a\ud800", ("concepts holds a", r"'a\ud800'; remove it")),
+            "device": ("concepts", "/dev/zero", ("concepts: there is no file '/dev/zero'",)),
+            "folder": ("concepts", "config", ("concepts: there is no file",)),
+        },
+        key,
+    ),
+    Case(
+        "a path in the configuration: model with its weights as a pickle",
+        weights_as_pickle,
+        ("bases.emoji.model", "only as a pickle, diffusion_pytorch_model.bin", "safe_serialization=True"),
+    ),
+    *refusals(
+        "YAML",
+        {
+            "tag that runs a command": ("x: !!python/object/apply:os.system ['touch canary']\n", NO_YAML),
+            "tag that makes an object": ("x: !!python/object/new:os.system ['touch canary']\n", NO_YAML),
+            "tag that names a function": (
+                "device: !!python/name:os.system\n",
+                ("device must be auto",),
+            ),
+            "list in place of a mapping": ("tasks: [objects]\nx: 1", "tasks:", NO_YAML),
+            "two documents": ("---\nseed: 1\n", NO_YAML),
+            "NUL": ("x: a\0b\n", NO_YAML),
+            "key that is nothing": ("? \n: x\n", ("the key null is no plain text", "put it in quotes")),
+            "key twice": (
+                "concepts: x.tsv\n",
+                ("mine.yaml: row", "the key 'concepts' is already in row", "remove one"),
+            ),
+            "number out of range": ("seed: 99999999999999999999\n", ("seed must be a whole number from 0 to",)),
+            "number that is none": ("seed: .nan\n", ("seed must be a whole number", "got nan")),
+        },
+        from_yaml,
+    ),
+    *refusals(
+        "a suite's rows",
+        {
+            "column missing": ("type,prompt\na,b\n", ("has no column 'evaluation_seed'", "Its columns")),
+            "latin-1": ((ROWS + "a,café,1\n").encode("latin-1"), ("is no table in UTF-8", "save it as one")),
+            "UTF-16": ((ROWS + "a,b,1\n").encode("utf-16"), ("is no table in UTF-8", "save it as one")),
+            "empty file": ("", ("captions.csv' has no column 'prompt'",)),
+        },
+        started_with(SUITE),
+    ),
+]
+
+
+@each_of(CASES)
+def test_bad_names_paths_files_and_yaml_are_refused(place: Place, case: Case, capsys: pytest.CaptureFixture) -> None:
+    case.check(place, capsys)

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bad_input import Case, Place, each_of, refusals, tensors_for
 from lethe.bases.unet import cross_attention_projections
 from lethe.edits.adapters import WEIGHTS_NAME, load_lora, save_lora
 
@@ -76,3 +77,33 @@ def test_half_an_update_is_refused(tmp_path: Path) -> None:
     save_file({"unet.mid.attn2.to_k.lora.down.weight": torch.zeros(1, 3)}, tmp_path / "half.safetensors")
     with pytest.raises(ValueError, match=r"load_lora: mid\.attn2\.to_k has none of lora_B, lora\.up"):
         load_lora(tmp_path / "half.safetensors")
+
+
+# Bad input
+
+CASES = [
+    *refusals(
+        "a LoRA",
+        {
+            "half of a pair": (
+                {"unet.a.lora.down.weight": torch.ones(1, 2)},
+                ("file.safetensors: load_lora: a has none",),
+            ),
+            "factors that do not fit": (
+                {"unet.a.lora.down.weight": torch.ones(1, 2), "unet.a.lora.up.weight": torch.ones(3, 2)},
+                ("file.safetensors: a must have down [n, d] and up [out, n]; got [1, 2], [3, 2]",),
+            ),
+            "NaN": (
+                {"unet.a.lora.down.weight": torch.full((1, 2), torch.nan)},
+                ("a.lora.down.weight holds something",),
+            ),
+            "no tensors": ({}, ("file.safetensors: this is no adapter",)),
+        },
+        tensors_for(load_lora),
+    )
+]
+
+
+@each_of(CASES)
+def test_a_bad_adapter_is_refused(place: Place, case: Case, capsys: pytest.CaptureFixture) -> None:
+    case.check(place, capsys)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bad_input import Act, Case, Place, Prepare, each_of, refusals, tensors_for
 from lethe.bases.unet import cross_attention_projections
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
@@ -313,3 +314,95 @@ def test_factors_for_another_network_leave_it_alone(unet: UNet2DConditionModel, 
     with pytest.raises(ValueError, match=r"is \[17, 32\] in the edit and \[16, 32\] in the base"):
         unfit.install(SimpleNamespace(unet=unet), base_fingerprint="f" * 64)
     assert all(torch.equal(tensor, before[key]) for key, tensor in unet.state_dict().items())
+
+
+# Bad input
+
+WEIGHTS = {"conv_in.bias": torch.ones(16)}
+OF_WEIGHTS = RECORD | {"edit": {"format": 1, "form": "weights"}}
+BIAS = "file.safetensors: conv_in.bias holds something other than finite floating-point numbers"
+
+
+def onto(change: dict[str, Tensor], fingerprint: str = "f" * 64) -> Prepare:
+    """An edit installed into the tiny base's U-Net, which has a fingerprint."""
+
+    def prepare(place: Place) -> Act:
+        unet = UNet2DConditionModel.from_pretrained(place.sd / "unet")
+        before = state_of(unet)
+        edit = WeightEdit(change, RECORD)
+
+        def act() -> None:
+            try:
+                edit.install(SimpleNamespace(unet=unet), base_fingerprint=fingerprint)
+            finally:
+                assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
+
+        return act
+
+    return prepare
+
+
+CASES = [
+    *refusals(
+        "an edit",
+        {
+            "without a record": (WEIGHTS, None, ("file.safetensors: this is no edit",)),
+            "record that is no JSON": (WEIGHTS, "{", ("file.safetensors: the record in its header is no JSON",)),
+            "record that is no object": (WEIGHTS, [1], ("the record in its header is no JSON object",)),
+            "record nested deep": (WEIGHTS, '{"a":' * 500 + "1" + "}" * 500, ("nested more than 64 levels deep",)),
+            "record nested deeper": (WEIGHTS, "[" * 100_000, ("the record in its header is no JSON",)),
+            "record without a base": (
+                WEIGHTS,
+                OF_WEIGHTS | {"base": None},
+                ("does not say which base the edit was made for",),
+            ),
+            "record without a format": (WEIGHTS, OF_WEIGHTS | {"edit": {}}, ("its header names no format",)),
+            "record with a variant like a path": (
+                WEIGHTS,
+                OF_WEIGHTS | {"base": BASE | {"variant": "/../../x"}},
+                ("the header's variant of the base, '/../../x', is no name",),
+            ),
+            "record whose settings are a list": (
+                WEIGHTS,
+                OF_WEIGHTS | {"settings": [1]},
+                ("settings are no JSON object",),
+            ),
+            "NaN": ({"conv_in.bias": torch.full((16,), torch.nan)}, OF_WEIGHTS, (BIAS,)),
+            "infinity": ({"conv_in.bias": torch.full((16,), torch.inf).half()}, OF_WEIGHTS, (BIAS,)),
+            "NaN in eight bits": (
+                {"conv_in.bias": torch.full((16,), torch.nan).to(torch.float8_e4m3fn)},
+                OF_WEIGHTS,
+                (BIAS,),
+            ),
+            "whole numbers": ({"conv_in.bias": torch.ones(16, dtype=torch.int64)}, OF_WEIGHTS, (BIAS,)),
+            "no tensors": ({}, OF_WEIGHTS, ("the edit changes nothing",)),
+        },
+        tensors_for(Edit.load),
+    ),
+    *refusals(
+        "an edit applied",
+        {
+            "for another base": (
+                WEIGHTS,
+                "e" * 64,
+                ("the edit was made for base tiny (ffffffffffff)", "make the edit again"),
+            ),
+            "to a parameter that is not there": (
+                {"up.x.weight": torch.ones(2)},
+                ("the base has no parameter up.x.weight",),
+            ),
+            "to another shape": (
+                {"conv_out.bias": torch.ones(9)},
+                ("conv_out.bias is [9] in the edit and [4] in the base",),
+            ),
+        },
+        onto,
+    ),
+]
+
+
+@each_of(CASES)
+def test_a_bad_edit_is_refused_when_it_is_read_or_installed(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from bad_input import Act, Case, Place, each_of, refusals, tensors_for
 from conftest import CPU
 from emoji_world.models import train_tokenizer
 from lethe.bases.pipeline import text_encoders
@@ -315,3 +316,53 @@ def test_equal_moments_give_equal_bytes(tmp_path: Path, drawn: Callable[..., Ten
         save_moment(tmp_path / f"p{k}", Moment(drawn(3, 3), 9), RECORD)
     assert len({path.read_bytes() for path in tmp_path.glob("c*")}) == 1
     assert len({path.read_bytes() for path in tmp_path.glob("p*")}) == 1
+
+
+# Bad input
+
+SQUARE = torch.eye(3, dtype=torch.float64)
+
+
+def parts_in_a_link(place: Place) -> Act:
+    """What is in the folder of a prior's parts is removed."""
+    (place.work / "results/parts").symlink_to(place.outside)
+    return lambda: moment_in_parts(lambda texts: [], ["a"], Path("results/parts"), made_by={})
+
+
+CASES = [
+    *refusals(
+        "a prior",
+        {
+            "no square": (
+                {"moment": SQUARE[:2]},
+                {"tokens": 4},
+                ("it must hold moment, square matrices", "make it again"),
+            ),
+            "float32": ({"moment": SQUARE.float()}, {"tokens": 4}, ("file.safetensors: it must hold moment",)),
+            "another name": ({"matrix": SQUARE}, {"tokens": 4}, ("it holds matrix [3, 3]",)),
+            "tokens that are no number": ({"moment": SQUARE}, {"tokens": "4"}, ("over how many tokens it sums",)),
+            "without a record": ({"moment": SQUARE}, None, ("over how many tokens it sums",)),
+        },
+        tensors_for(load_moment),
+    ),
+    *refusals(
+        "moments",
+        {
+            "one missing": ({"source": SQUARE, "cross": SQUARE}, ("it must hold source, cross, fusion",)),
+            "of two sizes": (
+                {"source": SQUARE, "cross": SQUARE, "fusion": torch.eye(4, dtype=torch.float64)},
+                ("square matrices of one size in float64",),
+            ),
+            "infinity": ({"source": SQUARE / 0, "cross": SQUARE, "fusion": SQUARE}, ("source holds something other",)),
+        },
+        tensors_for(load_concept_moments),
+    ),
+    Case("a link: a folder to clear", parts_in_a_link, ("results/parts: it is a link", "remove the link")),
+]
+
+
+@each_of(CASES)
+def test_bad_moments_are_refused_and_no_link_is_followed(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

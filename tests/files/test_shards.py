@@ -1,14 +1,12 @@
-"""Files that appear whole or not at all, and shards: what goes in comes out, twice the same bytes."""
+"""Shards: what goes in comes out, twice the same bytes; images and texts of others are read or refused."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import signal
-import subprocess
-import sys
+import stat
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bad_input import GOOD, PICKLE, Act, Case, Place, Prepare, each_of, file_for, image_bytes, refusals, zipped
 from lethe.files.loaded import Loaded
 from lethe.files.shards import (
     check_images,
@@ -32,9 +31,6 @@ from lethe.files.shards import (
     write_shard,
 )
 from lethe.files.tables import read_texts
-from lethe.files.whole import folder_written_whole, written_whole
-from lethe.messages import sentence
-from running import ROOT
 
 ODD = [
     "NA",
@@ -61,95 +57,6 @@ def rows_of(prompts: list[str], **more: list) -> pd.DataFrame:
 
 def some_images(n: int, *shape: int) -> list[np.ndarray]:
     return list(np.random.default_rng(n).integers(0, 256, (n, *shape), dtype=np.uint8))
-
-
-# Whole files
-
-
-def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "deep" / "file.txt"
-    with written_whole(path) as part:
-        part.write_text("half")
-        assert not path.exists()
-        assert part.parent == path.parent
-        part.write_text("whole")
-    assert path.read_text() == "whole"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    path = tmp_path / "file.txt"
-    with pytest.raises(error), written_whole(path) as part:
-        part.write_text("half")
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(ValueError, match="stop"), written_whole(path) as part:
-        part.write_text("new")
-        raise ValueError("stop")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "file.txt"):
-        pass
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from lethe.files.whole import folder_written_whole, written_whole
-with written_whole(Path(sys.argv[1])) as part, folder_written_whole(Path(sys.argv[2])) as folder:
-    part.write_text("half")
-    (folder / "half").touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
-    path, folder = tmp_path / "file.txt", tmp_path / "folder"
-    library = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
-    run = subprocess.run([sys.executable, "-c", KILLED, path, folder], env=library, check=False)
-    assert run.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.iterdir())) == 2
-    others = {
-        tmp_path / ".file.txt.old.12345678.part",
-        tmp_path / ".file.part",
-        tmp_path / ".my.file.txt.12345678.part",
-    }
-    for other in others:
-        other.touch()  # of other files
-    with written_whole(path) as part, folder_written_whole(folder) as new:
-        part.write_text("whole")
-        (new / "whole").touch()
-    assert set(tmp_path.iterdir()) == {path, folder, *others}
-    assert path.read_text() == "whole"
-    assert [left.name for left in folder.iterdir()] == ["whole"]
-
-
-def test_the_last_to_begin_writes_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    with (
-        pytest.raises(FileNotFoundError, match="file.txt: .*another process began to write it"),
-        written_whole(path) as a,
-    ):
-        a.write_text("old")
-        with written_whole(path) as b:
-            b.write_text("new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_error_on_the_way_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space") as caught, written_whole(tmp_path / "file.txt"):
-        raise OSError(28, "No space left on device")
-    assert sentence(caught.value) == f"No space left on device (while writing {tmp_path / 'file.txt'})"
 
 
 # Shards
@@ -267,18 +174,16 @@ def test_a_table_of_others_gets_row_numbers(tmp_path: Path) -> None:
 # Real images
 
 
-def image_bytes(colour: object, kind: str, mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, kind)
-    return file.getvalue()
+def coloured(colour: object, kind: str, mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> bytes:
+    return image_bytes(Image.new(mode, size, colour), kind)
 
 
 MEMBERS = {
-    "val2014/COCO_000000000042.jpg": image_bytes((200, 0, 0), "JPEG"),
-    "a picture, Ünder.PNG": image_bytes((0, 200, 0), "PNG"),
-    "deep/er/grey.jpeg": image_bytes(99, "JPEG", "L", (5, 7)),
-    "palette.png": image_bytes(0, "PNG", "P"),
-    "print.jpg": image_bytes((0, 0, 0, 0), "JPEG", "CMYK"),
+    "val2014/COCO_000000000042.jpg": coloured((200, 0, 0), "JPEG"),
+    "a picture, Ünder.PNG": coloured((0, 200, 0), "PNG"),
+    "deep/er/grey.jpeg": coloured(99, "JPEG", "L", (5, 7)),
+    "palette.png": coloured(0, "PNG", "P"),
+    "print.jpg": coloured((0, 0, 0, 0), "JPEG", "CMYK"),
 }
 BESIDE = {"rows.csv": b"row\n", ".hidden/x.jpg": b"", "__MACOSX/._x.jpg": b"", "Thumbs.db": b""}
 
@@ -350,9 +255,9 @@ def test_what_is_no_image_by_its_name_is_named(tmp_path: Path, members: dict[str
     ("content", "told"),
     [
         (b"text", "x.jpg is no PNG or JPEG that can be read"),
-        (image_bytes(0, "GIF", "L"), "x.jpg is no PNG or JPEG that can be read"),
-        (image_bytes(0, "BMP"), "x.jpg is no PNG or JPEG that can be read"),
-        (image_bytes(0, "PNG", "I;16"), "x.jpg has more than 8 bits a channel; save it with 8"),
+        (coloured(0, "GIF", "L"), "x.jpg is no PNG or JPEG that can be read"),
+        (coloured(0, "BMP"), "x.jpg is no PNG or JPEG that can be read"),
+        (coloured(0, "PNG", "I;16"), "x.jpg has more than 8 bits a channel; save it with 8"),
     ],
 )
 def test_what_is_no_image_by_its_content_is_named_first(tmp_path: Path, content: bytes, told: str) -> None:
@@ -364,15 +269,166 @@ def test_what_is_no_image_by_its_content_is_named_first(tmp_path: Path, content:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path, kind: str) -> None:
-    file = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(file, kind)
+    content = image_bytes(Image.effect_noise((64, 64), 50), kind)[:900]
     for path in (
-        folder_of(tmp_path / "folder", {"x.png": file.getvalue()[:900]}),
-        zip_of(tmp_path / "a.zip", {"x.png": file.getvalue()[:900]}),
+        folder_of(tmp_path / "folder", {"x.png": content}),
+        zip_of(tmp_path / "a.zip", {"x.png": content}),
     ):
         check_images(path, ["x.png"])  # its header is whole
         with pytest.raises(ValueError, match="x.png is no PNG or JPEG that can be read .*truncated.*; make it again"):
             list(read_pictures(path, ["x.png"]))
+
+
+# Bad input
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The header of a PNG that says it is this large."""
+    content = image_bytes(Image.new("L", (1, 1)))
+    header = struct.pack(">II", width, height) + content[24:29]
+    check = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return content[:16] + header + check + content[33:]
+
+
+SHARD_ROWS = "row,type,prompt,evaluation_seed\n0,ship,a ship,1\n"
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(canary) (w) file closefile\n%%EOF\n"
+
+
+def shard_with(image: bytes) -> bytes:
+    return zipped(("rows.csv", SHARD_ROWS), ("000000.png", image))
+
+
+def link(name: str, target: str) -> tuple[zipfile.ZipInfo, str]:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target
+
+
+def rows_that_promise_much(place: Place) -> Act:
+    """The size of the first member stands before it and in the list of members."""
+    content, size = shard_with(GOOD), struct.pack("<I", (1 << 32) - 2)
+    at = content.index(b"PK\1\2") + 24
+    path = place.write("shard.zip", content[:22] + size + content[26:at] + size + content[at + 4 :])
+    return lambda: read_images(path)
+
+
+def twice(place: Place) -> Act:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        content = zipped(("rows.csv", SHARD_ROWS), ("000000.png", GOOD), ("000000.png", PICKLE))
+    path = place.write("shard.zip", content)
+    return lambda: read_images(path)
+
+
+def no_rows(place: Place) -> Act:
+    path = place.write(
+        "shard.zip", zipped(("rows.csv", SHARD_ROWS.replace("ship,a", "ship,a,a")), ("000000.png", GOOD))
+    )
+    return lambda: read_cells(path, "row")
+
+
+def to_measure(content: bytes) -> Prepare:
+    """Images of others go to CLIP through clean-fid, which would open any format."""
+
+    def prepare(place: Place) -> Act:
+        path = place.write("real.zip", content)
+        return lambda: check_images(path, ["000000.png"]) or list(read_pictures(path, ["000000.png"]))
+
+    return prepare
+
+
+def members_elsewhere(place: Place) -> Act:
+    names = ["../evil.png", "/tmp/evil.png", "..\\evil.png", "canary/"]
+    others = [(name, GOOD) for name in names] + [link("000001.png", str(place.outside))]
+    path = place.write("results/shard.zip", zipped(("rows.csv", SHARD_ROWS), ("000000.png", GOOD), *others))
+
+    def act() -> None:
+        (image,) = read_images(path)
+        assert image.shape == (4, 4, 3)
+
+    return act
+
+
+CASES = [
+    *refusals(
+        "a shard",
+        {
+            "no archive": (b"rows", ("shard.zip: this is no zip archive", "make it again")),
+            "empty": (b"", ("shard.zip: this is no zip archive",)),
+            "cut short": (shard_with(GOOD)[:-30], ("shard.zip: this is no zip archive, or a damaged one",)),
+            "damaged inside": (
+                shard_with(GOOD).replace(b"a ship", b"b ship"),
+                ("shard.zip: this is no zip archive, or a damaged one", "CRC"),
+            ),
+            "rows missing": (zipped(("000000.png", GOOD)), ("shard.zip: There is no item named 'rows.csv'",)),
+            "rows as a link": (
+                zipped(link("rows.csv", "../../outside/mine.txt"), ("000000.png", GOOD)),
+                ("shard.zip: rows.csv: the column type is missing",),
+            ),
+            "image missing": (zipped(("rows.csv", SHARD_ROWS)), ("shard.zip: There is no item named '000000.png'",)),
+            "image as a link": (
+                zipped(("rows.csv", SHARD_ROWS), link("000000.png", "/etc/passwd")),
+                ("shard.zip: 000000.png is no PNG that can be read",),
+            ),
+            "row like a path": (
+                zipped(("rows.csv", SHARD_ROWS.replace("0,", "../../x,")), ("../../x.png", GOOD)),
+                ("shard.zip: rows.csv, line 2: row must be a whole number", "got '../../x'"),
+            ),
+            "row twice": (
+                zipped(("rows.csv", SHARD_ROWS + "0,ship,a ship,2\n"), ("000000.png", GOOD)),
+                ("rows.csv, line 3: row 0 is already in line 2",),
+            ),
+            "image of 900 million pixels": (
+                shard_with(png_of(30_000, 30_000)),
+                ("000000.png is no PNG", "decompression"),
+            ),
+            "text as an image": (shard_with(b"image"), ("000000.png is no PNG that can be read",)),
+            "pickle as an image": (shard_with(PICKLE), ("000000.png is no PNG that can be read",)),
+            "PostScript as an image": (shard_with(POSTSCRIPT), ("000000.png is no PNG that can be read",)),
+            "JPEG as an image": (shard_with(image_bytes(Image.new("RGB", (4, 4)), "JPEG")), ("000000.png is no PNG",)),
+            "image cut short": (
+                shard_with(image_bytes(Image.effect_noise((64, 64), 50))[:900]),
+                ("000000.png is no PNG that can be read", "truncated"),
+            ),
+            "image of a palette": (shard_with(image_bytes(Image.new("P", (4, 4)))), ("a PNG of mode P, not L or RGB",)),
+            "image of 16 bits": (
+                shard_with(image_bytes(Image.fromarray(np.full((4, 4), 999, np.uint16)))),
+                ("a PNG of mode I;16, not L or RGB", "save it with 8 bits"),
+            ),
+        },
+        file_for(read_images, "shard.zip"),
+    ),
+    Case(
+        "a shard: rows that promise four gigabytes",
+        rows_that_promise_much,
+        ("shard.zip: rows.csv takes 4294967294 bytes, more than 268435456", "split it"),
+    ),
+    Case("a shard: image twice", twice, ("shard.zip: it holds '000000.png' twice", "make it again")),
+    Case("a shard: rows ragged", no_rows, ("shard.zip: rows.csv, line 2: there are more cells than columns",)),
+    Case("a shard: members named elsewhere are never unpacked", members_elsewhere),
+    *refusals(
+        "images to measure",
+        {
+            "PostScript": (shard_with(POSTSCRIPT), ("real.zip: 000000.png is no PNG",)),
+            "900 million pixels": (
+                shard_with(png_of(30_000, 30_000)),
+                ("real.zip: 000000.png is no PNG", "decompression"),
+            ),
+            "16 bits": (
+                shard_with(image_bytes(Image.fromarray(np.full((4, 4), 999, np.uint16)))),
+                ("real.zip: 000000.png has more than 8 bits a channel",),
+            ),
+        },
+        to_measure,
+    ),
+]
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+@each_of(CASES)
+def test_a_bad_archive_is_refused_and_nothing_is_unpacked(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)
 
 
 # Texts
@@ -463,49 +519,3 @@ def test_loaded_does_not_take_an_error_for_the_end(tmp_path: Path) -> None:
 
     with pytest.raises(IndexError):
         list(Loaded(fail, [tmp_path]))
-
-
-# Whole folders
-
-
-def test_a_folder_appears_at_the_end_and_alone(tmp_path: Path) -> None:
-    for name in ("new", "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with folder_written_whole(tmp_path / name) as part:
-            (part / "deep").mkdir()
-            (part / "deep" / "file").write_text("x")
-            assert not (tmp_path / name / "deep").exists()
-        assert (tmp_path / name / "deep" / "file").read_text() == "x"
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "empty"}
-
-
-def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), folder_written_whole(tmp_path / "new") as part:
-        (part / "file").write_text("x")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_with_anything_in_it_is_refused_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / ".hidden").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    for name in ("full", "file"):
-        text = f"{name}: it is there already; name a folder that does not exist or is empty"
-        with pytest.raises(ValueError, match=text), folder_written_whole(tmp_path / name):
-            pass
-    assert (tmp_path / "full" / ".hidden").read_text() == (tmp_path / "file").read_text() == "mine"
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
-def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int, mode: int) -> None:
-    before = os.umask(umask)
-    try:
-        with written_whole(tmp_path / "file") as part:
-            part.touch(mode=0o600)
-        after = os.umask(umask)
-    finally:
-        os.umask(before)
-    assert after == umask  # left as it was
-    assert (tmp_path / "file").stat().st_mode & 0o777 == mode

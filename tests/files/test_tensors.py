@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from bad_input import PICKLE, Case, Place, each_of, file_for, refusals
+from lethe.edits.adapters import load_lora
+from lethe.edits.edit import Edit
+from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.tensors import DEPTH, as_header, open_tensors, read_tensors, write_tensors
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -85,3 +90,46 @@ def test_equal_tensors_and_records_give_equal_bytes(tmp_path: Path) -> None:
     read, told = read_tensors(tmp_path / "one")
     assert told == record
     assert torch.equal(read["b"], tensors["b"])
+
+
+# Bad input
+
+
+def raw(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file with this header, which may say it is `length` bytes long."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(*offsets: int, shape: tuple[int, ...] = (1,), dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+NO_FILE = ("file.safetensors: this is no safetensors file, or only a part of one",)
+LIES = {
+    "pickle": (PICKLE, NO_FILE),
+    "empty": (b"", NO_FILE),
+    "header longer than the file": (raw({"a": tensor(0, 4)}, bytes(4), 1 << 40), NO_FILE),
+    "header of 2^64 bytes": (raw({"a": tensor(0, 4)}, bytes(4), (1 << 64) - 1), NO_FILE),
+    "header that is no object": (raw([1, 2]), NO_FILE),
+    "header that is no JSON": (raw(b"{]"), NO_FILE),
+    "offsets past the end": (raw({"a": tensor(0, 400, shape=(100,))}, bytes(4)), NO_FILE),
+    "offsets that overlap": (raw({"a": tensor(0, 4), "b": tensor(2, 6)}, bytes(6)), NO_FILE),
+    "offsets backwards": (raw({"a": tensor(4, 0)}, bytes(4)), NO_FILE),
+    "shape larger than its bytes": (raw({"a": tensor(0, 4, shape=(1 << 40, 1 << 40))}, bytes(4)), NO_FILE),
+    "unknown number format": (raw({"a": tensor(0, 4, dtype="PICKLE")}, bytes(4)), NO_FILE),
+}
+SOME = {name: LIES[name] for name in ("pickle", "header longer than the file")}
+CASES = [
+    *refusals("an edit", LIES, file_for(Edit.load, "file.safetensors")),
+    *refusals("a LoRA", SOME, file_for(load_lora, "file.safetensors")),
+    *refusals("a prior", SOME, file_for(load_moment, "file.safetensors")),
+    *refusals("moments", SOME, file_for(load_concept_moments, "file.safetensors")),
+]
+
+
+@each_of(CASES)
+def test_what_is_no_safetensors_file_is_refused_by_whatever_reads_it(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bad_input import HEADER, NAMES, Act, Case, Place, Prepare, as_table, each_of, handled, refusals, started_with
+from lethe.files.shards import read_cells, read_rows, write_shard
 from lethe.inputs.concepts import Concept, read_concepts, slug_of
+from lethe.jobs import encode_argument
 from lethe.messages import ConfigError
 from running import ROOT
-
-HEADER = "concept\tkind\tanchor\tsynonyms\n"
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -240,3 +244,125 @@ def test_comments_are_skipped_and_keep_the_numbers_of_rows(tmp_path: Path) -> No
     assert problems_of(table) == [
         f"{table}: row 5: concept 'ship' is already in row 4; remove one of the two.",
     ]
+
+
+# Bad input
+
+ALIKE = ["C", "C++", "C#", "a quite long name " * 4 + "1", "a quite long name " * 4 + "2"]  # but each has its files
+TABLE = "config/concepts.tsv"
+
+
+def name_travels(name: str) -> Prepare:
+    def prepare(place: Place) -> Act:
+        place.write(TABLE, as_table(name))
+        place.config["tasks"]["objects"]["concepts"] = [name]
+
+        def act() -> None:
+            (concept,), suites = place.start()
+            assert concept.name == name
+            folder = Path("results/emoji/concepts")
+            assert re.fullmatch("[a-z0-9][a-z0-9-]{0,59}", concept.slug)
+            assert (folder / concept.slug).resolve().parent == folder.resolve()
+            argument = encode_argument({"concept": name})
+            assert not set(argument) & set("$`;|&<>~'*?!#%@=\\/()") - {"\\"}
+            assert json.loads(argument) == {"concept": name}
+            rows = suites["synonyms"]
+            assert set(rows["type"]) == {name}
+            write_shard(Path("results/shard.zip"), rows[:1], [np.zeros((2, 2, 3), np.uint8)])
+            pd.testing.assert_frame_equal(read_rows(Path("results/shard.zip")), rows[:1])
+            assert read_cells(Path("results/shard.zip"), "type") == [name]
+
+        return act
+
+    return prepare
+
+
+def names_alike(place: Place) -> Act:
+    place.write(TABLE, HEADER + "".join(f"{name}\tobject\tsky\tboat\n" for name in ["ship", *ALIKE]))
+
+    def act() -> None:
+        assert len({concept.slug for concept in place.start()[0]}) == 1 + len(ALIKE)
+
+    return act
+
+
+def same_table(content: str) -> Prepare:
+    def prepare(place: Place) -> Act:
+        place.write(TABLE, content)
+
+        def act() -> None:
+            assert place.start()[0] == [Concept("ship", "object", "sky", ("boat",))]
+
+        return act
+
+    return prepare
+
+
+def named(name: str) -> str:
+    return HEADER + f"ship\tobject\tsky\t\n{name}\tobject\tsky\t\n"
+
+
+INVISIBLE = ("concepts.tsv: row 3: column concept", "line break, invisible or control character", "remove it")
+CASES = [
+    *handled("a concept's name", {key: (name,) for key, name in NAMES.items()}, name_travels),
+    Case("the concept table: names that share their first letters", names_alike),
+    *refusals(
+        "the concept table",
+        {
+            "line break in a name": (named('"a\nb"'), INVISIBLE),
+            "carriage return in a name": (named('"a\rb"'), INVISIBLE),
+            "NUL in a name": (named("a\0b"), INVISIBLE),
+            "escape sequence in a name": (named("\x1b[31mred"), INVISIBLE),
+            "zero-width space in a name": (named("sh\u200bip"), (*INVISIBLE, r"sh\u200bip")),
+            "soft hyphen in a name": (named("sh\xadip"), INVISIBLE),
+            "direction turned in a name": (named("ship\u202egpj.exe"), INVISIBLE),
+            "direction isolated in a synonym": (
+                named("boat\u2066").replace("sky\t\n", "sky\tx\u2067\n"),
+                ("synonyms",),
+            ),
+            "tab in a name": (named("a\tb"), ("row 3: 5 cells under 4 columns", "remove a tab")),
+            "spaces alone": (named(" \u00a0\u2003 "), ("row 3: column concept is empty", "or remove the row")),
+            "half a surrogate pair": (
+                HEADER.encode() + b"\xed\xa0\x80\tobject\tsky\t\n",
+                ("concepts.tsv: row 2: these bytes are not UTF-8", "save the table as UTF-8"),
+            ),
+            "a name differs in case alone": (named("SHIP"), ("row 3", "share the slug ship", "reword one")),
+            "a name differs in composition alone": (
+                HEADER + "caf\xe9\tobject\tsky\t\ncafe\u0301\tobject\tsky\t\n",
+                ("row 3", "row 2 share the slug cafe", "reword one"),
+            ),
+            "a name differs in a hyphen alone": (
+                named("ship yard") + "Ship-Yard\tobject\tsky\t\n",
+                ("row 4", "the slug"),
+            ),
+            "a cell of 200,000 letters": (named("x" * 200_000), ("row 3", "field larger than field limit")),
+            "UTF-16": (named("x").encode("utf-16"), ("row 1: these bytes are not UTF-8",)),
+            "latin-1": (named("café").encode("latin-1"), ("row 3: these bytes are not UTF-8",)),
+            "a header twice": (
+                HEADER[:-1] + "\tkind\nship\tobject\tsky\t\tx\n",
+                ("row 1: the column kind is there twice",),
+            ),
+            "a quote left open": (
+                named('"ship'),
+                ("row 3: a quoted cell is malformed", 'by another, and double each "'),
+            ),
+            "a row too long": (named("a") + "b\tobject\tsky\tx\ty\n", ("row 4: 5 cells under 4 columns",)),
+        },
+        started_with(TABLE),
+    ),
+    *handled(
+        "the concept table",
+        {
+            "byte order mark": ("\ufeff" + HEADER + "ship\tobject\tsky\tboat\n",),
+            "CRLF": ((HEADER + "ship\tobject\tsky\tboat\n").replace("\n", "\r\n"),),
+        },
+        same_table,
+    ),
+]
+
+
+@each_of(CASES)
+def test_a_bad_table_is_refused_and_an_odd_name_or_table_read_as_it_is(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bad_input import PICKLE, Case, Place, each_of, file_for, refusals
 from lethe.inputs.priors import prior_files, prior_texts, read_coco_captions
 from running import coco_file
 
@@ -68,3 +69,34 @@ def test_texts_without_templates_stay_as_they_are(tmp_path: Path) -> None:
     prior = {"file": str(tmp_path / "captions.txt")}
     assert prior_texts(prior) == ["a {} ship", "a bird", "a {} ship"]
     assert prior_files(prior) == [str(tmp_path / "captions.txt")]
+
+
+# Bad input
+
+CASES = [
+    *refusals(
+        "a prior's texts",
+        {
+            "NUL": ("text\na\0b\n", ("texts.csv, line 2: it holds a NUL",)),
+            "row too long": ("text\na,b\n", ("texts.csv, line 2: there are more cells than columns", "in quotes")),
+            "quote left open": ('text\n"a\n', ("texts.csv, line 2: it cannot be read",)),
+        },
+        file_for(lambda path: prior_texts({"file": str(path), "column": "text"}), "texts.csv"),
+    ),
+    *refusals(
+        "COCO's captions",
+        {
+            "no JSON": (PICKLE, ("coco.json: this is no JSON", "name a COCO caption file")),
+            "nested a hundred thousand deep": (
+                "[" * 100_000,
+                ("coco.json: its JSON is nested too deep", "name a COCO"),
+            ),
+        },
+        file_for(lambda path: prior_texts({"coco": [str(path)]}), "coco.json"),
+    ),
+]
+
+
+@each_of(CASES)
+def test_a_bad_file_of_texts_is_refused(place: Place, case: Case, capsys: pytest.CaptureFixture) -> None:
+    case.check(place, capsys)

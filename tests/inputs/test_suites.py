@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bad_input import ROWS, SUITE, Act, Case, Place, Prepare, each_of, file_for, handled, refusals, started_with
 from lethe.files.shards import COLUMNS, read_rows, write_shard
 from lethe.inputs.suites import class_names, phrases, shard_digests, shard_rows, suite_rows
 
@@ -290,3 +291,85 @@ def test_comments_in_a_table_are_no_words(tmp_path: Path) -> None:
     table = tmp_path / "table.tsv"
     table.write_text("# words\nobject\tsynonyms\n# none\nship\t#1 boat; C#\n")
     assert phrases(table, "synonyms", "object") == [("ship", "#1 boat"), ("ship", "C#")]
+
+
+# Bad input
+
+
+def rows_travel(content: str | bytes, *expected: tuple) -> Prepare:
+    def prepare(place: Place) -> Act:
+        path = place.write(SUITE, content)
+
+        def act() -> None:
+            rows = suite_rows({"file": str(path)})
+            assert list(rows.itertuples(index=False, name=None)) == list(expected)
+            assert "reference" not in place.start()[1] or place.start()[1]["reference"].equals(rows)
+            write_shard(Path("results/shard.zip"), rows, [np.zeros((2, 2, 3), np.uint8)] * len(rows))
+            pd.testing.assert_frame_equal(read_rows(Path("results/shard.zip")), rows)
+
+        return act
+
+    return prepare
+
+
+SEED = "evaluation_seed must be a whole number from 0 to 9223372036854775807"
+CASES = [
+    *refusals(
+        "a suite's rows",
+        {
+            "negative seed": (ROWS + "a,b,1\na,b,-1\n", ("captions.csv, line 3:", SEED, "got '-1'")),
+            "huge seed": (ROWS + "a,b,9223372036854775808\n", (SEED,)),
+            "seed with a fraction": (ROWS + "a,b,1.5\n", (SEED, "got '1.5'")),
+            "seed in other digits": (ROWS + "a,b,\u0661\n", (SEED, "got '\u0661'")),
+            "no seed": (ROWS + "a,b,\n", (SEED, "got ''")),
+            "seed that is NaN": (ROWS + "a,b,NaN\n", (SEED, "got 'NaN'")),
+            "seed that is a formula": (ROWS + "a,b,=1+1\n", (SEED,)),
+            "row too long": (
+                ROWS + "a,b, with a comma,1\n",
+                ("line 2: there are more cells than columns", "in quotes"),
+            ),
+            "every row too long": (ROWS + "0,a,b,1\n1,a,b,1\n", ("line 2: there are more cells than columns",)),
+            "row too short": (ROWS + "a\n", ("line 2: there are fewer cells than columns",)),
+            "header twice": (
+                "type,prompt,prompt,evaluation_seed\na,b,c,1\n",
+                ("line 1: the column 'prompt' is there twice",),
+            ),
+            "quote left open": (ROWS + 'a,"b,1\n', ("line 2: it cannot be read", "end a cell that begins")),
+            "NUL": (ROWS + "a,b\0c,1\n", ("line 2: it holds a NUL", "save it as text in UTF-8")),
+            "header alone": (ROWS, ("the suite has no rows", "captions.csv")),
+        },
+        started_with(SUITE),
+    ),
+    *handled(
+        "a suite's rows",
+        {
+            "byte order mark and CRLF": ("\ufeff" + (ROWS + "a,b,1\n").replace("\n", "\r\n"), ("a", "b", 1)),
+            "words for nothing": (ROWS + "NA,NaN,1\nnull,,2\n", ("NA", "NaN", 1), ("null", "", 2)),
+            # Ours to keep as they are, since they are prompts; results/README.md says what a spreadsheet makes of them.
+            "formulas": (ROWS + "=1+1,@SUM(A1),1\n+x,-y,2\n", ("=1+1", "@SUM(A1)", 1), ("+x", "-y", 2)),
+            "direction of writing": (ROWS + "a,\u202eb,1\n", ("a", "\u202eb", 1)),
+            "type like a path": (ROWS + "../../x,$(touch canary),1\n", ("../../x", "$(touch canary)", 1)),
+            "largest seed": (ROWS + f"a,b,{2**63 - 1}\n", ("a", "b", 2**63 - 1)),
+        },
+        rows_travel,
+    ),
+    *refusals(
+        "a suite's words",
+        {
+            "NUL": ("object\na\0b\n", ("words.tsv, line 2: it holds a NUL",)),
+            "row too long": ("object\nship\na\tb\tc\n", ("words.tsv, line 3: there are more cells than columns",)),
+            "latin-1": ("object\ncafé\n".encode("latin-1"), ("words.tsv, line 2: it is no text in UTF-8",)),
+            "header twice": ("object\tobject\na\tb\n", ("the column 'object' is there twice",)),
+        },
+        file_for(
+            lambda path: suite_rows({"table": path, "column": "object", "prompt": "{}", "seeds": [1, 1]}), "words.tsv"
+        ),
+    ),
+]
+
+
+@each_of(CASES)
+def test_a_bad_table_is_refused_by_its_line_and_an_odd_one_read_as_it_is(
+    place: Place, case: Case, capsys: pytest.CaptureFixture
+) -> None:
+    case.check(place, capsys)
