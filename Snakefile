@@ -21,6 +21,8 @@ rule all:
     input:
         results(),
     localrule: True
+    message:
+        "the tables and pictures of every task"
 
 
 onstart:

@@ -185,6 +185,7 @@ def test_what_is_allowed(config, place, value):
         ),
         ("tasks.-x", {}, ["tasks.-x needs another name", "beginning with a letter or digit"]),
         ("suites.a/b", {"file": "x"}, ["suites.'a/b' needs another name", "it names a folder"]),
+        ("suites", {".git": {"file": "x"}}, ["suites.'.git' needs another name"]),
         ("bases." + "b" * 61, {}, ["needs another name", "at most 60 characters"]),
         ("priors.x\n", {"file": "x"}, [r"priors: the key 'x\n'", "on one line"]),
         ("suites", {1: {"file": "x"}}, ["suites: the key 1 is no plain text", "put it in quotes"]),

@@ -104,7 +104,7 @@ PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 # How a rule follows from its declaration: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
-MESSAGE = "{rule}, progress in {log}"
+MESSAGE = "{rule} ({log})"
 COMMAND = "{params.command} --threads {threads} 2> {log:q}"
 ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "lethe.yaml")
 

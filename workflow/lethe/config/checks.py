@@ -91,7 +91,7 @@ def _at(place: Iterable[Any]) -> str:
     """A place in the configuration, such as `tasks.three_objects.concepts[1]`."""
     text = ""
     for part in place:
-        plain = isinstance(part, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", part)
+        plain = isinstance(part, str) and re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", part)
         text += f"[{part}]" if isinstance(part, int) else "." * bool(text) + (part if plain else shown(part))
     return text or "the configuration"
 
