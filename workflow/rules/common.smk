@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from functools import cache
+from inspect import signature
 from pathlib import Path
 
 import yaml
@@ -116,6 +117,7 @@ def of(rule, function):
         look_back()
         return function(rule(*(getattr(wildcards, name) for name in rule.step.wildcards)))
 
+    of_wildcards.__signature__ = signature(of_wildcards)  # Snakemake asks for it, twice for each job
     return of_wildcards
 
 
