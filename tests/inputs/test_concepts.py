@@ -109,7 +109,7 @@ def test_a_slug_is_always_a_plain_file_name(name):
 
 def test_the_shipped_table():
     concepts = read_concepts(ROOT / "config" / "concepts.tsv")
-    assert [concept.name for concept in concepts] == ["ship", "automobile", "bird"]
+    assert [concept.name for concept in concepts] == ["ship", "automobile", "bird", "Twemoji"]
     assert concepts[0] == Concept("ship", "object", "ground", ("vessel", "boat", "watercraft"))
 
 

@@ -304,5 +304,5 @@ def test_one_more_concept_than_a_hundred_plans_that_one_and_the_join(project: Pa
     plan = run(folder, "-n")
     chain = {"images": 1, "masks": 1, "moments": 1, "lora": 1, "losses": 1, "mask_sheets": 1}
     assert planned(plan) == {**chain, **JOINED}
-    assert "concept=thing-100" in plan
-    assert "concept=thing-99" not in plan
+    assert "logs/lora/sd/thing-100/" in plan
+    assert "thing-99/" not in plan
