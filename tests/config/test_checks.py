@@ -152,7 +152,7 @@ def test_what_is_allowed(config, place, value):
         ("evaluations.objects.clip", "jugde", ["clip: measures has no entry 'jugde'; did you mean judge?"]),
         ("measures.judge.kind", "clipp", ["measures.judge: its kind must be one of clip", "got 'clipp'; did you mean"]),
         ("measures.other", {"model": "x"}, ["measures.other: its kind must be one of", "'other' is none itself"]),
-        ("methods.maec", {}, ["methods.maec: its kind must be one of mace", "did you mean mace?"]),
+        ("methods.maec", {}, ["methods.maec: its kind must be one of ", "did you mean mace?"]),
         ("methods.mace-naive", {"kind": "mace", "fusoin": "sum"}, ["methods.mace-naive.fusoin is not", "mean fusion?"]),
         ("methods.mace.fusion", "mean", ["methods.mace.fusion must be one of closed-form, sum, none; got 'mean'"]),
         ("methods.loras", {"kind": "mace"}, ["methods.loras needs another name"]),

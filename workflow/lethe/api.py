@@ -19,6 +19,7 @@ from lethe.bases.devices import pick_device
 from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
+from lethe.bases.weights import weights_hash_of
 from lethe.config.resolve import image_settings, mask_settings
 from lethe.config.schema import defaults_of, over
 from lethe.edits.edit import Edit
@@ -30,7 +31,7 @@ from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import read_templates, template_file
 from lethe.plugins import Manifest, kinds, manifest
 from lethe.records.code import code_hash
-from lethe.records.records import what_made
+from lethe.records.records import what_made, workspace_of
 
 Images = Sequence[np.ndarray]
 
@@ -84,8 +85,9 @@ def erase(
     reads |= _artefacts(base, chosen, said, given, reads, sections, seed)
     module = importlib.import_module(said.module)
     told = given | ({"seed": seed} if said.more.get("draws") else {})
-    edit = module.erase(base, chosen, told, reads, workspace)
-    edit.record.update(_record(base, said, chosen, given, seed, sections))
+    record = _record(base, said, chosen, given, seed, sections, {key: reads[key] for key in priors})
+    edit = module.erase(base, chosen, told, reads, None if workspace is None else workspace_of(record, workspace))
+    edit.record.update(record)
     return edit
 
 
@@ -240,14 +242,16 @@ def _record(
     settings: Mapping[str, Any],
     seed: int,
     sections: Mapping[str, Any],
+    priors: Mapping[str, Moment | None],
 ) -> dict[str, Any]:
-    """What made an edit, as the header of its file says it."""
+    """What made an edit, as the header of its file says it; of priors the SHA-256 of their matrices."""
     weights = base.weights_sha256
     fingerprint = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
     return what_made(
         "edit",
         {"kind": said.name, "method": dict(settings), "seed": seed, **sections},
         code=code_hash(said.module),
+        inputs={key: [weights_hash_of({key: prior.matrix})] for key, prior in priors.items() if prior is not None},
         method=said.name,
         base={**base.about, "fingerprint": fingerprint, "weights_sha256": weights},
         concepts=[concept.name for concept in concepts],

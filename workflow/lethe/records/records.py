@@ -5,6 +5,7 @@ A record holds what a file's own header may not, because it differs from run to 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -195,6 +196,12 @@ def what_made(step: str, settings: Mapping[str, object], *, code: str, **more: o
     No clock, no host, no commit: the same settings, inputs and code give the same text.
     """
     return {"step": step, "settings": dict(settings), "code": code, "environment": environment(), **more}
+
+
+def workspace_of(made: Mapping[str, object], folder: Path) -> Path:
+    """The folder for checkpoints of what is made just so (`what_made`); other settings, inputs or code have another."""
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    return folder / digest[:16]
 
 
 def notes(outputs: Iterable[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lethe.files.loaded import Loaded
 from lethe.files.shards import read_images, read_rows
 from lethe.inputs.concepts import Concept
 from lethe.plugins import manifest
+from lethe.records.records import workspace_of
 from lethe.steps.job import Job
 from lethe.steps.loading import folder_of
 
@@ -34,15 +36,16 @@ def run(job: Job) -> None:
     concepts = [Concept(**concept) for concept in settings.concepts]
     method = importlib.import_module(manifest("methods", settings.kind).module)
     out = job.out["edit"]
-    workspace = out.with_name(f"{out.name}.work")
-    given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
-    edit = method.erase(base, concepts, given, artefacts(job.reads), workspace)
     names = [concept.name for concept in concepts]
     record = job.record(
         base=about | {"weights_sha256": base.weights_sha256}, task=settings.task, concepts=names, method=settings.name
     )
+    given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
+    checkpoints = out.with_name(f"{out.name}.work")
+    edit = method.erase(base, concepts, given, artefacts(job.reads), workspace_of(record, checkpoints))
     edit.record.update(record)
     edit.save(out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def artefacts(reads: dict[str, list[Path]]) -> dict[str, Any]:

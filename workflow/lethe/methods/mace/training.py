@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor, nn
-from tqdm import trange
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from lethe.bases.diffusion import _noised, _predict, encode_images
@@ -24,10 +22,8 @@ from lethe.bases.schedulers import training_schedule
 from lethe.bases.text import added_conditions, encode_prompts
 from lethe.bases.unet import PROJECTIONS
 from lethe.erasure.attention import Recorder, recorded_attention
-from lethe.finite import mend_of
+from lethe.erasure.training import Budget, train
 from lethe.inputs.templates import fill
-
-LARGEST_SCALE, SMALLEST_SCALE = 2.0**16, 2.0**-8  # of the loss in float16
 
 
 @dataclass(frozen=True)
@@ -188,16 +184,13 @@ def train_lora(
         preserved: what the prior-preservation loss looks at, which counts `settings.preservation_weight` times beside
             the attention loss; without it there is none.
     Returns: peft's state dict of the adapter on the CPU, float32, and the loss of each step.
-    Raises: FloatingPointError, naming the step, when the loss or the adapter is not finite.
+    Raises: FloatingPointError as `lethe.erasure.training.train` does.
 
-    Adapter and optimiser are float32 whatever the U-Net's dtype. In float16 the loss is scaled so that gradients do not
-    vanish on the way, and a step whose gradients overflow is taken again, with the same draws, at half the scale
-    (mixed precision training, arXiv 1710.03740, Sec. 3.2).
+    Adapter and optimiser are float32 whatever the U-Net's dtype.
 
     Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code. Prior preservation:
     DreamBooth, arXiv 2208.12242, Sec. 3.2.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
     weights = timestep_weights(settings.timesteps, len(alphas))
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -205,79 +198,32 @@ def train_lora(
             LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(PROJECTIONS)), "concept"
         )
     unet.requires_grad_(False)
-    trained = [p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name]
-    for parameter in trained:
+    trained = {name: p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name}
+    for parameter in trained.values():
         parameter.data = parameter.data.float()
-    # `foreach` gives the same bits as a loop over the tensors, which is the default on a CPU, in less time.
-    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01, foreach=True)
-    curve = []
+    budget = Budget(
+        settings.steps,
+        settings.learning_rate,
+        max_grad_norm=settings.max_grad_norm,
+        mend="lower lora.learning_rate of the method",
+    )
     try:
         with recorded_attention(unet) as recorder:
 
-            def loss_of_step() -> Tensor:
+            def loss_of_step(generator: torch.Generator) -> Tensor:
                 loss = _attention_step(unet, recorder, alphas, concept, weights, settings, generator)
                 if preserved is None:
                     return loss
                 kept = _preservation_step(unet, recorder, alphas, preserved, settings.batch, generator)
                 return loss + settings.preservation_weight * kept
 
-            scale = LARGEST_SCALE if unet.dtype == torch.float16 else 1.0
-            for step in trange(settings.steps, desc="LoRA", mininterval=5):
-                loss, scale = _backward(loss_of_step, trained, generator, scale=scale, step=step, dtype=unet.dtype)
-                curve.append(loss)
-                torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-                optimiser.step()
-        _check_adapter(trained, settings.steps, unet.dtype)
+            curve = train(trained, loss_of_step, budget, seed=settings.seed, dtype=unet.dtype, name="LoRA")
         state = {
             key: t.detach().cpu().clone() for key, t in get_peft_model_state_dict(unet, adapter_name="concept").items()
         }
     finally:
         unet.unload_lora()
     return state, curve
-
-
-def _backward(
-    loss_of_step: Callable[[], Tensor],
-    trained: Sequence[nn.Parameter],
-    generator: torch.Generator,
-    *,
-    scale: float,
-    step: int,
-    dtype: torch.dtype,
-) -> tuple[float, float]:
-    """Give `trained` their gradients of one step's loss; the loss, and the scale that it was multiplied by meanwhile.
-
-    Raises FloatingPointError, naming the step and what would mend it, when no scale makes all of it finite.
-    """
-    drawn = generator.get_state()
-    while True:
-        generator.set_state(drawn)
-        loss = loss_of_step()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"train_lora: the loss is {value} at step {step}; {_mend(step, dtype)}")
-        for parameter in trained:
-            parameter.grad = None
-        (loss * scale).backward()
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        if all(gradient.isfinite().all() for gradient in gradients):
-            for gradient in gradients:
-                gradient.div_(scale)
-            return value, scale
-        if dtype != torch.float16 or scale <= SMALLEST_SCALE:
-            raise FloatingPointError(f"train_lora: the gradient is not finite at step {step}; {_mend(step, dtype)}")
-        scale /= 2
-
-
-def _check_adapter(trained: Sequence[nn.Parameter], steps: int, dtype: torch.dtype) -> None:
-    """Raise FloatingPointError when the last step, whose loss nobody computes, has made the adapter overflow."""
-    if not all(parameter.isfinite().all() for parameter in trained):
-        raise FloatingPointError(f"train_lora: the adapter is not finite after step {steps - 1}; {_mend(steps, dtype)}")
-
-
-def _mend(step: int, dtype: torch.dtype) -> str:
-    """Before the first update of the weights, no learning rate can be the cause."""
-    return mend_of(dtype) if step == 0 or dtype == torch.float16 else "lower lora.learning_rate of the method"
 
 
 def _attention_step(

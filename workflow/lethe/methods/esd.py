@@ -1,0 +1,135 @@
+"""ESD, erasing concepts by training the U-Net away from what it predicts for them (arXiv 2303.07345, Eq. 7).
+
+    e(x_t, c) -> e*_f - h (e*_c - e*_0)
+
+e* is the U-Net as it was, c the concept, 0 the empty prompt, f what the concept should leave: the empty prompt in the
+paper, a wider concept in the authors' code of 2025, which trains that wider concept's prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from lethe.bases.base import Base
+from lethe.bases.denoising import Conditions, denoised, predicted
+from lethe.bases.schedulers import build_scheduler, training_schedule
+from lethe.bases.text import added_conditions, encode_prompts
+from lethe.edits.edit import Edit
+from lethe.edits.weights import WeightEdit
+from lethe.erasure.student import Student
+from lethe.erasure.training import Budget, train
+from lethe.inputs.concepts import Concept
+
+LAYERS = (nn.Linear, nn.Conv2d)  # what the code of 2025 trains of a network; its norms stay
+
+
+def erase(
+    base: Base,
+    concepts: Sequence[Concept],
+    settings: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    workspace: Path | None = None,
+) -> Edit:
+    """Train the chosen parameters of the U-Net; each step is about one of the concepts, drawn anew.
+
+    `settings` are those of the manifest, and `seed`. In `workspace` lies the checkpoint of a training that was cut off.
+    Raises ValueError without concepts, for a choice of parameters that the base has none of, for `erase_from` under the
+    paper's form, and for a base that cannot be trained; FloatingPointError as `lethe.erasure.training.train` does.
+    """
+    if not concepts:
+        raise ValueError("esd: `concepts` must hold at least one concept; got none")
+    if settings["erase_from"] and settings["form"] != 2025:
+        raise ValueError("esd: erase_from belongs to form 2025; leave one of the two out")
+    pipeline = base.pipeline
+    published = published_settings(settings["form"], settings["parameters"], is_xl(pipeline.unet))
+    chosen = {key: value if settings[key] is None else settings[key] for key, value in published.items()}
+    training_schedule(pipeline.scheduler)  # refuses a base that has none
+    student = Student(pipeline.unet, parameter_names(pipeline.unet, settings["parameters"], settings["form"]))
+    scheduler = build_scheduler({**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}, "ddim")
+    scheduler.set_timesteps(settings["sampling_steps"])
+    asked = [concept.name for concept in concepts]
+    prompts = ["", *asked, *([settings["erase_from"]] if settings["erase_from"] else [])]
+    sides = pipeline.unet.config.sample_size
+    shape = (1, pipeline.unet.config.in_channels, *((sides, sides) if isinstance(sides, int) else sides))
+    conditions = conditions_of(base, prompts, [side * pipeline.vae_scale_factor for side in shape[2:]])
+    drawing = student if settings["form"] == "paper" else pipeline.unet  # whose pictures the steps look at
+
+    def loss_of_step(generator: torch.Generator) -> Tensor:
+        concept = 1 + int(torch.randint(len(asked), (), generator=generator))
+        source = len(prompts) - 1 if settings["erase_from"] else concept
+        done = int(torch.randint(settings["sampling_steps"], (), generator=generator))
+        noise = torch.randn(shape, generator=generator).to(base.device, base.dtype)
+        empty, of, leaving = (conditions.row(k) for k in (0, concept, source))
+        guidance = chosen["start_guidance"]
+        latents, time = denoised(drawing, scheduler, noise, empty.joined(leaving), steps=done, guidance=guidance)
+        latents = scheduler.scale_model_input(latents, time)
+        with torch.no_grad():
+            # One by one, as the student is asked: in a batch they round otherwise, and Adam makes steps of roundings.
+            teacher = [predicted(pipeline.unet, latents, time, one)[0].float() for one in (empty, of, leaving)]
+        start = teacher[2 if settings["form"] == 2025 else 0]
+        target = start - chosen["negative_guidance"] * (teacher[1] - teacher[0])
+        return F.mse_loss(predicted(student, latents, time, leaving)[0].float(), target)
+
+    budget = Budget(chosen["steps"], chosen["learning_rate"], optimiser="adam", weight_decay=0.0, max_grad_norm=None)
+    checkpoint = None if workspace is None else workspace / "esd.safetensors"
+    train(
+        student.values, loss_of_step, budget, seed=settings["seed"], dtype=base.dtype, name="ESD", checkpoint=checkpoint
+    )
+    return WeightEdit(student.weights())
+
+
+def published_settings(form: str | int, parameters: str, xl: bool) -> dict[str, float]:
+    """What the authors train with under a form: iterations, learning rate, negative guidance, guidance of x_t."""
+    if form == "paper":
+        return dict(steps=1000, learning_rate=1e-5, negative_guidance=1.0, start_guidance=3.0)
+    if not xl:
+        return dict(steps=200, learning_rate=5e-5, negative_guidance=2.0, start_guidance=3.0)
+    rate = 2e-4 if parameters in ("x", "x-strict") else 1e-5
+    return dict(steps=200, learning_rate=rate, negative_guidance=1.0, start_guidance=2.0)
+
+
+def is_xl(unet: UNet2DConditionModel) -> bool:
+    """Whether a U-Net reads pooled states and sizes beside the text, as that of Stable Diffusion XL does."""
+    return unet.config.addition_embed_type == "text_time"
+
+
+def parameter_names(unet: UNet2DConditionModel, chosen: str, form: str | int) -> list[str]:
+    """The parameters that train.
+
+    x: cross-attention. x-strict: its keys and values. u: all but cross-attention; under the paper's form without the
+    embedding of time and the output layer, under that of 2025, for XL, only what lies in blocks and is no embedding.
+    all: everything. Under 2025 norms never train.
+    Raises ValueError when the base has none.
+    """
+    modules = {name: type(module) for name, module in unet.named_modules()}
+    names = [name for name, _ in unet.named_parameters()]
+    if form == 2025:
+        names = [name for name in names if issubclass(modules[name.rpartition(".")[0]], LAYERS)]
+    if chosen == "x":
+        names = [name for name in names if ".attn2." in name]
+    elif chosen == "x-strict":
+        names = [name for name in names if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    elif chosen == "u":
+        names = [name for name in names if ".attn2." not in name]
+        if form != 2025:
+            outside = ("time_embedding.", "add_embedding.", "conv_norm_out.", "conv_out.")
+            names = [name for name in names if not name.startswith(outside)]
+        elif is_xl(unet):
+            names = [name for name in names if "block" in name and "emb" not in name]
+    if not names:
+        raise ValueError(f"esd: the base's U-Net has no parameters of the choice {chosen!r}; choose others")
+    return names
+
+
+@torch.no_grad()
+def conditions_of(base: Base, prompts: Sequence[str], size: Sequence[int]) -> Conditions:
+    """What the U-Net reads of prompts for images of `size`, height and width in pixels."""
+    states = torch.cat(list(encode_prompts(base.text, prompts)))
+    return Conditions(states, added_conditions(base.text, prompts, (size[0], size[1])))
