@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from emoji_world.training import load_averages, train
+from emoji_world.training import finish, load_averages, train
 from running import ROOT
 
 
@@ -26,7 +28,7 @@ class LostMachineError(Exception):
 
 
 class Net(nn.Module):
-    """A convolution, a dropout and a parameter that no loss reads."""
+    """Convolutions, running statistics, a dropout and a parameter that no loss reads."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -34,9 +36,10 @@ class Net(nn.Module):
             torch.manual_seed(seed)
             self.first, self.second = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 3)
             self.dropout, self.unused = nn.Dropout(0.2), nn.Parameter(torch.randn(2))
+            self.norm = nn.BatchNorm2d(5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.dropout(self.first(x).tanh()))
+        return self.second(self.dropout(self.norm(self.first(x)).tanh()))
 
 
 def loss_of(net: Net, stop: int | None = None, seen: list | None = None) -> Callable[[np.random.Generator], Tensor]:
@@ -143,6 +146,45 @@ def test_a_checkpoint_holds_tensors_only(tmp_path: Path) -> None:
     train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2)))
     names = set(load_file(tmp_path / "c"))
     assert {"parameter/net.first.weight", "ema/net.first.weight", "exp_avg/net.first.weight"} <= names
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (dict(steps=300), "with steps 240, and now it is 300"),
+        (dict(learning_rate=1e-3), "with learning_rate 0.003, and now it is 0.001"),
+        (dict(seed=6), "with seed 5, and now it is 6"),
+    ],
+    ids=["steps", "learning_rate", "seed"],
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dict, told: str) -> None:
+    net = Net(1)
+    with pytest.raises(LostMachineError):
+        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+    with pytest.raises(ValueError, match=f"c: this checkpoint is of a training {told}; delete it to begin anew"):
+        train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | change))
+
+
+def test_a_checkpoint_that_does_not_say_of_what_training_it_is_counts(tmp_path: Path) -> None:
+    net, again = Net(1), Net(2)
+    with pytest.raises(LostMachineError):
+        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+    with safe_open(tmp_path / "c", "pt") as file:
+        header = file.metadata()
+    assert header.keys() == {"step", "curve", "steps", "learning_rate", "seed"}
+    save_file(load_file(tmp_path / "c"), tmp_path / "c", {key: header[key] for key in ("step", "curve")})
+    curve = train({"net": again}, loss_of(again), checkpoint=tmp_path / "c", **OPTIONS)
+    assert [step for step, _ in curve] == [100, 200]
+
+
+def test_a_finished_training_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> None:
+    net = Net(1)
+    curve = train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **OPTIONS)
+    (tmp_path / "model").mkdir()
+    for _ in range(2):  # a checkpoint that is not there is none to mind
+        finish(tmp_path / "model", curve, tmp_path / "c")
+        assert not (tmp_path / "c").exists()
+    assert [tuple(point) for point in json.loads((tmp_path / "model" / "curve.json").read_text())] == curve
 
 
 def test_frozen_parameters_stay_and_are_not_kept(tmp_path: Path) -> None:
