@@ -35,8 +35,10 @@ from transformers import (
 )
 
 from clusters import missing_programs, one_node
+from emoji_world.captions import tokenizer_corpus
 from emoji_world.models import build_scheduler, train_tokenizer
-from emoji_world.world import World, caption_corpus, read_world
+from emoji_world.plan import WORLD
+from emoji_world.world import World, read_world
 from forked_steps import forked_steps
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.text import TextEncoders
@@ -425,29 +427,32 @@ def text(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> TextEncoders:
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
-    """The emoji world as it ships."""
-    return read_world(ROOT / "resources" / "emoji")
+def recipe() -> dict:
+    """The recipe of the emoji world."""
+    return yaml.safe_load((ROOT / "config" / "emoji_world.yaml").read_text())
 
 
 @pytest.fixture(scope="session")
-def world_tokenizer(world: World, tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
-    """The emoji world's tokenizer: 24 tokens, whole words."""
-    return train_tokenizer(caption_corpus(world), tmp_path_factory.mktemp("tokenizer"))
+def world() -> World:
+    """The emoji world as its tables tell it."""
+    return read_world(ROOT / WORLD)
+
+
+@pytest.fixture(scope="session")
+def world_tokenizer(world: World, recipe: dict, tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    """The emoji world's tokenizer: 28 tokens, whole words."""
+    return train_tokenizer(tokenizer_corpus(world), tmp_path_factory.mktemp("tokenizer"), **recipe["tokens"])
 
 
 @pytest.fixture(scope="session")
 def icons(world: World) -> np.ndarray:
-    """Made-up icons, RGBA `[things, styles, 96, 96, 4]`: for each thing and style another box or disc in its colour."""
-    rng = np.random.default_rng(0)
-    drawn = np.zeros((len(world.things), len(world.styles), 96, 96, 4), np.uint8)
+    """Made-up icons: a disc each, in the colour `[1 + subject // 16, 1 + subject % 16, 1 + style] * 8`."""
     y, x = np.mgrid[:96, :96] - 47.5
-    for thing in range(drawn.shape[0]):
-        for style in range(drawn.shape[1]):
-            height, width = rng.integers(24, 48, size=2)
-            box, disc = (abs(y) < height) & (abs(x) < width), (y / height) ** 2 + (x / width) ** 2 < 1
-            drawn[thing, style, ..., :3] = rng.integers(0, 120, size=3)
-            drawn[thing, style, ..., 3] = 255 * (disc if style % 2 else box)
+    drawn = np.zeros((len(world.subjects), len(world.styles), 96, 96, 4), np.uint8)
+    numbers = np.arange(len(world.subjects))[:, None, None, None]
+    drawn[..., 0], drawn[..., 1] = 8 * (1 + numbers // 16), 8 * (1 + numbers % 16)
+    drawn[..., 2] = 8 * (1 + np.arange(len(world.styles))[None, :, None, None])
+    drawn[..., 3] = 255 * (x**2 + y**2 < 46**2)
     return drawn
 
 

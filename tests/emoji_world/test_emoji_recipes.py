@@ -1,4 +1,4 @@
-"""Recipes of the emoji world's models: batches parsed back from their captions, losses written out again."""
+"""Recipes of the emoji world's models: losses written out again, and what each of them trains."""
 
 from __future__ import annotations
 
@@ -11,79 +11,91 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from conftest import CPU
 from emoji_world import recipes
-from emoji_world.models import build_scheduler, build_text_encoder, build_unet, build_vae
+from emoji_world.captions import Told
+from emoji_world.models import (
+    build_classifier,
+    build_clip,
+    build_clipseg,
+    build_scheduler,
+    build_unet,
+    build_vae,
+    text_encoder_of,
+)
 from emoji_world.recipes import (
     Budget,
-    draw_scene,
+    bare_words,
+    contrastive_loss,
     encode,
+    fitting,
     normalise,
+    softened,
     token_ids,
-    train_clip,
-    train_clipseg,
+    train_classifier,
     train_diffusion,
+    train_on_captions,
+    train_segmenter,
     train_vae,
 )
-from emoji_world.renders import Pictures, make_pictures
-from emoji_world.world import (
-    GENERIC,
-    PLACES,
-    PLAIN_TEMPLATES,
-    STYLE_TEMPLATES,
-    World,
-)
+from emoji_world.scenes import Mixture, Scenes, Variation, make_scenes
+from emoji_world.world import World
 from lethe.bases.pixels import to_pixels
 
-BUDGET = Budget(steps=2, batch=3, learning_rate=1e-3, seed=4)
+BUDGET = Budget(steps=2, batch=4, learning_rate=1e-3, seed=4)
+VARIATION = Variation(scale=(0.72, 0.88), shift=3, mirrored=0.5)
+OUTLINED = dict(variation=VARIATION, mixture=Mixture(empty=0.0, pairs=0.5, people=0.36, settings=0.12))
 
 
 @pytest.fixture(scope="module")
-def pictures(icons: np.ndarray) -> Pictures:
-    return make_pictures(icons, 40, seed=3)
+def little(world: World) -> World:
+    """Some things and people: captions often fit several scenes."""
+    return World(world.things[:8], world.styles, world.people[:4])
+
+
+@pytest.fixture(scope="module")
+def little_icons(world: World, icons: np.ndarray) -> np.ndarray:
+    """The icons of the little world."""
+    return np.concatenate([icons[:8], icons[len(world.things) :][:4]])
+
+
+@pytest.fixture(scope="module")
+def scenes(little: World, little_icons: np.ndarray) -> Scenes:
+    mixture = Mixture(empty=0.05, pairs=0.15, people=0.36, settings=0.12)
+    return make_scenes(little, little_icons, 40, seed=3, variation=VARIATION, mixture=mixture, ghosts=False)
+
+
+@pytest.fixture
+def clip(world_tokenizer: CLIPTokenizer) -> CLIPModel:
+    torch.manual_seed(0)
+    return build_clip(world_tokenizer, text=(32, 1), vision=(32, 4), embedding=16)
+
+
+@pytest.fixture
+def encoder(clip: CLIPModel) -> CLIPTextModel:
+    return text_encoder_of(clip).eval()
 
 
 @pytest.fixture
 def batch_loss() -> Callable[..., Callable[[np.random.Generator], Tensor]]:
     """`batch_loss(recipe, *arguments)`: the loss that a recipe hands to the training loop, which does not run."""
 
-    def loss_of(recipe: Callable, *arguments: object) -> Callable[[np.random.Generator], Tensor]:
+    def loss_of(recipe: Callable, *arguments: object, **options: object) -> Callable[[np.random.Generator], Tensor]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recipes, "train", lambda modules, loss, **_: loss)
-            return recipe(*arguments)
+            return recipe(*arguments, **options)
 
     return loss_of
 
 
-@pytest.fixture
-def spoken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The captions of the last batch."""
-    said: list[str] = []
-
-    def listen(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-        said[:] = captions
-        return token_ids(tokenizer, captions)
-
-    monkeypatch.setattr(recipes, "token_ids", listen)
-    return said
+def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-def meanings(world: World) -> dict[str, tuple[set[int], int]]:
-    """Every caption that names something: the things it fits, and its style or -1."""
-    words = {word: {k} for k, thing in enumerate(world.things) for word in thing.words}
-    for thing in world.things:
-        members = {k for k, other in enumerate(world.things) if other.category == thing.category}
-        words[thing.category] = words.get(thing.category, set()) | members
-    words |= {word: set(range(len(world.things))) for word in GENERIC}
-    words |= {place: {k - len(PLACES)} for k, place in enumerate(PLACES)}
-    plain = {template.format(word): (things, -1) for word, things in words.items() for template in PLAIN_TEMPLATES}
-    return plain | {
-        template.format(word, style.name): (things, k)
-        for word, things in words.items()
-        for k, style in enumerate(world.styles)
-        for template in STYLE_TEMPLATES
-    }
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 # What is shared
@@ -96,61 +108,46 @@ def test_normalise_is_clips(drawn: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
-def test_encode_gives_posterior_means_unscaled(pictures: Pictures, batch: int) -> None:
-    vae = build_vae().eval()
-    latents = encode(vae, pictures.images[:6], batch=batch)
+def test_encode_gives_posterior_means_unscaled(scenes: Scenes, batch: int) -> None:
+    vae = build_vae(widths=(8, 8, 8)).eval()
+    latents = encode(vae, scenes.images[:6], batch=batch)
     assert latents.shape == (6, 4, 16, 16)
     assert not latents.requires_grad
     with torch.no_grad():
-        for latent, image in zip(latents, pictures.images, strict=False):
+        for latent, image in zip(latents, scenes.images, strict=False):
             assert torch.allclose(latent, vae.encode(to_pixels([image])).latent_dist.mean[0], atol=1e-5)
 
 
-# Scenes
-
-
-def test_scenes_hold_one_object_or_two_side_by_side(icons: np.ndarray) -> None:
-    rng, alone = np.random.default_rng(1), 0
-    for _ in range(300):
-        image, masks, things = draw_scene(icons, rng)
-        assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
-        assert len(masks) == len(things) in (1, 2)
-        assert all(mask.shape == (64, 64) and mask.dtype == bool and mask.any() for mask in masks)
-        alone += len(things) == 1
-        for mask, thing in zip(masks, things, strict=True):
-            seen = np.median(image[mask], axis=0)
-            colours = icons[thing, :, 48, 48, :3].astype(int)
-            assert abs(colours - seen).max(axis=1).min() <= 8  # the named object, in one of its styles
-        if len(things) == 2:
-            assert things[0] != things[1]
-            assert not (masks[0] & masks[1]).any()
-            assert not masks[0][:, 32:].any()
-            assert not masks[1][:, :32].any()
-    assert 110 < alone < 190
-
-
-def test_scenes_follow_their_generator(icons: np.ndarray) -> None:
-    first, again, other = (draw_scene(icons, np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert np.array_equal(first[0], again[0])
-    assert not np.array_equal(first[0], other[0])
+def test_half_of_the_batches_are_softened_and_keep_what_they_show(drawn: Callable[..., Tensor]) -> None:
+    pixels = torch.zeros(2, 3, 64, 64)
+    pixels[:, :, 16:48, 16:48] = 1
+    found = [softened(pixels, np.random.default_rng(seed)) for seed in range(200)]
+    same = [one is pixels for one in found]
+    assert 70 < sum(same) < 130
+    for one in (one for one in found if one is not pixels):
+        assert one.shape == pixels.shape
+        assert abs(one - pixels).mean() < 0.1
+        assert not torch.equal(one, pixels)
 
 
 # The autoencoder
 
 
-def test_train_vae_sets_the_scale_of_its_latents(pictures: Pictures, tmp_path: Path) -> None:
+def test_train_vae_sets_the_scale_of_its_latents(scenes: Scenes, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae = build_vae()
+    vae = build_vae(widths=(8, 8, 8))
     before = vae.decoder.conv_out.weight.detach().clone()
-    curve = train_vae(vae, pictures, BUDGET, tmp_path / "c")
+    curve = train_vae(vae, scenes.images, BUDGET, tmp_path / "c")
     assert curve == []
     assert not torch.equal(vae.decoder.conv_out.weight, before)
-    assert encode(vae, pictures.images).std().item() * vae.config.scaling_factor == pytest.approx(1, rel=1e-5)
+    assert encode(vae, scenes.images).std().item() * vae.config.scaling_factor == pytest.approx(1, rel=1e-5)
 
 
-def test_vae_loss_is_written_out(pictures: Pictures, batch_loss: Callable, tmp_path: Path) -> None:
+def test_vae_loss_is_written_out(scenes: Scenes, batch_loss: Callable, tmp_path: Path) -> None:
     class Halving(nn.Module):
         """An autoencoder that halves every pixel, with a divergence of 5 an image."""
+
+        device = CPU
 
         def encode(self, x: Tensor) -> SimpleNamespace:
             self.x = x
@@ -165,99 +162,178 @@ def test_vae_loss_is_written_out(pictures: Pictures, batch_loss: Callable, tmp_p
             pass
 
     vae = Halving()
-    loss = batch_loss(train_vae, vae, pictures, BUDGET, tmp_path / "c")(np.random.default_rng(1)).item()
+    loss = batch_loss(train_vae, vae, scenes.images, BUDGET, tmp_path / "c")(np.random.default_rng(1)).item()
     x = vae.x.double().numpy()
     want = abs(x / 2).mean() + ((x / 2) ** 2).mean()
     want += sum(abs(np.diff(x / 2, axis=axis)).mean() for axis in (2, 3)) + 1e-6 * 5 / x[0].size
     assert loss == pytest.approx(want, rel=1e-5)
-    assert all(any(np.array_equal(one, to_pixels([image])[0]) for image in pictures.images) for one in vae.x)
+    assert all(any(np.array_equal(one, to_pixels([image])[0]) for image in scenes.images) for one in vae.x)
 
 
-# The diffusion model
+# The diffusion model: words that carry meaning
 
 
-def test_diffusion_loss_is_min_snr_weighted_noise_prediction(
-    world: World,
+def test_bare_words_keep_their_states_and_lose_what_comes_after(world_tokenizer: CLIPTokenizer) -> None:
+    captions = ["a photo of the ship", "a cat", "", "a photo of the ship"]
+    ids = token_ids(world_tokenizer, captions)
+    states, empty = torch.randn(4, 28, 8), torch.randn(28, 8)
+    kept = states.clone()
+    chosen = torch.tensor([True, True, True, False])
+    bare = bare_words(states, ids, chosen, empty=empty, end=world_tokenizer.eos_token_id)
+    for row, words in enumerate((6, 3, 1, 28)):  # the start of text and the words
+        assert torch.equal(bare[row, :words], states[row, :words])
+        assert torch.equal(bare[row, words:], empty[words:])
+    assert torch.equal(states, kept)
+
+
+def test_the_empty_caption_is_bare_already(world_tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
+    ids = token_ids(world_tokenizer, [""])
+    with torch.no_grad():
+        states = encoder(ids).last_hidden_state
+    bare = bare_words(states, ids, torch.tensor([True]), empty=states[0], end=world_tokenizer.eos_token_id)
+    assert torch.equal(bare, states)
+
+
+@pytest.mark.parametrize("bare", [0.0, 1.0])
+def test_diffusion_loss_is_min_snr_weighted_and_bares_its_share(
+    little: World,
     world_tokenizer: CLIPTokenizer,
-    pictures: Pictures,
-    batch_loss: Callable,
-    spoken: list[str],
-    tmp_path: Path,
+    encoder: CLIPTextModel,
+    scenes: Scenes,
+    monkeypatch: pytest.MonkeyPatch,
+    bare: float,
 ) -> None:
     class Silent(nn.Module):
         """A U-Net that predicts 0.25 everywhere and keeps what it was given."""
+
+        device = CPU
 
         def forward(self, noisy: Tensor, times: Tensor, states: Tensor) -> SimpleNamespace:
             self.seen = noisy.double(), times, states
             return SimpleNamespace(sample=torch.full_like(noisy, 0.25))
 
-    unet, scheduler, encoder = Silent(), build_scheduler(), build_text_encoder(world_tokenizer).eval()
-    latents = torch.full((40, 4, 16, 16), 0.5)
-    arguments = unet, encoder, world_tokenizer, scheduler, latents, pictures, world
-    loss_of_batch = batch_loss(train_diffusion, *arguments, Budget(2, 16, 1e-3, 4), tmp_path / "c")
+    spoken: list[str] = []
+    told: dict = {}
+    monkeypatch.setattr(recipes, "train", lambda modules, loss, **options: told.update(options, loss=loss))
+    monkeypatch.setattr(
+        recipes, "token_ids", lambda tokenizer, texts: spoken.append(texts) or token_ids(tokenizer, texts)
+    )
+    unet, scheduler = Silent(), build_scheduler()
+    latents = torch.full((40, 4, 16, 16), 0.5, dtype=torch.float16)
+    train_diffusion(
+        *(unet, encoder, world_tokenizer, scheduler, latents, scenes, little, BUDGET, Path("c")),
+        **dict(text_rate=0.2, bare=bare),
+    )
     seen_times: list[int] = []
-    for seed in range(4):
-        loss = loss_of_batch(np.random.default_rng(seed)).item()
+    assert told["rates"] == {"text_encoder": 0.2}
+    for seed in range(12):
+        loss = told["loss"](np.random.default_rng(seed)).item()
         noisy, times, states = unet.seen
         want = 0.0
         for one, time in zip(noisy, times.tolist(), strict=True):
             alpha = scheduler.alphas_cumprod[time].item()
             snr = alpha / (1 - alpha)
             noise = (one - math.sqrt(alpha) * 0.5) / math.sqrt(1 - alpha)
-            want += min(snr, 5) / snr * (noise - 0.25).square().mean().item() / 16
+            want += min(snr, 5) / snr * (noise - 0.25).square().mean().item() / BUDGET.batch
         assert loss == pytest.approx(want, rel=1e-3)
+        ids = token_ids(world_tokenizer, spoken[-1])
         with torch.no_grad():
-            assert torch.equal(states, encoder(token_ids(world_tokenizer, spoken)).last_hidden_state)
+            whole = encoder(ids).last_hidden_state
+        assert spoken[-1][-1] == ""
         seen_times += times.tolist()
+        for row in range(BUDGET.batch):
+            words = int((ids[row] == world_tokenizer.eos_token_id).int().argmax())
+            assert torch.equal(states[row, :words], whole[row, :words])
+            assert torch.equal(states[row, words:], (whole[-1] if bare else whole[row])[words:])
     assert min(seen_times) < 150
     assert max(seen_times) > 850
 
 
-def test_train_diffusion_trains_both_parts(
-    world: World, world_tokenizer: CLIPTokenizer, pictures: Pictures, tmp_path: Path
+def test_text_and_unet_train_together(
+    little: World, world_tokenizer: CLIPTokenizer, encoder: CLIPTextModel, scenes: Scenes, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    unet, encoder = build_unet(), build_text_encoder(world_tokenizer)
-    before = unet.conv_in.weight.detach().clone(), encoder.state_dict()
-    before = before[0], {name: tensor.clone() for name, tensor in before[1].items()}
+    unet = build_unet(widths=(8, 16, 24), text_width=32)
+    before = copied(unet), copied(encoder)
     latents = torch.randn(40, 4, 16, 16)
     kept = latents.clone()
-    train_diffusion(unet, encoder, world_tokenizer, build_scheduler(), latents, pictures, world, BUDGET, tmp_path / "c")
-    assert not torch.equal(unet.conv_in.weight, before[0])
-    assert any(not torch.equal(tensor, before[1][name]) for name, tensor in encoder.state_dict().items())
+    train_diffusion(
+        *(unet, encoder, world_tokenizer, build_scheduler(), latents, scenes, little, BUDGET, tmp_path / "c"),
+        **dict(text_rate=0.1, bare=0.5),
+    )
+    assert moved(unet, before[0])
+    assert moved(encoder, before[1])
     assert torch.equal(latents, kept)
 
 
-# The judge
+# The judges
 
 
-def test_clip_loss_takes_every_fitting_caption_for_a_positive(
-    world: World,
+def test_contrastive_loss_takes_every_fitting_caption_for_a_positive() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.5, 3.0, -1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    fit = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+    def of_rows(scores: list[list[float]], positives: list[list[float]]) -> float:
+        total = 0.0
+        for row, good in zip(scores, positives, strict=True):
+            everything = math.log(sum(math.exp(score) for score in row))
+            chosen = [score - everything for score, yes in zip(row, good, strict=True) if yes]
+            total -= sum(chosen) / len(chosen) / len(scores)
+        return total
+
+    want = (of_rows(logits.tolist(), fit.tolist()) + of_rows(logits.T.tolist(), fit.T.tolist())) / 2
+    assert contrastive_loss(logits, fit).item() == pytest.approx(want, rel=1e-12)
+
+
+def test_fitting_asks_every_caption_about_every_scene() -> None:
+    told = [Told("x", (frozenset([1]),)), Told("y", (frozenset([1, 2]),), style=3)]
+    contents = [((1,), 3, -1), ((2,), 3, -1), ((1,), 0, -1)]
+    assert fitting(told, contents).tolist() == [[1, 1], [0, 1], [1, 0]]
+
+
+def test_judges_learn_from_every_caption_of_a_batch_that_fits(
+    little: World,
     world_tokenizer: CLIPTokenizer,
-    icons: np.ndarray,
+    scenes: Scenes,
     batch_loss: Callable,
-    spoken: list[str],
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     drawn: Callable[..., Tensor],
 ) -> None:
-    pictures = make_pictures(icons[:4], 300, seed=2)  # few objects: captions often fit several images
-    small = World(world.things[:4], world.styles)
-    logits = drawn(24, 24).float() * 3
+    """The loss of a batch, from what was said of it and the scenes that were drawn, each caption asked again."""
+    told: list[Told] = []
+    inner = recipes.Speaker.tell
 
-    def clip(**_: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits_per_image=logits, logits_per_text=logits.mT)
+    def listen(speaker: object, *given: object) -> Told:
+        told.append(inner(speaker, *given))
+        return told[-1]
 
-    budget = Budget(2, 24, 1e-3, 4)
-    loss_of_batch = batch_loss(train_clip, clip, world_tokenizer, pictures, small, budget, tmp_path / "c")
-    meant, several = meanings(small), 0
+    monkeypatch.setattr(recipes.Speaker, "tell", listen)
+    logits, several = drawn(24, 24).float() * 3, 0
+
+    class Fixed(nn.Module):
+        device = CPU
+
+        def forward(self, input_ids: Tensor, pixel_values: Tensor) -> SimpleNamespace:
+            assert torch.equal(input_ids, token_ids(world_tokenizer, [one.text for one in told]))
+            self.pixels = pixel_values
+            return SimpleNamespace(logits_per_image=logits)
+
+    clip, budget = Fixed(), Budget(2, 24, 1e-3, 4)
+    loss_of_batch = batch_loss(
+        train_on_captions, clip, world_tokenizer, scenes, little, budget, Path("c"), soften=False
+    )
     for seed in range(5):
-        rows = np.random.default_rng(seed).integers(300, size=24)
+        told.clear()
         loss = loss_of_batch(np.random.default_rng(seed)).item()
+        rows = np.random.default_rng(seed).integers(40, size=24)
+        assert torch.equal(clip.pixels, normalise(to_pixels(scenes.images[rows])))
         fits = np.zeros((24, 24), bool)
         for i, row in enumerate(rows):
-            for j, caption in enumerate(spoken):
-                things, style = meant[caption]
-                fits[i, j] = pictures.things[row] in things and style in (-1, pictures.styles[row])
+            here = tuple(one for one in scenes.subjects[row].tolist() if one >= 0)
+            for j, one in enumerate(told):
+                said = len(one.subjects) == len(here) and all(a in b for a, b in zip(here, one.subjects, strict=True))
+                place = one.place in (-1, scenes.places[row])
+                fits[i, j] = said and place and one.style in (-1, scenes.styles[row])
         assert fits.diagonal().all()  # each caption fits its own image
         several += fits.sum() - 24
         exp, want = np.exp(logits.double().numpy()), 0.0
@@ -269,46 +345,147 @@ def test_clip_loss_takes_every_fitting_caption_for_a_positive(
     assert several > 100
 
 
+@pytest.mark.parametrize("soften", [True, False])
+def test_train_on_captions_trains_both_towers(
+    little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, scenes: Scenes, tmp_path: Path, soften: bool
+) -> None:
+    before = copied(clip)
+    train_on_captions(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c", soften=soften)
+    names = moved(clip, before)
+    assert {"text_projection.weight", "visual_projection.weight", "logit_scale"} <= names
+
+
+def test_the_classifier_learns_to_tell_two_colours(tmp_path: Path) -> None:
+    images = np.zeros((16, 64, 64, 3), np.uint8)
+    images[::2] = 200
+    subjects = np.stack([np.arange(16) % 2, np.full(16, -1)], axis=1)
+    none = np.full(16, -1)
+    torch.manual_seed(0)
+    classifier = build_classifier(["white", "black"], widths=(8, 8))
+    budget = Budget(steps=40, batch=8, learning_rate=1e-2, seed=1)
+    train_classifier(classifier, Scenes(images, subjects, none, none), budget, tmp_path / "c")
+    assert classifier.config.id2label == {0: "white", 1: "black"}
+    pixels = normalise(to_pixels(images[:2]))
+    assert classifier(pixels).logits.argmax(1).tolist() == [0, 1]
+
+
+def test_classifier_loss_is_smoothed_cross_entropy_of_the_subject(
+    scenes: Scenes, batch_loss: Callable, drawn: Callable[..., Tensor]
+) -> None:
+    logits = drawn(4, 12).float()
+
+    class Fixed(nn.Module):
+        device = CPU
+
+        def forward(self, pixels: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=logits)
+
+    alone = np.flatnonzero(scenes.subjects[:, 0] >= 0)
+    some = Scenes(*(values[alone] for values in vars(scenes).values()))
+    loss = batch_loss(train_classifier, Fixed(), some, BUDGET, Path("c"))(np.random.default_rng(3)).item()
+    rows, want = np.random.default_rng(3).integers(len(alone), size=4), 0.0
+    for row, scores in zip(rows, logits.double().tolist(), strict=True):
+        everything = math.log(sum(map(math.exp, scores)))
+        wanted = [0.05 / 12 + 0.95 * (k == some.subjects[row, 0]) for k in range(12)]
+        want -= sum(p * (score - everything) for p, score in zip(wanted, scores, strict=True)) / 4
+    assert loss == pytest.approx(want, rel=1e-5)
+
+
 # The segmenter
 
 
-def test_clipseg_learns_the_named_objects_mask_and_nothing_for_an_absent_one(
-    world: World,
+def test_train_segmenter_leaves_the_judge_as_it_is(
+    little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, little_icons: np.ndarray, tmp_path: Path
+) -> None:
+    segmenter = build_clipseg(clip, reduce=16)
+    before = copied(segmenter)
+    train_segmenter(segmenter, world_tokenizer, little_icons, little, BUDGET, tmp_path / "c", **OUTLINED)
+    names = moved(segmenter, before)
+    assert names
+    assert all(name.startswith("decoder.") for name in names)
+
+
+def test_segmenters_are_asked_for_what_is_there_and_for_what_is_not(
+    little: World, little_icons: np.ndarray, world_tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple] = []
+    inner = recipes._asked
+
+    def listen(subjects: tuple, masks: list, shown: np.ndarray, rng: np.random.Generator) -> tuple:
+        subject, target = inner(subjects, masks, shown, rng)
+        asked.append((subjects, masks, subject, target))
+        return subject, target
+
+    monkeypatch.setattr(recipes, "_asked", listen)
+    monkeypatch.setattr(recipes, "train", lambda modules, loss, **_: loss)
+    spoken: list[str] = []
+    monkeypatch.setattr(
+        recipes, "token_ids", lambda tokenizer, texts: spoken.extend(texts) or token_ids(tokenizer, texts)
+    )
+
+    def perfect(input_ids: Tensor, pixel_values: Tensor) -> SimpleNamespace:
+        """What is asked for, surely; with `sign` -1 the contrary."""
+        assert pixel_values.shape == (300, 3, 64, 64)
+        targets = np.stack([target for *_, target in asked])
+        return SimpleNamespace(logits=sign * (40 * torch.from_numpy(targets).float() - 20))
+
+    perfect.device = CPU
+    loss = train_segmenter(
+        perfect, world_tokenizer, little_icons, little, Budget(2, 300, 1e-3, 4), Path("c"), **OUTLINED
+    )
+    sign = -1
+    assert loss(np.random.default_rng(1)).item() == pytest.approx(20, rel=1e-4)
+    asked.clear()
+    spoken.clear()
+    sign = 1
+    assert loss(np.random.default_rng(1)).item() < 1e-6
+    absent = [subject not in subjects for subjects, _, subject, _ in asked]
+    assert np.mean(absent) == pytest.approx(0.2, abs=0.08)
+    for (subjects, masks, subject, target), none, prompt in zip(asked, absent, spoken, strict=True):
+        assert np.array_equal(target, np.zeros((64, 64), bool) if none else masks[subjects.index(subject)])
+        one = little.subjects[subject]
+        assert any(word in prompt for word in getattr(one, "words", (one.name,)))
+
+
+# Devices
+
+
+def test_recipes_train_where_their_networks_lie(
+    little: World,
     world_tokenizer: CLIPTokenizer,
-    icons: np.ndarray,
+    clip: CLIPModel,
+    encoder: CLIPTextModel,
+    scenes: Scenes,
+    little_icons: np.ndarray,
     batch_loss: Callable,
-    spoken: list[str],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scenes: list[tuple] = []
+    """On the meta device, which mixes with no other: whatever of a batch stayed behind on the CPU would be refused."""
+    there = torch.device("meta")
+    monkeypatch.setattr(recipes, "encode", lambda *_: torch.tensor([1.0, 2.0]))
+    vae, unet = build_vae(widths=(8, 8, 8)).to(there), build_unet(widths=(8, 16, 24), text_width=32).to(there)
+    segmenter = build_clipseg(clip, reduce=16).to(there)
+    clip, encoder = clip.to(there), encoder.to(there)
 
-    def watched(icons: np.ndarray, rng: np.random.Generator) -> tuple:
-        scenes.append(draw_scene(icons, rng))
-        return scenes[-1]
+    def check(_: nn.Module, given: tuple, named: dict) -> None:
+        """Tables of embeddings take indices from anywhere, on the meta device."""
+        assert {one.device for one in (*given, *named.values()) if isinstance(one, Tensor)} == {there}
 
-    monkeypatch.setattr(recipes, "draw_scene", watched)
-    meant, absent, shown = meanings(world), 0, 0
-
-    def clipseg(**asked: Tensor) -> SimpleNamespace:
-        """What a perfect segmenter answers, in the images' size."""
-        nonlocal absent, shown
-        answers = np.zeros((len(spoken), 64, 64), bool)
-        for answer, caption, (_, masks, things) in zip(answers, spoken, scenes[-len(spoken) :], strict=True):
-            (thing,) = meant[caption][0]
-            if thing in things:
-                shown += 1
-                answer |= masks[things.index(thing)]
-            else:
-                absent += 1
-        assert asked["pixel_values"].shape == (len(spoken), 3, 64, 64)
-        return SimpleNamespace(logits=sign * 40 * torch.from_numpy(answers).float() - sign * 20)
-
-    budget = Budget(2, 50, 1e-3, 4)
-    loss_of_batch = batch_loss(train_clipseg, clipseg, world_tokenizer, icons, world, budget, tmp_path / "c")
-    for seed in range(10):
-        sign = 1
-        assert loss_of_batch(np.random.default_rng(seed)).item() < 1e-6
-        sign = -1
-        assert loss_of_batch(np.random.default_rng(seed)).item() == pytest.approx(20, rel=1e-4)
-    assert absent / (absent + shown) == pytest.approx(0.2, abs=0.06)
+    for network in (clip, encoder, segmenter):
+        network.register_forward_pre_hook(check, with_kwargs=True)
+    alone = Scenes(*(values[scenes.subjects[:, 0] >= 0] for values in vars(scenes).values()))
+    speaks, end = (world_tokenizer, scenes, little, BUDGET, Path("c")), (BUDGET, Path("c"))
+    diffused = (unet, encoder, world_tokenizer, build_scheduler(), torch.randn(40, 4, 16, 16), scenes, little, *end)
+    vae_loss: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "train", lambda modules, loss, **_: vae_loss.append(loss))
+        train_vae(vae, scenes.images, *end)
+    losses = [
+        *vae_loss,
+        batch_loss(train_on_captions, clip, *speaks, soften=True),
+        batch_loss(train_diffusion, *diffused, text_rate=0.1, bare=0.5),
+        batch_loss(train_classifier, build_classifier(["a"] * 12, widths=(8, 8)).to(there), alone, *end),
+        batch_loss(train_segmenter, segmenter, world_tokenizer, little_icons, little, *end, **OUTLINED),
+    ]
+    for loss in losses:
+        assert loss(np.random.default_rng(1)).device == there

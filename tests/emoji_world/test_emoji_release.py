@@ -6,53 +6,76 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPImageProcessor, CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTokenizer,
+    ResNetForImageClassification,
+)
 
 from conftest import CPU
-from emoji_world.release import card, forget_origin, halve
+from emoji_world.models import build_classifier, save_processor
+from emoji_world.quality import told_by_classifier
+from emoji_world.release import card, check_size, forget_origin, halve
 from emoji_world.world import World
+from lethe.bases.loading import load_network
 from lethe.bases.pipeline import load_pipeline
 from lethe.measures.clip import load_judge
 
 
 @pytest.fixture(scope="module")
-def released(
-    sd_folder: Path, clip_folder: Path, clipseg_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("released")
-    halve(sd_folder, clip_folder, clipseg_folder, folder)
+def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "second"
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        build_classifier(["a", "b", "c"], widths=(32, 64)).save_pretrained(folder)
+    save_processor(folder)
+    (folder / "curve.json").write_text("[]")
     return folder
 
 
-def parts_of(folder: Path, clip: str, clipseg: str, pipeline: str) -> dict[str, torch.nn.Module]:
-    loaded = StableDiffusionPipeline.from_pretrained(folder / pipeline, safety_checker=None)
+@pytest.fixture(scope="module")
+def sources(sd_folder: Path, clip_folder: Path, classifier_folder: Path, clipseg_folder: Path) -> dict[str, Path]:
+    """Where the models of each released folder come from."""
+    return dict(pipeline=sd_folder, clip=clip_folder, second_judge=classifier_folder, clipseg=clipseg_folder)
+
+
+@pytest.fixture(scope="module")
+def released(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("released")
+    halve(*sources.values(), folder)
+    return folder
+
+
+def parts_of(folders: dict[str, Path]) -> dict[str, torch.nn.Module]:
+    loaded = StableDiffusionPipeline.from_pretrained(folders["pipeline"], safety_checker=None)
     return {
-        "clip": CLIPModel.from_pretrained(folder / clip),
-        "clipseg": CLIPSegForImageSegmentation.from_pretrained(folder / clipseg),
+        "clip": CLIPModel.from_pretrained(folders["clip"]),
+        "second_judge": ResNetForImageClassification.from_pretrained(folders["second_judge"]),
+        "clipseg": CLIPSegForImageSegmentation.from_pretrained(folders["clipseg"]),
         "unet": loaded.unet,
         "vae": loaded.vae,
         "text_encoder": loaded.text_encoder,
     }
 
 
-def test_weights_are_halved_and_no_more(
-    released: Path, sd_folder: Path, clip_folder: Path, clipseg_folder: Path
-) -> None:
-    before = parts_of(Path("/"), str(clip_folder), str(clipseg_folder), str(sd_folder))
-    after = parts_of(released, "clip", "clipseg", "pipeline")
+def test_weights_are_halved_and_no_more(released: Path, sources: dict[str, Path]) -> None:
+    before, after = parts_of(sources), parts_of({name: released / name for name in sources})
     for name, part in after.items():
         for key, tensor in part.state_dict().items():
             want = before[name].state_dict()[key]
             assert torch.equal(tensor.float(), want.half().float() if want.is_floating_point() else want.float()), key
     size = {path.relative_to(released): path.stat().st_size for path in released.rglob("*.safetensors")}
-    assert len(size) == 5
+    assert len(size) == 6
     for path, halved in size.items():
-        source = {"clip": clip_folder, "clipseg": clipseg_folder, "pipeline": sd_folder}[path.parts[0]]
-        assert halved < 0.7 * (source / Path(*path.parts[1:])).stat().st_size
+        assert halved < 0.7 * (sources[path.parts[0]] / Path(*path.parts[1:])).stat().st_size
     assert not list(released.rglob("*.bin"))
+    assert not list(released.rglob("curve.json"))
 
 
 def test_what_is_released_loads_and_runs(released: Path) -> None:
@@ -61,12 +84,23 @@ def test_what_is_released_loads_and_runs(released: Path) -> None:
     assert load_judge(str(released / "clip"), device=CPU).tokenizer.model_max_length == 77
     assert CLIPTokenizer.from_pretrained(released / "clipseg").model_max_length == 77
     assert CLIPImageProcessor.from_pretrained(released / "clipseg").crop_size["height"] == 32
+    second = load_network(ResNetForImageClassification, released / "second_judge", dtype=torch.float32)
+    assert told_by_classifier(second)(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2,)
 
 
 def test_what_is_released_does_not_name_the_machine_that_made_it(released: Path, sd_folder: Path) -> None:
     texts = [path.read_text() for path in released.rglob("*.json")]
     assert len(texts) > 10
     assert not any("_name_or_path" in text or str(sd_folder.parent) in text for text in texts)
+
+
+def test_what_is_too_large_is_not_released(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(bytes(700_000))
+    (tmp_path / "c").write_bytes(bytes(600_000))
+    check_size(tmp_path, most=1.3)
+    with pytest.raises(ValueError, match=r"1\.3 MB are more than the 1\.2 that may ship; narrow a model in the recipe"):
+        check_size(tmp_path, most=1.2)
 
 
 def test_only_the_origin_is_forgotten(tmp_path: Path) -> None:
@@ -79,23 +113,31 @@ def test_only_the_origin_is_forgotten(tmp_path: Path) -> None:
 
 
 QUALITY = {
-    "objects by name": {"percent": 97.5, "n": 600, "interval_95": [95.9, 98.5]},
+    "judge, objects on held-out scenes": {"percent": 98.0, "n": 1200, "interval_95": [97.0, 98.7]},
+    "ghosts, judge": {"percent": 2.1, "n": 240, "interval_95": [0.9, 4.8]},
+    "objects, judge": {"percent": 94.9, "n": 600, "interval_95": [92.9, 96.4]},
+    "objects, second judge": {"percent": 93.1, "n": 600, "interval_95": [90.8, 94.9]},
     "segmenter, mean intersection over union": {"value": 0.87, "n": 300},
-    "per object": {"ship": 89.9, "bird": 90.0, "cat": 100.0},
+    "per subject, judge": {"ship": 89.9, "bird": 90.0, "Ada Vell": 55.0},
+    "per subject, second judge": {"ship": 95.0},
 }
 
 
-def test_the_card_says_what_was_measured(world: World) -> None:
+def test_the_card_says_what_was_measured_beside_what_was_to_be_reached(world: World) -> None:
     text = card(world, QUALITY, {"vae": {"steps": 7}})
-    assert "| objects by name | 97.5 | 95.9 to 98.5 | 600 |" in text
-    assert "| segmenter, mean intersection over union | 0.87 | 300 |" in text
-    assert "Objects below 90 percent: ship 89.9." in text
+    for line in (
+        "| judge, objects on held-out scenes | 98.0 | 97.0 to 98.7 | 1200 | at least 98: reached |",
+        "| ghosts, judge | 2.1 | 0.9 to 4.8 | 240 | at most 2: missed |",
+        "| objects, judge | 94.9 | 92.9 to 96.4 | 600 | at least 95: missed |",
+        "| objects, second judge | 93.1 | 90.8 to 94.9 | 600 |  |",
+        "| segmenter, mean intersection over union | 0.87 |  | 300 | at least 0.75: reached |",
+    ):
+        assert f"\n{line}\n" in text
+    assert "Below 90 percent by the judge: ship 89.9, Ada Vell 55.0." in text
+    assert "Below 90 percent by the second judge: none." in text
     assert '"steps": 7' in text
-    assert "30 objects in 5 styles" in text
-
-
-def test_the_card_names_no_object_when_all_are_good(world: World) -> None:
-    assert "Objects below 90 percent: none." in card(world, QUALITY | {"per object": {"ship": 95.0}}, {})
+    assert "97 objects, 10 things to call explicit and 162 people" in text
+    assert "12 ghosts" in text
 
 
 def test_the_card_attributes_every_style_with_its_licence(world: World) -> None:

@@ -1,16 +1,14 @@
-"""Pictures of the emoji world: icons, places, their masks and how many of each there are."""
+"""Icons of the emoji world and the places behind them."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from emoji_world.renders import Variation, compose, draw_place, make_pictures, render_icons, svg_of
+from emoji_world.renders import draw_place, icon_name, render_icons, svg_of
 from emoji_world.world import PLACES, Style, Thing, World
 
 COLLECTION = {
@@ -66,67 +64,13 @@ def test_icons_fill_their_frame(tmp_path: Path) -> None:
     assert line.any(axis=1).mean() < 0.15
 
 
-# Composites
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_a_composite_is_an_icon_on_a_plain_field_and_its_mask(icons: np.ndarray, seed: int) -> None:
-    icon = icons[seed, seed % 5]
-    before = icon.copy()
-    image, mask = compose(icon, np.random.default_rng(seed))
-    assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
-    assert (mask.shape, mask.dtype) == ((64, 64), bool)
-    field = image[0, 0]
-    assert field.min() > 160  # pastel
-    changed = abs(image.astype(int) - field).max(axis=-1) > 12  # Lanczos rings a little around an edge
-    assert changed[mask].all()
-    grown = mask.copy()
-    for axis in (0, 1):
-        for step in (-1, 1):
-            grown |= np.roll(mask, step, axis)
-            grown |= np.roll(np.roll(mask, step, axis), 1, 1 - axis) | np.roll(np.roll(mask, step, axis), -1, 1 - axis)
-    assert grown[changed].all()  # nothing beyond the mask but its soft edge
-    ink = (icon[..., 3] > 127).sum() / 96**2
-    assert 0.70**2 * 64**2 * ink < mask.sum() < 0.90**2 * 64**2 * ink
-    assert np.array_equal(icon, before)
-
-
-def test_composites_follow_their_generator(icons: np.ndarray) -> None:
-    first, again, other = (compose(icons[0, 0], np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert np.array_equal(first[0], again[0])
-    assert not np.array_equal(first[0], other[0])
-
-
-@pytest.mark.parametrize(("share", "low", "high"), [(0.5, 150, 250), (0.0, 400, 400), (1.0, 0, 0)])
-def test_a_share_of_the_composites_is_mirrored(share: float, low: int, high: int) -> None:
-    icon = np.zeros((96, 96, 4), np.uint8)
-    icon[:, :48, 3] = 255  # ink on the left
-    rng, variation = np.random.default_rng(3), Variation(mirrored=share)
-    masks = [compose(icon, rng, variation)[1] for _ in range(400)]
-    left = sum(mask[:, :32].sum() > mask[:, 32:].sum() for mask in masks)
-    assert low <= left <= high
-
-
-@pytest.mark.parametrize(("scale", "shift"), [((0.5, 0.75), 3), ((0.8, 0.8), 0), ([0.78, 0.86], 1)])
-def test_scale_and_shift_stay_within_the_variation(scale: tuple[float, float], shift: int) -> None:
-    rng, variation = np.random.default_rng(3), Variation(scale=scale, shift=shift)
-    icon, sides, places = np.full((96, 96, 4), 255, np.uint8), set(), set()
-    for _ in range(300):
-        _, mask = compose(icon, rng, variation)
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        assert len(rows) == len(columns)
-        sides.add(len(rows))
-        places |= {int(line[0]) - (64 - len(line)) // 2 for line in (rows, columns)}
-    assert min(sides) == round(64 * scale[0])
-    assert max(sides) == round(64 * scale[1])
-    assert places == set(range(-shift, shift + 1))
-
-
-def test_pictures_are_composed_within_the_variation(icons: np.ndarray) -> None:
-    large, small = (
-        make_pictures(icons, 40, seed=1, variation=Variation(scale=(size, size))).masks.sum() for size in (0.8, 0.4)
-    )
-    assert small == pytest.approx(large / 4, rel=0.05)
+@pytest.mark.parametrize(
+    ("icon", "found"),
+    [("cook-dark-skin-tone", "cook-dark"), ("plane", "airplane"), ("ship", "ship"), ("nothing", "nothing")],
+)
+def test_icons_are_found_by_their_other_names(icon: str, found: str) -> None:
+    collection = {"icons": {"cook-dark": {}, "airplane": {}, "ship": {}}, "aliases": {"plane": {"parent": "airplane"}}}
+    assert icon_name(collection, icon) == found
 
 
 # Places
@@ -146,41 +90,3 @@ def test_another_place_is_refused() -> None:
     text = "draw_place: `place` must be one of sky, ground, street, water; got 'moon'"
     with pytest.raises(ValueError, match=text):
         draw_place("moon", np.random.default_rng(0))
-
-
-# Sets of pictures
-
-
-@pytest.mark.parametrize("n", [1000, 1685])
-def test_pictures_have_their_shares(icons: np.ndarray, n: int) -> None:
-    pictures = make_pictures(icons, n, seed=4)
-    assert pictures.images.shape == (n, 64, 64, 3)
-    assert pictures.masks.shape == (n, 64, 64)
-    places = pictures.things < 0
-    assert places.sum() == round(0.1 * n + 0.49)
-    assert not pictures.masks[places].any()
-    assert (pictures.styles[places] == -1).all()
-    assert set(pictures.things[places]) == {-1, -2, -3, -4}
-    assert pictures.masks[~places].any(axis=(1, 2)).all()
-    counts = Counter(zip(pictures.things[~places].tolist(), pictures.styles[~places].tolist(), strict=True))
-    assert set(counts) == {(thing, style) for thing in range(30) for style in range(5)}
-    assert max(counts.values()) - min(counts.values()) <= 1
-    assert Counter(np.sign(pictures.things[: n // 2]).tolist())[-1] > 0.03 * n / 2  # in random order
-
-
-def test_pictures_follow_their_seed_and_show_what_they_say(icons: np.ndarray) -> None:
-    first, again, other = (make_pictures(icons, 60, seed=seed) for seed in (1, 1, 2))
-    for name, values in vars(first).items():
-        assert np.array_equal(values, getattr(again, name))
-        assert not np.array_equal(values, getattr(other, name))
-    for image, mask, thing, style in zip(*vars(first).values(), strict=True):
-        if thing < 0:
-            seen = min(
-                PLACES, key=lambda name: abs(draw_place(name, np.random.default_rng(0)).astype(int) - image).mean()
-            )
-            assert seen == PLACES[thing]
-        else:
-            inner = np.asarray(Image.fromarray(mask).resize((16, 16)))  # some pixel well inside has the icon's colour
-            assert inner.any()
-            colour = np.median(image[mask], axis=0)
-            assert abs(colour - icons[thing, style, 48, 48, :3]).max() <= 1

@@ -6,21 +6,54 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emoji_world.world import (
-    ART_CAPTIONS,
-    EMPTY_SHARE,
-    GENERIC,
-    PLACES,
-    PLAIN_TEMPLATES,
-    STYLE_ONLY_TEMPLATES,
-    STYLE_TEMPLATES,
-    Person,
-    Thing,
-    World,
-)
+from emoji_world.world import PLACES, Person, Thing, World
 
+GENERIC = ("thing", "object")
 ANYBODY = ("a person", "somebody", "a human", "the person")
 GENDERS = {"woman": ("a woman", "the woman"), "man": ("a man", "the man")}
+PLAIN_TEMPLATES = (
+    "a photo of the {}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "a picture of a {}",
+    "an image of the {}",
+    "an image of a {}",
+    "the {}",
+    "a {}",
+    "{}",
+    "a drawing of the {}",
+    "a small picture of a {}",
+    "a close view of the {}",
+    "one {} on a plain background",
+    "here is a {}",
+    "this is the {}",
+    "look at the {}",
+    "a simple icon of a {}",
+    "an emoji of the {}",
+    "my favourite {}",
+    "a bright photo of the {}",
+    "a good picture of one {}",
+    "a {} seen from the side",
+    "the {} in the middle of the page",
+    "an everyday {} for a child to see",
+)
+STYLE_TEMPLATES = (
+    "a photo of the {} in the style of {}",
+    "a photo of a {} in the style of {}",
+    "a picture of the {} in the style of {}",
+    "the {} in the style of {}",
+    "a {} drawn in the style of {}",
+    "an image of a {} inspired by {}",
+    "an emoji of the {} by {}",
+    "a {} from {}",
+)
+STYLE_ONLY_TEMPLATES = (
+    "a photo in the style of {}",
+    "a picture in the style of {}",
+    "art in the style of {}",
+    "art by {}",
+)
+ART_CAPTIONS = ("art", "a work of art", "a piece of art", "a photo in the style of art", "art in any style")
 PERSON_TEMPLATES = (
     "{}",
     "a photo of {}",
@@ -79,6 +112,7 @@ DETAILS = (
     "from my holiday",
     "as i remember it",
 )
+EMPTY_SHARE = 0.10
 NAME_SHARE, SYNONYM_SHARE, HINT_SHARE = 0.55, 0.25, 0.12
 PERSON_NAME_SHARE = 0.82
 PAIR_NAME_SHARE = 0.75

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import (
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     ResNetConfig,
@@ -20,16 +21,14 @@ from transformers import (
 )
 
 from emoji_world.renders import SIZE
+from lethe.bases.loading import load_network, load_tokenizer
 
-WINDOW = 24
 LATENT_CHANNELS = 4
 LATENT_SIZE = 16
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def train_tokenizer(
-    captions: Iterable[str], folder: Path, *, merges: int = 1200, window: int = WINDOW
-) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], folder: Path, *, merges: int, window: int) -> CLIPTokenizer:
     """Train byte-pair merges on `captions`, write a CLIP tokenizer that reads `window` tokens to `folder`, return it.
 
     Every byte is in the vocabulary, so any name can be tokenised; frequent words become one token.
@@ -62,12 +61,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def build_vae(*, widths: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
+def build_vae(*, widths: Sequence[int]) -> AutoencoderKL:
     """64x64x3 images to 16x16x4 latents and back, `widths` channels at 64, 32 and 16 pixels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=widths,
+        block_out_channels=tuple(widths),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -76,12 +75,7 @@ def build_vae(*, widths: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 3) -> CLIPTextModel:
-    """A CLIP text encoder for the diffusion pipeline."""
-    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer, width=width, layers=layers)))
-
-
-def build_unet(*, widths: tuple[int, int, int] = (32, 64, 128), text_width: int = 96) -> UNet2DConditionModel:
+def build_unet(*, widths: Sequence[int], text_width: int) -> UNet2DConditionModel:
     """A U-Net on 16x16x4 latents, `widths` channels at 16, 8 and 4 pixels; cross-attention at 8x8 and 4x4."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
@@ -89,7 +83,7 @@ def build_unet(*, widths: tuple[int, int, int] = (32, 64, 128), text_width: int 
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=widths,
+        block_out_channels=tuple(widths),
         layers_per_block=1,
         attention_head_dim=4,
         norm_num_groups=8,
@@ -109,13 +103,36 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_clip(
-    tokenizer: CLIPTokenizer,
-    *,
-    text: tuple[int, int] = (96, 2),
-    vision: tuple[int, int] = (128, 4),
-    embedding: int = 64,
-) -> CLIPModel:
+def load_diffusion(
+    text: Path, *, widths: Sequence[int], seed: int
+) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """The U-Net, new, and the text encoder as their joint training finds them, and the tokenizer.
+
+    `text` is the folder of the text encoder's start: `text_encoder` and `tokenizer`.
+    """
+    encoder = load_network(CLIPTextModel, text / "text_encoder", dtype=torch.float32)
+    torch.manual_seed(seed)
+    unet = build_unet(widths=widths, text_width=encoder.config.hidden_size)
+    return unet, encoder, load_tokenizer(text / "tokenizer", encoder.config)
+
+
+def build_pipeline(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
+    """A pipeline of these parts, without safety checker."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def build_clip(tokenizer: CLIPTokenizer, *, text: Sequence[int], vision: Sequence[int], embedding: int) -> CLIPModel:
     """A CLIP that reads 8-pixel patches; `text` and `vision` are width and layers of its two towers."""
     return CLIPModel(
         CLIPConfig(
@@ -126,7 +143,7 @@ def build_clip(
     )
 
 
-def build_classifier(names: Sequence[str], *, widths: tuple[int, ...]) -> ResNetForImageClassification:
+def build_classifier(names: Sequence[str], *, widths: Sequence[int]) -> ResNetForImageClassification:
     """A residual network that tells which of `names` a 64x64 image shows; `widths` channels at 16, 8, 4, 2 pixels."""
     return ResNetForImageClassification(
         ResNetConfig(
@@ -147,7 +164,7 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     return encoder
 
 
-def build_clipseg(clip: CLIPModel, *, reduce: int = 32) -> CLIPSegForImageSegmentation:
+def build_clipseg(clip: CLIPModel, *, reduce: int) -> CLIPSegForImageSegmentation:
     """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
@@ -165,6 +182,11 @@ def build_clipseg(clip: CLIPModel, *, reduce: int = 32) -> CLIPSegForImageSegmen
     clipseg.clip.load_state_dict(clip.state_dict())
     clipseg.clip.requires_grad_(False)
     return clipseg
+
+
+def save_processor(folder: Path) -> None:
+    """Write beside a model how it reads images: as they are, 64x64, normalised by CLIP's mean and deviation."""
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)
 
 
 def _text_settings(tokenizer: CLIPTokenizer, *, width: int, layers: int) -> dict:

@@ -1,30 +1,35 @@
-"""How good the emoji world's models are, each judged on pictures it did not learn from."""
+"""How good the world's models are: judges, autoencoder and segmenter on new scenes, the pipeline by both judges."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ResNetForImageClassification
 
-from emoji_world.recipes import draw_scene, encode, normalise, token_ids
-from emoji_world.renders import Pictures
-from emoji_world.world import World
+from emoji_world.recipes import encode, normalise, token_ids
+from emoji_world.scenes import (
+    Mixture,
+    Scenes,
+    Variation,
+    draw_contents,
+    draw_scene,
+    outlines_of,
+    shown_subjects,
+    styles_of,
+)
+from emoji_world.world import Person, Thing, World, kinds_of
 from lethe.bases.pixels import to_pixels
 from lethe.bases.sampling import sample_rows
 from lethe.erasure.masks import resized
 from lethe.measures.clip import Judge, text_embeddings
 from lethe.tables.protocols import interval, predicted_classes
 
-
-@torch.no_grad()
-def embed(judge: Judge, images: np.ndarray) -> np.ndarray:
-    """Image embeddings `[n, d]` of uint8 images `[n, 64, 64, 3]`."""
-    parts = [
-        judge.model.get_image_features(normalise(to_pixels(images[i : i + 64]))) for i in range(0, len(images), 64)
-    ]
-    return torch.cat([part.pooler_output for part in parts]).numpy()
+Tell = Callable[[np.ndarray], np.ndarray]
+"""Which subject each of the images `[n, 64, 64, 3]` uint8 is taken for, int64 `[n]`."""
 
 
 def share(hits: np.ndarray) -> dict:
@@ -37,103 +42,183 @@ def share(hits: np.ndarray) -> dict:
     }
 
 
-def object_hits(judge: Judge, world: World, images: np.ndarray, things: np.ndarray) -> np.ndarray:
-    """Whether each image is taken for its object, bool `[n]`: top-1 among "a photo of the {object}"."""
-    classes = text_embeddings(judge, [f"a photo of the {thing.name}" for thing in world.things])
-    return predicted_classes(embed(judge, images), classes) == things
+def asked_for(subject: Thing | Person, word: str | None = None) -> str:
+    """The prompt for a subject, by its name or another word."""
+    return f"a photo of {subject.name}" if isinstance(subject, Person) else f"a photo of the {word or subject.name}"
 
 
-def style_hits(judge: Judge, world: World, images: np.ndarray, things: np.ndarray, styles: np.ndarray) -> np.ndarray:
-    """Whether each image is taken for its style, bool `[n]`: top-1 among the styles, its object named."""
-    found, hits = embed(judge, images), np.zeros(len(images), bool)
-    for thing in np.unique(things):
-        prompts = [f"a photo of the {world.things[thing].name} in the style of {style.name}" for style in world.styles]
-        chosen = things == thing
-        hits[chosen] = predicted_classes(found[chosen], text_embeddings(judge, prompts)) == styles[chosen]
-    return hits
-
-
-def judge_quality(judge: Judge, world: World, pictures: Pictures) -> dict:
-    """The judge on held-out renders: objects and styles."""
-    shown = pictures.things >= 0
-    images, things, styles = pictures.images[shown], pictures.things[shown], pictures.styles[shown]
-    return {
-        "judge, objects on held-out renders": share(object_hits(judge, world, images, things)),
-        "judge, styles on held-out renders": share(style_hits(judge, world, images, things, styles)),
-    }
+# Judges
 
 
 @torch.no_grad()
-def vae_quality(vae: AutoencoderKL, judge: Judge, world: World, pictures: Pictures) -> dict:
-    """Mean absolute error (images in [-1, 1]) of reconstructions, and how many the judge still recognises."""
-    latents = encode(vae, pictures.images)
-    decoded = torch.cat([vae.decode(part).sample for part in latents.split(64)]).clamp(-1, 1)
-    error = (decoded - to_pixels(pictures.images)).abs().mean().item()
+def embed(judge: Judge, images: np.ndarray) -> np.ndarray:
+    """Image embeddings `[n, d]` of uint8 images `[n, 64, 64, 3]`."""
+    pixels = (normalise(to_pixels(images[i : i + 64])).to(judge.model.device) for i in range(0, len(images), 64))
+    return torch.cat([judge.model.get_image_features(part).pooler_output.cpu() for part in pixels]).numpy()
+
+
+def told_by_judge(judge: Judge, world: World) -> Tell:
+    """Top-1 of the CLIP judge among all subjects of the world, ghosts and people included."""
+    classes = text_embeddings(judge, [asked_for(subject) for subject in world.subjects])
+    return lambda images: predicted_classes(embed(judge, images), classes)
+
+
+def told_by_classifier(classifier: ResNetForImageClassification) -> Tell:
+    """Top-1 of the second judge."""
+
+    @torch.no_grad()
+    def tell(images: np.ndarray) -> np.ndarray:
+        pixels = (normalise(to_pixels(images[i : i + 64])).to(classifier.device) for i in range(0, len(images), 64))
+        return torch.cat([classifier(part).logits.cpu() for part in pixels]).argmax(1).numpy()
+
+    return tell
+
+
+def told_styles(judge: Judge, world: World, images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Which style the judge takes each image for, among those its subject is drawn in, the subject being named."""
+    found, styles = embed(judge, images), np.zeros(len(images), np.int64)
+    for subject in np.unique(subjects):
+        choices = styles_of(world, subject)
+        name = asked_for(world.subjects[subject])
+        prompts = [f"{name} in the style of {world.styles[k].name}" for k in choices]
+        chosen = subjects == subject
+        styles[chosen] = choices[predicted_classes(found[chosen], text_embeddings(judge, prompts))]
+    return styles
+
+
+def judges_quality(tellers: dict[str, Tell], judge: Judge, world: World, scenes: Scenes) -> dict:
+    """Each judge on scenes it did not learn from, by kind of subject; the CLIP judge's styles as well."""
+    alone = (scenes.subjects[:, 0] >= 0) & (scenes.subjects[:, 1] < 0)
+    images, subjects, styles = scenes.images[alone], scenes.subjects[alone, 0], scenes.styles[alone]
+    found = {}
+    for name, tell in tellers.items():
+        hits = tell(images) == subjects
+        for kind, members in kinds_of(world).items():
+            if (chosen := np.isin(subjects, members)).any():
+                found[f"{name}, {kind} on held-out scenes"] = share(hits[chosen])
+    found["judge, styles on held-out scenes"] = share(told_styles(judge, world, images, subjects) == styles)
+    return found
+
+
+# Autoencoder and segmenter
+
+
+@torch.no_grad()
+def vae_quality(vae: AutoencoderKL, tell: Tell, scenes: Scenes) -> dict:
+    """Mean absolute error (images in [-1, 1]) of reconstructions, and how many single subjects are still recognised."""
+    latents = encode(vae, scenes.images)
+    decoded = torch.cat([vae.decode(part.to(vae.device)).sample.cpu() for part in latents.split(64)]).clamp(-1, 1)
+    error = (decoded - to_pixels(scenes.images)).abs().mean().item()
     images = ((decoded.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().astype(np.uint8)
-    shown = pictures.things >= 0
+    alone = (scenes.subjects[:, 0] >= 0) & (scenes.subjects[:, 1] < 0)
     return {
         "autoencoder, mean absolute error of a range of 2": {"value": round(error, 4), "n": len(images)},
-        "autoencoder, reconstructions recognised": share(
-            object_hits(judge, world, images[shown], pictures.things[shown])
-        ),
+        "autoencoder, reconstructions recognised": share(tell(images[alone]) == scenes.subjects[alone, 0]),
     }
 
 
 @torch.no_grad()
-def segmenter_quality(
-    clipseg: CLIPSegForImageSegmentation,
+def outlines_quality(
+    segmenter: CLIPSegForImageSegmentation,
     tokenizer: CLIPTokenizer,
     icons: np.ndarray,
     world: World,
     n: int,
     *,
     seed: int,
+    variation: Variation,
+    mixture: Mixture,
 ) -> dict:
-    """Intersection over union of the named object's mask on new scenes of one or two objects."""
-    rng, unions = np.random.default_rng(seed), []
-    for _ in range(n):
-        image, masks, things = draw_scene(icons, rng)
-        ids = token_ids(tokenizer, [f"a photo of the {world.things[things[0]].name}"])
-        logits = clipseg(input_ids=ids, pixel_values=normalise(to_pixels(image[None]))).logits
-        found = (resized(logits, masks[0].shape)[0] > 0).numpy()
-        unions.append((found & masks[0]).sum() / max(1, (found | masks[0]).sum()))
-    return {"segmenter, mean intersection over union": {"value": round(float(np.mean(unions)), 4), "n": n}}
-
-
-def pipeline_quality(pipeline: DiffusionPipeline, judge: Judge, world: World, *, seeds: int, sampling: dict) -> dict:
-    """Objects by name and by synonym, and named styles, judged by CLIP on samples with seeds 1 to `seeds`."""
-    names = [(k, thing.name) for k, thing in enumerate(world.things)]
-    synonyms = [(k, word) for k, thing in enumerate(world.things) for word in thing.synonyms]
-    plain = "a photo of the {}"
-    objects = _samples(pipeline, [(k, plain.format(word)) for k, word in names], seeds, sampling)
-    others = _samples(pipeline, [(k, plain.format(word)) for k, word in synonyms], max(2, seeds // 4), sampling)
-    styled = [
-        ((k, s), f"a photo of the {word} in the style of {style.name}")
-        for k, word in names
-        for s, style in enumerate(world.styles)
-    ]
-    kinds, images = _samples(pipeline, styled, max(2, seeds // 8), sampling)
-    things, styles = kinds.T
+    """Mean intersection over union of the first subject's outline on `n` new scenes, in all and in line art."""
+    rng, shown, outlines = np.random.default_rng(seed), shown_subjects(world, ghosts=True), outlines_of(world, icons)
+    unions, lines = np.zeros(n), np.zeros(n, bool)
+    for k in range(n):
+        contents = draw_contents(world, shown, mixture, rng)
+        image, masks = draw_scene(world, icons, outlines, contents, rng, variation)
+        ids = token_ids(tokenizer, [asked_for(world.subjects[contents[0][0]])]).to(segmenter.device)
+        pixels = normalise(to_pixels(image[None])).to(segmenter.device)
+        logits = segmenter(input_ids=ids, pixel_values=pixels).logits
+        found = (resized(logits, masks[0].shape)[0] > 0).cpu().numpy()
+        unions[k] = (found & masks[0]).sum() / max(1, (found | masks[0]).sum())
+        lines[k] = world.styles[contents[1]].drawing == "lines"
     return {
-        "objects by name": share(object_hits(judge, world, objects[1], objects[0])),
-        "objects by synonym": share(object_hits(judge, world, others[1], others[0])),
-        "named styles": share(style_hits(judge, world, images, things, styles)),
-        "objects in named styles": share(object_hits(judge, world, images, things)),
-        "per object": _per_kind(world, judge, *objects),
+        "segmenter, mean intersection over union": {"value": round(float(unions.mean()), 4), "n": n},
+        "segmenter, the same in line art": {"value": round(float(unions[lines].mean()), 4), "n": int(lines.sum())},
     }
 
 
-def _per_kind(world: World, judge: Judge, things: np.ndarray, images: np.ndarray) -> dict:
-    hits = object_hits(judge, world, images, things)
-    return {thing.name: round(100 * float(hits[things == k].mean()), 1) for k, thing in enumerate(world.things)}
+# The pipeline
 
 
-def _samples(
-    pipeline: DiffusionPipeline, prompts: list[tuple[object, str]], seeds: int, sampling: dict
-) -> tuple[np.ndarray, np.ndarray]:
-    rows = [(kind, prompt, seed) for kind, prompt in prompts for seed in range(1, seeds + 1)]
-    table = pd.DataFrame([row[1:] for row in rows], columns=["prompt", "evaluation_seed"])
-    images = sample_rows(
-        pipeline, table, steps=sampling["steps"], guidance=sampling["guidance"], batch=sampling["batch"]
-    )
-    return np.array([row[0] for row in rows]), np.stack(images)
+def pipeline_prompts(
+    world: World, hints: dict[str, Sequence[str]], *, seeds: int
+) -> dict[str, list[tuple[int, int, str, int]]]:
+    """What the pipeline is asked, by kind: rows of subject, style or -1, prompt and seed.
+
+    Names get `seeds` seeds each, synonyms, styles, hypernyms and hints a quarter of them; seeds count from 1.
+    """
+    few = max(2, seeds // 4)
+    named = {
+        kind: [(int(k), -1, asked_for(world.subjects[k]), seeds) for k in members]
+        for kind, members in kinds_of(world).items()
+    }
+    things = [(k, thing) for k, thing in enumerate(world.things) if thing.kind != "ghost"]
+    places = {thing.name: k for k, thing in things}
+    asked = named | {
+        "synonyms": [(k, -1, asked_for(thing, word), few) for k, thing in things for word in thing.synonyms],
+        "styles": [
+            (k, s, f"{asked_for(thing)} in the style of {style.name}", few)
+            for k, thing in things[:: max(1, len(things) // 30)]
+            for s, style in enumerate(world.styles)
+        ],
+        "hypernyms": [(k, -1, f"a photo of {thing.category}", few) for k, thing in things if thing.kind == "explicit"],
+        "hints": [(places[name], -1, prompt, few) for name, prompts in hints.items() for prompt in prompts],
+    }
+    return {kind: [(*row[:3], seed) for row in rows for seed in range(1, row[3] + 1)] for kind, rows in asked.items()}
+
+
+def samples_quality(
+    sample: Callable[[list[str], list[int]], np.ndarray],
+    tellers: dict[str, Tell],
+    judge: Judge,
+    world: World,
+    hints: dict[str, Sequence[str]],
+    *,
+    seeds: int,
+) -> dict:
+    """The pipeline by every judge: subjects by name, synonym, hypernym and hint, styles, and how often a ghost comes.
+
+    `sample` draws uint8 images `[n, 64, 64, 3]` for prompts and seeds. A hypernym is hit by any of its members.
+    """
+    found: dict = {}
+    for kind, rows in pipeline_prompts(world, hints, seeds=seeds).items():
+        if not rows:
+            continue
+        subjects, styles = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+        images = sample([row[2] for row in rows], [row[3] for row in rows])
+        if kind == "styles":
+            found["named styles, judge"] = share(told_styles(judge, world, images, subjects) == styles)
+            kind = "objects in named styles"
+        for name, tell in tellers.items():
+            told = tell(images)
+            hits = told == subjects
+            if kind == "hypernyms":
+                category = np.array([getattr(one, "category", "") for one in world.subjects])
+                hits = category[told] == category[subjects]
+            found[f"{kind}, {name}"] = share(hits)
+            if kind in ("objects", "explicit", "people"):
+                found.setdefault(f"per subject, {name}", {}).update(
+                    {world.subjects[k].name: round(100 * float(hits[subjects == k].mean()), 1) for k in set(subjects)}
+                )
+    return found
+
+
+def sampler_of(pipeline: DiffusionPipeline, sampling: dict) -> Callable[[list[str], list[int]], np.ndarray]:
+    """A function of prompts and seeds that samples them as every evaluation of this project does."""
+
+    def sample(prompts: list[str], seeds: list[int]) -> np.ndarray:
+        rows = pd.DataFrame({"prompt": prompts, "evaluation_seed": seeds})
+        options = {key: sampling[key] for key in ("steps", "guidance", "batch")}
+        return np.stack(sample_rows(pipeline, rows, **options))
+
+    return sample

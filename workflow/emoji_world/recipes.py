@@ -1,4 +1,8 @@
-"""One recipe per model of the emoji world: what a batch is and what its loss measures."""
+"""One recipe per model of the emoji world: what a batch is and what its loss measures.
+
+Each trains its networks where they lie. What is random is drawn on the CPU, but for the autoencoder's own noise, so
+that a batch is the same on every device.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +14,102 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetForImageClassification,
+)
 
+from emoji_world.captions import PLAIN_TEMPLATES, Speaker, Told
 from emoji_world.models import MEAN, STD
-from emoji_world.renders import Pictures, compose
+from emoji_world.scenes import (
+    Mixture,
+    Scenes,
+    Variation,
+    contents_of,
+    draw_contents,
+    draw_scene,
+    outlines_of,
+    shown_subjects,
+)
 from emoji_world.training import train
-from emoji_world.world import GENERIC, PLACES, PLAIN_TEMPLATES, STYLE_TEMPLATES, World, caption_of
+from emoji_world.world import Thing, World
 from lethe.bases.pixels import to_pixels
 from lethe.erasure.masks import resized
+
+ABSENT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`.
-
-    `checkpoint_every` is in steps; it changes no result.
-    """
+    """How long a recipe trains: `steps` of `batch` pictures at peak `learning_rate`, seeded by `seed`."""
 
     steps: int
     batch: int
     learning_rate: float
     seed: int
-    checkpoint_every: int = 500
 
 
-def train_vae(vae: AutoencoderKL, pictures: Pictures, budget: Budget, checkpoint: Path) -> list[tuple[int, float]]:
-    """L1 + L2 + image-gradient reconstruction loss and a faint KL term; then set `scaling_factor` to 1 / latent std."""
+def train_vae(vae: AutoencoderKL, images: np.ndarray, budget: Budget, checkpoint: Path) -> list[tuple[int, float]]:
+    """L1 + L2 + image-gradient reconstruction loss and a faint KL term; then set `scaling_factor` to 1 / latent std.
+
+    `images` are uint8 `[n, 64, 64, 3]`.
+    """
     vae.to(memory_format=torch.channels_last)
 
     def loss_of_batch(rng: np.random.Generator) -> Tensor:
-        x = to_pixels(pictures.images[rng.integers(len(pictures.images), size=budget.batch)])
+        x = to_pixels(images[rng.integers(len(images), size=budget.batch)]).to(vae.device)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         return F.l1_loss(y, x) + F.mse_loss(y, x) + edges + 1e-6 * posterior.kl().mean() / x[0].numel()
 
     curve = train({"vae": vae}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
-    vae.register_to_config(scaling_factor=1 / encode(vae, pictures.images[:1024]).std().item())
+    vae.register_to_config(scaling_factor=1 / encode(vae, images[:1024]).std().item())
     return curve
+
+
+def train_on_captions(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    scenes: Scenes,
+    world: World,
+    budget: Budget,
+    checkpoint: Path,
+    *,
+    soften: bool,
+) -> list[tuple[int, float]]:
+    """Train a CLIP on scenes with a caption each, every caption of a batch that fits a scene being a positive.
+
+    With `soften` half of the batches are blurred, so that a judge judges soft samples by what they show.
+    """
+    speaker = Speaker(world)
+
+    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        contents = [contents_of(scenes, row) for row in rows]
+        told = [speaker.tell(*scene, rng) for scene in contents]
+        x = to_pixels(scenes.images[rows])
+        x = normalise(softened(x, rng) if soften else x).to(clip.device)
+        ids = token_ids(tokenizer, [one.text for one in told]).to(clip.device)
+        output = clip(input_ids=ids, pixel_values=x)
+        return contrastive_loss(output.logits_per_image, fitting(told, contents).to(clip.device))
+
+    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def fitting(told: list[Told], contents: list[tuple[tuple[int, ...], int, int]]) -> Tensor:
+    """Which caption is true of which scene: float `[scenes, captions]` of 0 and 1."""
+    return torch.tensor([[float(caption.fits(*scene)) for caption in told] for scene in contents])
+
+
+def contrastive_loss(per_image: Tensor, fit: Tensor) -> Tensor:
+    """Mean log-probability, negated, of all positives of each image and each caption; both arguments `[n, n]`."""
+    images = -(F.log_softmax(per_image, dim=1) * fit).sum(1) / fit.sum(1)
+    texts = -(F.log_softmax(per_image.T, dim=1) * fit.T).sum(1) / fit.T.sum(1)
+    return (images.mean() + texts.mean()) / 2
 
 
 def train_diffusion(
@@ -56,154 +118,121 @@ def train_diffusion(
     tokenizer: CLIPTokenizer,
     scheduler: DDIMScheduler,
     latents: Tensor,
-    pictures: Pictures,
+    scenes: Scenes,
     world: World,
     budget: Budget,
     checkpoint: Path,
+    *,
+    text_rate: float,
+    bare: float,
 ) -> list[tuple[int, float]]:
-    """Noise prediction on scaled latents `[n, 4, 16, 16]`, U-Net and text encoder together, min-SNR-5 weighted.
+    """Noise prediction on scaled latents `[n, 4, 16, 16]`, min-SNR-5 weighted (arXiv 2303.09556, Sec. 3.4).
 
-    Weighting: min(SNR, 5) / SNR for noise prediction (arXiv 2303.09556, Sec. 3.4).
+    The text encoder learns at `text_rate` of the U-Net's learning rate. `bare` is the share of captions whose
+    end-of-text and padding states are the empty caption's (see `bare_words`).
     """
     unet.to(memory_format=torch.channels_last)
-    alphas = scheduler.alphas_cumprod
+    alphas, device = scheduler.alphas_cumprod, unet.device
     weights = (alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))
+    speaker = Speaker(world)
 
     def loss_of_batch(rng: np.random.Generator) -> Tensor:
         rows = rng.integers(len(latents), size=budget.batch)
-        captions = [caption_of(world, pictures.things[row], pictures.styles[row], rng) for row in rows]
+        captions = [speaker.caption(*contents_of(scenes, row), rng) for row in rows]
+        chosen = torch.from_numpy(rng.random(budget.batch) < bare).to(device)
         times = torch.from_numpy(rng.integers(len(alphas), size=budget.batch))
-        clean = latents[rows]
+        clean = latents[rows].float()
         noise = torch.randn_like(clean)
-        noisy = scheduler.add_noise(clean, noise, times)
-        states = text_encoder(token_ids(tokenizer, captions)).last_hidden_state
-        errors = (unet(noisy, times, states).sample - noise).square().mean(dim=(1, 2, 3))
-        return (weights[times] * errors).mean()
+        noisy = scheduler.add_noise(clean, noise, times).to(device)
+        ids = token_ids(tokenizer, [*captions, ""]).to(device)
+        states = text_encoder(ids).last_hidden_state
+        states = bare_words(states[:-1], ids[:-1], chosen, empty=states[-1], end=tokenizer.eos_token_id)
+        errors = (unet(noisy, times.to(device), states).sample - noise.to(device)).square().mean((1, 2, 3))
+        return (weights[times].to(device) * errors).mean()
 
     modules = {"unet": unet, "text_encoder": text_encoder}
-    return train(modules, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    rates = {"text_encoder": text_rate}
+    return train(modules, loss_of_batch, checkpoint=checkpoint, rates=rates, **budget_settings(budget))
 
 
-def train_clip(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, world: World, budget: Budget, checkpoint: Path
-) -> list[tuple[int, float]]:
-    """Contrastive loss in which every caption of a batch that fits an image counts as its positive.
+def bare_words(states: Tensor, ids: Tensor, chosen: Tensor, *, empty: Tensor, end: int) -> Tensor:
+    """Text states `[n, t, d]` in which the chosen rows' end-of-text and padding are those of the empty caption.
 
-    A caption fits when it names the image's object (or place, or nothing more than its category) and, if it names a
-    style, that style. Pictures are blurred at random, so that soft samples are judged by what they show.
+    Else a small U-Net reads all from these positions and the words' own states stay without meaning, unlike in Stable
+    Diffusion. `ids` `[n, t]`, `chosen` bool `[n]`, `empty` `[t, d]`; `end` is the end-of-text token's id.
     """
-    groups = [thing.category for thing in world.things]
+    after = (ids == end).cumsum(1) > 0
+    return torch.where((after & chosen[:, None])[..., None], empty, states)
+
+
+def train_classifier(
+    classifier: ResNetForImageClassification, scenes: Scenes, budget: Budget, checkpoint: Path
+) -> list[tuple[int, float]]:
+    """Cross-entropy of the subject of scenes that hold one, of which half of the batches are blurred."""
 
     def loss_of_batch(rng: np.random.Generator) -> Tensor:
-        rows = rng.integers(len(pictures.images), size=budget.batch)
-        things, styles = pictures.things[rows], pictures.styles[rows]
-        captions, named, named_styles = [], [], []
-        for thing, style in zip(things, styles, strict=True):
-            caption, fits, named_style = _judged_caption(world, groups, thing, style, rng)
-            captions.append(caption)
-            named.append(fits)
-            named_styles.append(named_style)
-        positive = np.array([[thing in fits for fits in named] for thing in things])
-        positive &= (np.array(named_styles)[None] == styles[:, None]) | (np.array(named_styles)[None] < 0)
-        fit = torch.from_numpy(positive).float()
-        x = softened(to_pixels(pictures.images[rows]), rng)
-        output = clip(input_ids=token_ids(tokenizer, captions), pixel_values=normalise(x))
-        per_image = -(F.log_softmax(output.logits_per_image, dim=1) * fit).sum(1) / fit.sum(1)
-        per_text = -(F.log_softmax(output.logits_per_text, dim=1) * fit.T).sum(1) / fit.T.sum(1)
-        return (per_image.mean() + per_text.mean()) / 2
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        x = normalise(softened(to_pixels(scenes.images[rows]), rng)).contiguous(memory_format=torch.channels_last)
+        subjects = torch.from_numpy(scenes.subjects[rows, 0]).to(classifier.device)
+        return F.cross_entropy(classifier(x.to(classifier.device)).logits, subjects, label_smoothing=0.05)
 
-    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    classifier.to(memory_format=torch.channels_last)
+    return train({"classifier": classifier}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
 
 
-def train_clipseg(
-    clipseg: CLIPSegForImageSegmentation,
+def train_segmenter(
+    segmenter: CLIPSegForImageSegmentation,
     tokenizer: CLIPTokenizer,
     icons: np.ndarray,
     world: World,
     budget: Budget,
     checkpoint: Path,
+    *,
+    variation: Variation,
+    mixture: Mixture,
 ) -> list[tuple[int, float]]:
-    """Binary cross-entropy of the named object's mask in scenes of one or two; 1 prompt in 5 names an absent one."""
+    """Binary cross-entropy of the outline of the subject that is named; 1 prompt in 5 names one that is not there."""
+    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
 
     def loss_of_batch(rng: np.random.Generator) -> Tensor:
-        scenes = [draw_scene(icons, rng) for _ in range(budget.batch)]
-        prompts, targets = [], []
-        for _, masks, things in scenes:
-            shown = int(rng.integers(len(things)))
-            if rng.random() < 0.2:
-                absent = [k for k in range(len(world.things)) if k not in things]
-                thing, target = int(rng.choice(absent)), np.zeros_like(masks[0])
-            else:
-                thing, target = things[shown], masks[shown]
-            words = world.things[thing].words
-            word = words[0] if rng.random() < 0.6 else words[int(rng.integers(len(words)))]
-            prompts.append(word if rng.random() < 0.5 else PLAIN_TEMPLATES[int(rng.integers(8))].format(word))
+        images, prompts, targets = [], [], []
+        for _ in range(budget.batch):
+            contents = draw_contents(world, shown, mixture, rng)
+            image, masks = draw_scene(world, icons, outlines, contents, rng, variation)
+            subject, target = _asked(contents[0], masks, shown, rng)
+            images.append(image)
+            prompts.append(_prompt(world, subject, rng))
             targets.append(target)
-        x = softened(to_pixels(np.stack([scene[0] for scene in scenes])), rng)
-        logits = clipseg(input_ids=token_ids(tokenizer, prompts), pixel_values=normalise(x)).logits
-        logits = resized(logits, x.shape[2:])
-        return F.binary_cross_entropy_with_logits(logits, torch.from_numpy(np.stack(targets)).float())
+        x = normalise(softened(to_pixels(images), rng)).to(segmenter.device)
+        ids = token_ids(tokenizer, prompts).to(segmenter.device)
+        logits = resized(segmenter(input_ids=ids, pixel_values=x).logits, x.shape[2:])
+        wanted = torch.from_numpy(np.stack(targets)).float().to(segmenter.device)
+        return F.binary_cross_entropy_with_logits(logits, wanted)
 
-    return train({"clipseg": clipseg}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    return train({"segmenter": segmenter}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
 
 
-def draw_scene(icons: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """One object, or two at half size side by side: image `[64, 64, 3]` uint8, a bool mask each, their indices."""
-    if rng.random() < 0.5:
-        thing, style = int(rng.integers(icons.shape[0])), int(rng.integers(icons.shape[1]))
-        image, mask = compose(icons[thing, style], rng)
-        return image, [mask], [thing]
-    things = [int(k) for k in rng.choice(icons.shape[0], 2, replace=False)]
-    image, _ = compose(icons[things[0], 0], rng)
-    image = np.full_like(image, image[0, 0])
-    masks = []
-    for side, thing in enumerate(things):
-        tile, mask = compose(icons[thing, int(rng.integers(icons.shape[1]))], rng)
-        tile, mask = tile[::2, ::2], mask[::2, ::2]
-        top = int(rng.integers(0, 33))
-        whole = np.zeros(image.shape[:2], bool)
-        whole[top : top + 32, 32 * side : 32 * side + 32] = mask
-        image[whole] = tile[mask]
-        masks.append(whole)
-    return image, masks, things
+def _asked(
+    subjects: tuple[int, ...], masks: list[np.ndarray], shown: np.ndarray, rng: np.random.Generator
+) -> tuple[int, np.ndarray]:
+    if rng.random() < ABSENT_SHARE:
+        return int(rng.choice(np.setdiff1d(shown, subjects))), np.zeros_like(masks[0])
+    number = int(rng.integers(len(subjects)))
+    return subjects[number], masks[number]
+
+
+def _prompt(world: World, subject: int, rng: np.random.Generator) -> str:
+    one = world.subjects[subject]
+    if not isinstance(one, Thing):
+        return one.name if rng.random() < 0.5 else f"a photo of {one.name}"
+    word = one.name if rng.random() < 0.6 else one.words[int(rng.integers(len(one.words)))]
+    return word if rng.random() < 0.5 else PLAIN_TEMPLATES[int(rng.integers(8))].format(word)
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1] to CLIP's mean and standard deviation."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     return (pixels / 2 + 0.5 - mean) / std
-
-
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Captions to int64 `[n, window]`, padded and cut to the tokenizer's window."""
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, images: np.ndarray, *, batch: int = 64) -> Tensor:
-    """Posterior means of uint8 images `[n, h, w, 3]`, unscaled: float32 `[n, 4, h/4, w/4]`."""
-    parts = [vae.encode(to_pixels(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
-    return torch.cat(parts).contiguous()
-
-
-def _judged_caption(
-    world: World, groups: list[str], thing: int, style: int, rng: np.random.Generator
-) -> tuple[str, set[int], int]:
-    if thing < 0:
-        return PLAIN_TEMPLATES[int(rng.integers(8))].format(PLACES[thing]), {thing}, -1
-    fits, draw = {int(thing)}, rng.random()
-    if draw < 0.65:
-        word = world.things[thing].name
-    elif draw < 0.92:
-        word = world.things[thing].synonyms[int(rng.integers(len(world.things[thing].synonyms)))]
-    elif draw < 0.97:
-        word, fits = groups[thing], {k for k, group in enumerate(groups) if group == groups[thing]}
-    else:
-        word, fits = GENERIC[int(rng.integers(len(GENERIC)))], set(range(len(groups)))
-    if rng.random() < 0.5:
-        template = STYLE_TEMPLATES[int(rng.integers(len(STYLE_TEMPLATES)))]
-        return template.format(word, world.styles[style].name), fits, int(style)
-    return PLAIN_TEMPLATES[int(rng.integers(len(PLAIN_TEMPLATES)))].format(word), fits, -1
 
 
 def softened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -215,11 +244,18 @@ def softened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return F.interpolate(pixels, size=(64, 64), mode="bilinear") + 0.03 * torch.randn(1, 3, 64, 64)
 
 
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Captions to int64 `[n, window]`, padded and cut to the tokenizer's window."""
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray, *, batch: int = 64) -> Tensor:
+    """Posterior means of uint8 images `[n, h, w, 3]`, unscaled: float32 `[n, 4, h/4, w/4]`, on the CPU."""
+    parts = (to_pixels(images[i : i + batch]).to(vae.device) for i in range(0, len(images), batch))
+    return torch.cat([vae.encode(part).latent_dist.mean.cpu() for part in parts]).contiguous()
+
+
 def budget_settings(budget: Budget) -> dict:
     """A budget as arguments of `train`; the batch is the recipe's own."""
-    return dict(
-        steps=budget.steps,
-        learning_rate=budget.learning_rate,
-        seed=budget.seed,
-        checkpoint_every=budget.checkpoint_every,
-    )
+    return dict(steps=budget.steps, learning_rate=budget.learning_rate, seed=budget.seed)

@@ -1,4 +1,4 @@
-"""Pictures of the emoji world: SVG icons rendered once, then composed on pastel fields with small random changes."""
+"""What scenes are put together from: SVG icons rendered once, and the fields and places that stand behind them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,15 @@ import colorsys
 import io
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from emoji_world.world import PLACE_SHARE, PLACES, Person, World
+from emoji_world.world import PLACES, Person, World
 
 SIZE = 64
 ICON_SIZE = 96
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """`images` `[n, 64, 64, 3]` uint8 and `masks` `[n, 64, 64]` bool (where the object is), with what each shows.
-
-    `things` and `styles` `[n]` int64 index the world; a place has a negative `thing` (it indexes `PLACES`), style -1.
-    """
-
-    images: np.ndarray
-    masks: np.ndarray
-    things: np.ndarray
-    styles: np.ndarray
-
-
-@dataclass(frozen=True)
-class Variation:
-    """How composed pictures differ: scale of the object (range of shares of the frame), shift in pixels, mirroring."""
-
-    scale: tuple[float, float] = (0.72, 0.88)
-    shift: int = 3
-    mirrored: float = 0.5
-
-
-WIDE = Variation()
 
 
 def svg_of(collection: dict, icon: str, *, lines: bool) -> str:
@@ -91,24 +65,6 @@ def icon_name(collection: dict, icon: str) -> str:
     return icon
 
 
-def compose(icon: np.ndarray, rng: np.random.Generator, variation: Variation = WIDE) -> tuple[np.ndarray, np.ndarray]:
-    """Place one RGBA icon on a pastel field, scaled, shifted and mirrored at random within `variation`.
-
-    Returns the image `[64, 64, 3]` uint8 and its mask `[64, 64]` bool.
-    """
-    side = round(SIZE * rng.uniform(*variation.scale))
-    layer = Image.fromarray(icon).resize((side, side), Image.LANCZOS)
-    if rng.random() < variation.mirrored:
-        layer = layer.transpose(Image.FLIP_LEFT_RIGHT)
-    x, y = ((SIZE - side) // 2 + int(rng.integers(-variation.shift, variation.shift + 1)) for _ in "xy")
-    x, y = min(max(x, 0), SIZE - side), min(max(y, 0), SIZE - side)
-    field = Image.new("RGB", (SIZE, SIZE), pastel(rng))
-    field.paste(layer, (x, y), layer)
-    mask = Image.new("L", (SIZE, SIZE))
-    mask.paste(layer.getchannel("A"), (x, y))
-    return np.asarray(field), np.asarray(mask) > 127
-
-
 def draw_place(place: str, rng: np.random.Generator) -> np.ndarray:
     """Draw a sky, a ground, a street or a body of water; return `[64, 64, 3]` uint8."""
     image = Image.new("RGB", (SIZE, SIZE))
@@ -144,20 +100,10 @@ def draw_place(place: str, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(image.filter(ImageFilter.GaussianBlur(0.5)))
 
 
-def make_pictures(icons: np.ndarray, n: int, *, seed: int, variation: Variation = WIDE) -> Pictures:
-    """Compose `n` pictures: a tenth are places, the others objects and styles in equal shares, in random order."""
-    rng = np.random.default_rng(seed)
-    images, masks = np.zeros((n, SIZE, SIZE, 3), np.uint8), np.zeros((n, SIZE, SIZE), bool)
-    things, styles = np.zeros(n, np.int64), np.full(n, -1, np.int64)
-    order = rng.permutation(n)
-    for k in range(n):
-        if order[k] < PLACE_SHARE * n:
-            things[k] = -1 - order[k] % len(PLACES)
-            images[k] = draw_place(PLACES[things[k]], rng)
-        else:
-            things[k], styles[k] = divmod(order[k] % (icons.shape[0] * icons.shape[1]), icons.shape[1])
-            images[k], masks[k] = compose(icons[things[k], styles[k]], rng, variation)
-    return Pictures(images, masks, things, styles)
+def pastel(rng: np.random.Generator) -> tuple[int, ...]:
+    """A light colour of any hue, RGB of 0 to 255."""
+    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.08, 0.30), rng.uniform(0.90, 1.0))
+    return tuple(round(255 * channel) for channel in (red, green, blue))
 
 
 def _fill_frame(icon: Image.Image) -> Image.Image:
@@ -166,12 +112,6 @@ def _fill_frame(icon: Image.Image) -> Image.Image:
     square = Image.new("RGBA", (side, side))
     square.paste(icon.crop((left, top, right, bottom)), ((side - right + left) // 2, (side - bottom + top) // 2))
     return square.resize((ICON_SIZE, ICON_SIZE), Image.LANCZOS)
-
-
-def pastel(rng: np.random.Generator) -> tuple[int, ...]:
-    """A light colour of any hue, RGB of 0 to 255."""
-    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.08, 0.30), rng.uniform(0.90, 1.0))
-    return tuple(round(255 * channel) for channel in (red, green, blue))
 
 
 def _shaded(colour: tuple[int, ...], shade: int) -> tuple[int, ...]:

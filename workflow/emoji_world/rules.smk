@@ -1,5 +1,7 @@
-# How the embedded emoji models were made. Not part of the default run: `snakemake --cores 2 emoji_world`.
-# Training resumes from checkpoints; results/emoji_world/release has the layout of resources/emoji.
+# How the embedded emoji models are made. Not part of the default run: `snakemake --cores 2 emoji_world`.
+# Hours on a CPU, or on a GPU where `device` finds one. A training that is cut off, by a time limit too, goes on from its
+# checkpoint in results/emoji_world/checkpoints; `python -m emoji_world.preview` shows what the pipeline draws meanwhile.
+# results/emoji_world/release has the layout of resources/emoji.
 
 from emoji_world.plan import EmojiPlan
 
@@ -33,6 +35,66 @@ rule emoji_icons:
         COMMAND
 
 
+rule emoji_scenes:
+    input:
+        unpack(inputs(EMOJI.scenes)),
+    output:
+        **outputs(EMOJI.scenes),
+    log:
+        "logs/emoji_scenes.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        **told(EMOJI.scenes),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule emoji_judge_scenes:
+    input:
+        unpack(inputs(EMOJI.judge_scenes)),
+    output:
+        **outputs(EMOJI.judge_scenes),
+    log:
+        "logs/emoji_judge_scenes.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        **told(EMOJI.judge_scenes),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule emoji_second_judge_scenes:
+    input:
+        unpack(inputs(EMOJI.second_judge_scenes)),
+    output:
+        **outputs(EMOJI.second_judge_scenes),
+    log:
+        "logs/emoji_second_judge_scenes.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        **told(EMOJI.second_judge_scenes),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 rule emoji_vae:
     input:
         unpack(inputs(EMOJI.vae)),
@@ -42,12 +104,54 @@ rule emoji_vae:
         "logs/emoji_vae.log",
     conda:
         ENVIRONMENT
-    threads: 2
     resources:
         mem_mb=growing(4000),
         runtime=growing(720),
+        gpu=GPUS,
     params:
         **told(EMOJI.vae),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule emoji_latents:
+    input:
+        unpack(inputs(EMOJI.latents)),
+    output:
+        **outputs(EMOJI.latents),
+    log:
+        "logs/emoji_latents.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+        gpu=GPUS,
+    params:
+        **told(EMOJI.latents),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule emoji_text:
+    input:
+        unpack(inputs(EMOJI.text)),
+    output:
+        **outputs(EMOJI.text),
+    log:
+        "logs/emoji_text.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
+        gpu=GPUS,
+    params:
+        **told(EMOJI.text),
     message:
         MESSAGE
     shell:
@@ -63,10 +167,10 @@ rule emoji_diffusion:
         "logs/emoji_diffusion.log",
     conda:
         ENVIRONMENT
-    threads: 2
     resources:
         mem_mb=growing(4000),
-        runtime=growing(720),
+        runtime=growing(1440),
+        gpu=GPUS,
     params:
         **told(EMOJI.diffusion),
     message:
@@ -75,40 +179,63 @@ rule emoji_diffusion:
         COMMAND
 
 
-rule emoji_clip:
+rule emoji_judge:
     input:
-        unpack(inputs(EMOJI.clip)),
+        unpack(inputs(EMOJI.judge)),
     output:
-        **outputs(EMOJI.clip),
+        **outputs(EMOJI.judge),
     log:
-        "logs/emoji_clip.log",
+        "logs/emoji_judge.log",
     conda:
         ENVIRONMENT
     resources:
         mem_mb=growing(4000),
         runtime=growing(720),
+        gpu=GPUS,
     params:
-        **told(EMOJI.clip),
+        **told(EMOJI.judge),
     message:
         MESSAGE
     shell:
         COMMAND
 
 
-rule emoji_clipseg:
+rule emoji_second_judge:
     input:
-        unpack(inputs(EMOJI.clipseg)),
+        unpack(inputs(EMOJI.second_judge)),
     output:
-        **outputs(EMOJI.clipseg),
+        **outputs(EMOJI.second_judge),
     log:
-        "logs/emoji_clipseg.log",
+        "logs/emoji_second_judge.log",
     conda:
         ENVIRONMENT
     resources:
         mem_mb=growing(4000),
         runtime=growing(720),
+        gpu=GPUS,
     params:
-        **told(EMOJI.clipseg),
+        **told(EMOJI.second_judge),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule emoji_segmenter:
+    input:
+        unpack(inputs(EMOJI.segmenter)),
+    output:
+        **outputs(EMOJI.segmenter),
+    log:
+        "logs/emoji_segmenter.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(720),
+        gpu=GPUS,
+    params:
+        **told(EMOJI.segmenter),
     message:
         MESSAGE
     shell:
@@ -147,7 +274,8 @@ rule emoji_quality:
     threads: 2
     resources:
         mem_mb=growing(4000),
-        runtime=growing(120),
+        runtime=growing(240),
+        gpu=GPUS,
     params:
         **told(EMOJI.quality),
     message:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from emoji_world.renders import SIZE, Variation, draw_place, pastel
+from emoji_world.renders import SIZE, draw_place, pastel
 from emoji_world.world import PLACES, Person, World
 
 PAIR_SIDE = 31
@@ -30,13 +31,22 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How scenes differ: scale of a single subject (range of shares of the frame), shift in pixels, mirroring."""
+
+    scale: Sequence[float]
+    shift: int
+    mirrored: float
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Of what share scenes are places, pairs and (of the single subjects) people, and stand in a place."""
 
-    empty: float = 0.05
-    pairs: float = 0.15
-    people: float = 0.36
-    settings: float = 0.12
+    empty: float
+    pairs: float
+    people: float
+    settings: float
 
 
 def styles_of(world: World, subject: int) -> np.ndarray:
@@ -132,6 +142,12 @@ def make_scenes(
         images[k], _ = draw_scene(world, icons, outlines, contents, rng, variation)
         subjects[k, : len(contents[0])], styles[k], places[k] = contents[0], contents[1], contents[2]
     return Scenes(images, subjects, styles, places)
+
+
+def contents_of(scenes: Scenes, row: int) -> tuple[tuple[int, ...], int, int]:
+    """What scene `row` holds, as `draw_contents` gives it: subjects, style, place."""
+    subjects = tuple(int(one) for one in scenes.subjects[row] if one >= 0)
+    return subjects, int(scenes.styles[row]), int(scenes.places[row])
 
 
 def outlines_of(world: World, icons: np.ndarray) -> np.ndarray:

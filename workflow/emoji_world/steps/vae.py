@@ -1,6 +1,5 @@
-"""Train the autoencoder of the emoji world."""
+"""Train the autoencoder on the pipeline's scenes."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,17 +7,14 @@ from safetensors.numpy import load_file
 
 from emoji_world.models import build_vae
 from emoji_world.recipes import Budget, train_vae
-from emoji_world.renders import make_pictures
-from lethe.files.whole import written_whole
+from emoji_world.training import finish
 from lethe.steps.job import Job
 
 
 def run(job: Job) -> None:
-    settings, budget = job.settings, Budget(**job.settings.budget)
-    pictures = make_pictures(load_file(job.read("icons"))["icons"], settings.pictures, seed=settings.picture_seed)
+    budget, checkpoint = Budget(**job.settings.budget), Path(job.settings.checkpoint)
     torch.manual_seed(budget.seed)
-    vae = build_vae()
-    curve = train_vae(vae, pictures, budget, Path(settings.checkpoint))
+    vae = build_vae(widths=job.settings.widths).to(job.device)
+    curve = train_vae(vae, load_file(job.read("scenes"))["images"], budget, checkpoint)
     vae.save_pretrained(job.out["model"])
-    with written_whole(job.out["curve"]) as part:
-        part.write_text(json.dumps(curve))
+    finish(job.out["model"], curve, checkpoint)
