@@ -251,32 +251,41 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from emoji_world.training import train
-checkpoint, last, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(300, 300), nn.Dropout(0.1), nn.Linear(300, 1))
-count = 0
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
 
-def loss(rng):
-    global count
-    count += 1
-    if count == stop:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return net(torch.from_numpy(rng.normal(size=(2, 300))).float()).square().mean()
+def run(name, stop):
+    '''Train in a process of its own that is killed at a batch; return its exit code.'''
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 300), nn.Dropout(0.1), nn.Linear(300, 1))
+    count = 0
 
-train({"net": net}, loss, steps=60, learning_rate=1e-3, seed=3, checkpoint=checkpoint, checkpoint_every=10)
-last.write_bytes(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+    def loss(rng):
+        nonlocal count
+        count += 1
+        if count == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return net(torch.from_numpy(rng.normal(size=(2, 300))).float()).square().mean()
+
+    options = dict(steps=60, learning_rate=1e-3, seed=3, checkpoint_every=10)
+    train({"net": net}, loss, checkpoint=folder / f"{name}.ckpt", **options)
+    (folder / name).write_bytes(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+    os._exit(0)
+
+print(*(run(*one) for one in (("whole", 0), ("killed", 37), ("killed", 15), ("killed", 0))))
 """
 
 
 def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    def run(name: str, stop: int) -> int:
-        command = [sys.executable, "-c", KILLED, str(tmp_path / f"{name}.ckpt"), str(tmp_path / name), str(stop)]
-        return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, check=False).returncode
-
-    assert run("whole", 0) == 0
-    assert run("killed", 37) == -signal.SIGKILL
-    assert run("killed", 15) == -signal.SIGKILL
-    assert run("killed", 0) == 0
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["0", str(-signal.SIGKILL), str(-signal.SIGKILL), "0"], run.stderr
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "killed").read_bytes()
 
 
