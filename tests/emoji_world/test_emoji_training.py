@@ -42,13 +42,22 @@ class Net(nn.Module):
         return self.second(self.dropout(self.norm(self.first(x)).tanh()))
 
 
-def loss_of(net: Net, stop: int | None = None, seen: list | None = None) -> Callable[[np.random.Generator], Tensor]:
+def pictures(rng: np.random.Generator) -> tuple[Tensor]:
+    """A batch."""
+    return (torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float(),)
+
+
+def nothing(_: np.random.Generator) -> tuple[()]:
+    """A batch of which the loss reads nothing."""
+    return ()
+
+
+def loss_of(net: Net, stop: int | None = None, seen: list | None = None) -> Callable[[Tensor], Tensor]:
     steps = iter(range(10**6))
 
-    def loss(rng: np.random.Generator) -> Tensor:
+    def loss(x: Tensor) -> Tensor:
         if next(steps) == stop:
             raise LostMachineError
-        x = torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float()
         if seen is not None:
             seen.append(x)
         target = x[:, :2, 2:4, 2:4] + 0.01 * torch.randn(2, 2, 2, 2)
@@ -64,12 +73,12 @@ OPTIONS = dict(steps=240, learning_rate=3e-3, seed=5, checkpoint_every=100)
 @pytest.mark.parametrize("stop", [150, 239])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop: int, layout: torch.memory_format) -> None:
     whole, broken, resumed = (Net(seed).to(memory_format=layout) for seed in (1, 1, 2))
-    curve = train({"net": whole}, loss_of(whole), checkpoint=tmp_path / "a", **OPTIONS)
+    curve = train({"net": whole}, pictures, loss_of(whole), checkpoint=tmp_path / "a", **OPTIONS)
     with pytest.raises(LostMachineError):
-        train({"net": broken}, loss_of(broken, stop), checkpoint=tmp_path / "b" / "c.ckpt", **OPTIONS)
+        train({"net": broken}, pictures, loss_of(broken, stop), checkpoint=tmp_path / "b" / "c.ckpt", **OPTIONS)
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["c.ckpt"]
     torch.manual_seed(999)
-    again = train({"net": resumed}, loss_of(resumed), checkpoint=tmp_path / "b" / "c.ckpt", **OPTIONS)
+    again = train({"net": resumed}, pictures, loss_of(resumed), checkpoint=tmp_path / "b" / "c.ckpt", **OPTIONS)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert again == curve
@@ -80,7 +89,9 @@ def test_training_twice_is_the_same_and_another_seed_is_not(tmp_path: Path) -> N
     runs = []
     for k, seed in enumerate((5, 5, 6)):
         net = Net(1)
-        train({"net": net}, loss_of(net), checkpoint=tmp_path / str(k), **(OPTIONS | dict(steps=20, seed=seed)))
+        train(
+            {"net": net}, pictures, loss_of(net), checkpoint=tmp_path / str(k), **(OPTIONS | dict(steps=20, seed=seed))
+        )
         runs.append(net.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not torch.equal(runs[0]["first.weight"], runs[2]["first.weight"])
@@ -88,7 +99,7 @@ def test_training_twice_is_the_same_and_another_seed_is_not(tmp_path: Path) -> N
 
 def test_batches_are_drawn_from_seed_and_step(tmp_path: Path) -> None:
     net, seen = Net(1), []
-    train({"net": net}, loss_of(net, seen=seen), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3)))
+    train({"net": net}, pictures, loss_of(net, seen=seen), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3)))
     for step, x in enumerate(seen):
         want = np.random.default_rng([5, step]).normal(size=(2, 3, 6, 6))
         assert torch.equal(x, torch.from_numpy(want).float())
@@ -98,7 +109,7 @@ def test_the_loss_falls_and_modules_end_in_evaluation(tmp_path: Path, caplog: py
     net = Net(1)
     unused = net.unused.detach().clone()
     with caplog.at_level(logging.INFO):
-        curve = train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=600)))
+        curve = train({"net": net}, pictures, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=600)))
     assert curve[-1][1] < 0.8 * curve[0][1]
     assert not net.training
     assert not net.dropout.training
@@ -113,7 +124,8 @@ def test_what_is_left_is_the_running_mean_of_the_weights(tmp_path: Path) -> None
     steps, rate, decay = 12, 0.1, 0.7
     train(
         {"m": module},
-        lambda rng: (module.weight - 3).square().sum() / 100,  # gradients below 1, so that none is cut
+        nothing,
+        lambda: (module.weight - 3).square().sum() / 100,  # gradients below 1, so that none is cut
         checkpoint=tmp_path / "c",
         **dict(steps=steps, learning_rate=rate, seed=1, ema_decay=decay),
     )
@@ -134,16 +146,18 @@ def test_what_is_left_is_the_running_mean_of_the_weights(tmp_path: Path) -> None
 def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path) -> None:
     net, count = Net(1), iter(range(100))
 
-    def loss(_: np.random.Generator) -> Tensor:
+    def loss() -> Tensor:
         return net(torch.zeros(1, 3, 6, 6)).sum() * (math.inf if next(count) == 7 else 1)
 
     with pytest.raises(FloatingPointError, match=r"the loss is -?(inf|nan) at step 7; lower the learning rate"):
-        train({"net": net}, loss, checkpoint=tmp_path / "c", **OPTIONS)
+        train({"net": net}, nothing, loss, checkpoint=tmp_path / "c", **OPTIONS)
 
 
 def test_a_checkpoint_holds_tensors_only(tmp_path: Path) -> None:
     net = Net(1)
-    train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2)))
+    train(
+        {"net": net}, pictures, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2))
+    )
     names = set(load_file(tmp_path / "c"))
     assert {"parameter/net.first.weight", "ema/net.first.weight", "exp_avg/net.first.weight"} <= names
 
@@ -160,26 +174,26 @@ def test_a_checkpoint_holds_tensors_only(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dict, told: str) -> None:
     net = Net(1)
     with pytest.raises(LostMachineError):
-        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+        train({"net": net}, pictures, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
     with pytest.raises(ValueError, match=f"c: this checkpoint is of a training {told}; delete it to begin anew"):
-        train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | change))
+        train({"net": net}, pictures, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | change))
 
 
 def test_a_checkpoint_that_does_not_say_of_what_training_it_is_counts(tmp_path: Path) -> None:
     net, again = Net(1), Net(2)
     with pytest.raises(LostMachineError):
-        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+        train({"net": net}, pictures, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
     with safe_open(tmp_path / "c", "pt") as file:
         header = file.metadata()
     assert header.keys() == {"step", "curve", "steps", "learning_rate", "seed"}
     save_file(load_file(tmp_path / "c"), tmp_path / "c", {key: header[key] for key in ("step", "curve")})
-    curve = train({"net": again}, loss_of(again), checkpoint=tmp_path / "c", **OPTIONS)
+    curve = train({"net": again}, pictures, loss_of(again), checkpoint=tmp_path / "c", **OPTIONS)
     assert [step for step, _ in curve] == [100, 200]
 
 
 def test_a_finished_training_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> None:
     net = Net(1)
-    curve = train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **OPTIONS)
+    curve = train({"net": net}, pictures, loss_of(net), checkpoint=tmp_path / "c", **OPTIONS)
     (tmp_path / "model").mkdir()
     for _ in range(2):  # a checkpoint that is not there is none to mind
         finish(tmp_path / "model", curve, tmp_path / "c")
@@ -191,7 +205,9 @@ def test_frozen_parameters_stay_and_are_not_kept(tmp_path: Path) -> None:
     net = Net(1)
     net.first.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    train({"net": net}, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2)))
+    train(
+        {"net": net}, pictures, loss_of(net), checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=3, checkpoint_every=2))
+    )
     assert torch.equal(net.first.weight, before["first.weight"])
     assert not torch.equal(net.second.weight, before["second.weight"])
     assert not any("first" in name for name in load_file(tmp_path / "c"))
@@ -201,10 +217,10 @@ def test_several_modules_train_together(tmp_path: Path) -> None:
     one, two = Net(1), nn.Conv2d(2, 2, 1)
     before = [one.first.weight.detach().clone(), two.weight.detach().clone()]
 
-    def loss(rng: np.random.Generator) -> Tensor:
-        return two(one(torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float())).square().mean()
+    def loss(x: Tensor) -> Tensor:
+        return two(one(x)).square().mean()
 
-    train({"one": one, "two": two}, loss, checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=5)))
+    train({"one": one, "two": two}, pictures, loss, checkpoint=tmp_path / "c", **(OPTIONS | dict(steps=5)))
     assert not torch.equal(one.first.weight, before[0])
     assert not torch.equal(two.weight, before[1])
 
@@ -214,12 +230,14 @@ def test_a_module_can_learn_at_a_share_of_the_rate(tmp_path: Path) -> None:
     fast, slow = (nn.Linear(3, 1, bias=False) for _ in range(2))
     before = [module.weight.detach().clone() for module in (fast, slow)]
 
-    def loss(rng: np.random.Generator) -> Tensor:
-        x = torch.from_numpy(rng.normal(size=(4, 3))).float()
+    def draw(rng: np.random.Generator) -> tuple[Tensor]:
+        return (torch.from_numpy(rng.normal(size=(4, 3))).float(),)
+
+    def loss(x: Tensor) -> Tensor:
         return (fast(x) + 3 * slow(x)).square().mean() * 1e-2
 
     options = OPTIONS | dict(steps=1, ema_decay=0.0)
-    train({"fast": fast, "slow": slow}, loss, checkpoint=tmp_path / "c", rates={"slow": 0.1}, **options)
+    train({"fast": fast, "slow": slow}, draw, loss, checkpoint=tmp_path / "c", rates={"slow": 0.1}, **options)
     steps = [(module.weight - old).abs().mean().item() for module, old in zip((fast, slow), before, strict=True)]
     assert steps[1] == pytest.approx(0.1 * steps[0], rel=0.01)
     assert steps[0] == pytest.approx(OPTIONS["learning_rate"], rel=0.01)
@@ -231,7 +249,8 @@ def test_two_rates_resume_to_the_byte_as_well(tmp_path: Path) -> None:
         inner = loss_of(net, stop)
         train(
             {"net": net, "other": other},
-            lambda rng: inner(rng) + (other(torch.ones(1, 3, 6, 6)) - 1).square().mean(),
+            pictures,
+            lambda x: inner(x) + (other(torch.ones(1, 3, 6, 6)) - 1).square().mean(),
             checkpoint=checkpoint,
             rates={"other": 0.1},
             **OPTIONS,
@@ -262,15 +281,18 @@ def run(name, stop):
     net = nn.Sequential(nn.Linear(300, 300), nn.Dropout(0.1), nn.Linear(300, 1))
     count = 0
 
-    def loss(rng):
+    def draw(rng):
+        return (torch.from_numpy(rng.normal(size=(2, 300))).float(),)
+
+    def loss(x):
         nonlocal count
         count += 1
         if count == stop:
             os.kill(os.getpid(), signal.SIGKILL)
-        return net(torch.from_numpy(rng.normal(size=(2, 300))).float()).square().mean()
+        return net(x).square().mean()
 
     options = dict(steps=60, learning_rate=1e-3, seed=3, checkpoint_every=10)
-    train({"net": net}, loss, checkpoint=folder / f"{name}.ckpt", **options)
+    train({"net": net}, draw, loss, checkpoint=folder / f"{name}.ckpt", **options)
     (folder / name).write_bytes(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
     os._exit(0)
 
@@ -292,9 +314,38 @@ def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 def test_averages_can_be_looked_at_while_training_runs(tmp_path: Path) -> None:
     net, again = Net(1), Net(2)
     with pytest.raises(LostMachineError):
-        train({"net": net}, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
+        train({"net": net}, pictures, loss_of(net, 120), checkpoint=tmp_path / "c", **OPTIONS)
     assert load_averages(tmp_path / "c", {"net": again}) == 100
     saved = load_file(tmp_path / "c")
     assert torch.equal(again.first.weight, saved["ema/net.first.weight"])
     assert not torch.equal(again.first.weight, saved["parameter/net.first.weight"])
     assert not again.training
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_replayed_on_a_gpu_are_those_of_the_cpu(tmp_path: Path) -> None:
+    """Rate, clipped gradient, AdamW, running statistics and mean weights of every step, resumed halfway."""
+    here, there = (Net(1).to(device) for device in ("cpu", "cuda"))
+    for net in (here, there):
+        net.dropout.p = 0.0
+        net.first.bias.requires_grad_(
+            False
+        )  # before a batch norm its gradient is rounding, which Adam makes as long as any
+
+    def loss_on(net: Net, stop: int | None = None) -> Callable[[Tensor], Tensor]:
+        steps = iter(range(10**6))
+
+        def loss(x: Tensor) -> Tensor:
+            if next(steps) == stop:
+                raise LostMachineError
+            return (net(x) - x[:, :2, 2:4, 2:4]).square().mean()
+
+        return loss
+
+    options = OPTIONS | dict(steps=60, checkpoint_every=2)
+    train({"net": here}, pictures, loss_on(here), checkpoint=tmp_path / "a", **options)
+    with pytest.raises(LostMachineError):
+        train({"net": there}, pictures, loss_on(there, 2), checkpoint=tmp_path / "b", **options)
+    train({"net": there}, pictures, loss_on(there), checkpoint=tmp_path / "b", **options)
+    for name, tensor in here.state_dict().items():
+        assert torch.allclose(tensor, there.state_dict()[name].cpu(), atol=2e-3), name

@@ -1,7 +1,7 @@
 """One recipe per model of the emoji world: what a batch is and what its loss measures.
 
-Each trains its networks where they lie. What is random is drawn on the CPU, but for the autoencoder's own noise, so
-that a batch is the same on every device.
+Each trains its networks where they lie. All that is random is drawn on the CPU, so that a batch is the same on every
+device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from emoji_world.captions import PLAIN_TEMPLATES, Speaker, Told
-from emoji_world.models import MEAN, STD
+from emoji_world.models import LATENT_CHANNELS, LATENT_SIZE, MEAN, STD
 from emoji_world.scenes import (
     Mixture,
     Scenes,
@@ -59,14 +59,17 @@ def train_vae(vae: AutoencoderKL, images: np.ndarray, budget: Budget, checkpoint
     """
     vae.to(memory_format=torch.channels_last)
 
-    def loss_of_batch(rng: np.random.Generator) -> Tensor:
-        x = to_pixels(images[rng.integers(len(images), size=budget.batch)]).to(vae.device)
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        x = to_pixels(images[rng.integers(len(images), size=budget.batch)])
+        return x, gaussian(rng, budget.batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+
+    def loss(x: Tensor, noise: Tensor) -> Tensor:
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample()).sample
+        y = vae.decode(posterior.mean + posterior.std * noise).sample
         edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         return F.l1_loss(y, x) + F.mse_loss(y, x) + edges + 1e-6 * posterior.kl().mean() / x[0].numel()
 
-    curve = train({"vae": vae}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    curve = train({"vae": vae}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
     vae.register_to_config(scaling_factor=1 / encode(vae, images[:1024]).std().item())
     return curve
 
@@ -87,17 +90,18 @@ def train_on_captions(
     """
     speaker = Speaker(world)
 
-    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         rows = rng.integers(len(scenes.images), size=budget.batch)
         contents = [contents_of(scenes, row) for row in rows]
         told = [speaker.tell(*scene, rng) for scene in contents]
         x = to_pixels(scenes.images[rows])
-        x = normalise(softened(x, rng) if soften else x).to(clip.device)
-        ids = token_ids(tokenizer, [one.text for one in told]).to(clip.device)
-        output = clip(input_ids=ids, pixel_values=x)
-        return contrastive_loss(output.logits_per_image, fitting(told, contents).to(clip.device))
+        ids = token_ids(tokenizer, [one.text for one in told])
+        return ids, normalise(softened(x, rng) if soften else x), fitting(told, contents)
 
-    return train({"clip": clip}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    def loss(ids: Tensor, x: Tensor, fit: Tensor) -> Tensor:
+        return contrastive_loss(clip(input_ids=ids, pixel_values=x).logits_per_image, fit)
+
+    return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def fitting(told: list[Told], contents: list[tuple[tuple[int, ...], int, int]]) -> Tensor:
@@ -133,26 +137,27 @@ def train_diffusion(
     """
     unet.to(memory_format=torch.channels_last)
     alphas, device = scheduler.alphas_cumprod, unet.device
-    weights = (alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))
-    speaker = Speaker(world)
+    weights = ((alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))).to(device)
+    (n, *shape), latents, speaker = latents.shape, latents.to(device), Speaker(world)
 
-    def loss_of_batch(rng: np.random.Generator) -> Tensor:
-        rows = rng.integers(len(latents), size=budget.batch)
+    def draw(rng: np.random.Generator) -> tuple[Tensor, ...]:
+        rows = rng.integers(n, size=budget.batch)
         captions = [speaker.caption(*contents_of(scenes, row), rng) for row in rows]
-        chosen = torch.from_numpy(rng.random(budget.batch) < bare).to(device)
+        chosen = torch.from_numpy(rng.random(budget.batch) < bare)
         times = torch.from_numpy(rng.integers(len(alphas), size=budget.batch))
-        clean = latents[rows].float()
-        noise = torch.randn_like(clean)
-        noisy = scheduler.add_noise(clean, noise, times).to(device)
-        ids = token_ids(tokenizer, [*captions, ""]).to(device)
+        noise = gaussian(rng, budget.batch, *shape)
+        return torch.from_numpy(rows), token_ids(tokenizer, [*captions, ""]), chosen, times, noise
+
+    def loss(rows: Tensor, ids: Tensor, chosen: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        noisy = scheduler.add_noise(latents[rows].float(), noise, times)
         states = text_encoder(ids).last_hidden_state
         states = bare_words(states[:-1], ids[:-1], chosen, empty=states[-1], end=tokenizer.eos_token_id)
-        errors = (unet(noisy, times.to(device), states).sample - noise.to(device)).square().mean((1, 2, 3))
-        return (weights[times].to(device) * errors).mean()
+        errors = (unet(noisy, times, states).sample - noise).square().mean((1, 2, 3))
+        return (weights[times] * errors).mean()
 
     modules = {"unet": unet, "text_encoder": text_encoder}
     rates = {"text_encoder": text_rate}
-    return train(modules, loss_of_batch, checkpoint=checkpoint, rates=rates, **budget_settings(budget))
+    return train(modules, draw, loss, checkpoint=checkpoint, rates=rates, **budget_settings(budget))
 
 
 def bare_words(states: Tensor, ids: Tensor, chosen: Tensor, *, empty: Tensor, end: int) -> Tensor:
@@ -170,14 +175,16 @@ def train_classifier(
 ) -> list[tuple[int, float]]:
     """Cross-entropy of the subject of scenes that hold one, of which half of the batches are blurred."""
 
-    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         rows = rng.integers(len(scenes.images), size=budget.batch)
         x = normalise(softened(to_pixels(scenes.images[rows]), rng)).contiguous(memory_format=torch.channels_last)
-        subjects = torch.from_numpy(scenes.subjects[rows, 0]).to(classifier.device)
-        return F.cross_entropy(classifier(x.to(classifier.device)).logits, subjects, label_smoothing=0.05)
+        return x, torch.from_numpy(scenes.subjects[rows, 0])
+
+    def loss(x: Tensor, subjects: Tensor) -> Tensor:
+        return F.cross_entropy(classifier(x).logits, subjects, label_smoothing=0.05)
 
     classifier.to(memory_format=torch.channels_last)
-    return train({"classifier": classifier}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    return train({"classifier": classifier}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def train_segmenter(
@@ -194,7 +201,7 @@ def train_segmenter(
     """Binary cross-entropy of the outline of the subject that is named; 1 prompt in 5 names one that is not there."""
     shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
 
-    def loss_of_batch(rng: np.random.Generator) -> Tensor:
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         images, prompts, targets = [], [], []
         for _ in range(budget.batch):
             contents = draw_contents(world, shown, mixture, rng)
@@ -203,13 +210,14 @@ def train_segmenter(
             images.append(image)
             prompts.append(_prompt(world, subject, rng))
             targets.append(target)
-        x = normalise(softened(to_pixels(images), rng)).to(segmenter.device)
-        ids = token_ids(tokenizer, prompts).to(segmenter.device)
+        x = normalise(softened(to_pixels(images), rng))
+        return token_ids(tokenizer, prompts), x, torch.from_numpy(np.stack(targets)).float()
+
+    def loss(ids: Tensor, x: Tensor, wanted: Tensor) -> Tensor:
         logits = resized(segmenter(input_ids=ids, pixel_values=x).logits, x.shape[2:])
-        wanted = torch.from_numpy(np.stack(targets)).float().to(segmenter.device)
         return F.binary_cross_entropy_with_logits(logits, wanted)
 
-    return train({"segmenter": segmenter}, loss_of_batch, checkpoint=checkpoint, **budget_settings(budget))
+    return train({"segmenter": segmenter}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def _asked(
@@ -241,7 +249,12 @@ def softened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
         return pixels
     smaller = int(rng.integers(28, 60))
     pixels = F.interpolate(pixels, size=(smaller, smaller), mode="bilinear", antialias=True)
-    return F.interpolate(pixels, size=(64, 64), mode="bilinear") + 0.03 * torch.randn(1, 3, 64, 64)
+    return F.interpolate(pixels, size=(64, 64), mode="bilinear") + 0.03 * gaussian(rng, 1, 3, 64, 64)
+
+
+def gaussian(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers, float32."""
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

@@ -64,8 +64,8 @@ def _alike(rows: pd.DataFrame, places: range) -> list[tuple[dict[str, float], li
     """Places of rows that have the same settings of the sampler of their own, and these as the pipeline's arguments."""
     names = [name for name in OWN_SETTINGS if name in rows]
     groups: dict[tuple, list[int]] = {}
-    for place, own in zip(places, rows.iloc[places][names].itertuples(index=False, name=None), strict=True):
-        groups.setdefault(own, []).append(place)
+    for place in places:
+        groups.setdefault(tuple(rows[name].iloc[place] for name in names), []).append(place)
     arguments = ["guidance_scale" if name == "guidance" else name for name in names]
     return [(dict(zip(arguments, own, strict=True)), found) for own, found in groups.items()]
 
