@@ -29,7 +29,7 @@ from lethe.edits.low_rank import apply
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.closed_form import SingularError, factorise
 from lethe.erasure.layers import basis, chosen_projections
-from lethe.erasure.tokens import last_states, last_subject_token, last_token, pair_moments, states_at
+from lethe.erasure.tokens import WHOLE, last_states, last_subject_token, last_token, pair_moments, states_at
 from lethe.inputs.concepts import Concept
 from lethe.inputs.texts import unnamed
 
@@ -111,7 +111,7 @@ def invariants_of(text: TextEncoders, centres: int | None) -> Tensor | None:
     """
     if centres is None:
         return None
-    (empty,) = states_at(text, [""], [slice(None)])
+    (empty,) = states_at(text, [""], [WHOLE])
     first, others = empty[:1], empty[1:]
     if centres > len(others):
         raise ValueError(f"invariants must be at most {len(others)}, as many tokens as stand behind the first")
