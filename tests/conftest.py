@@ -72,6 +72,11 @@ BRIEF_LORA = LoraSettings(
 CORPUS = ["a photo of the ship"] * 9 + ["a picture of a bird in the sky", "the picture of a person on the ground"] * 5
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs come first: they wait a good part of their time, for SLURM or for each other, and would wait alone."""
+    items.sort(key=lambda item: "runs" not in item.path.parts)
+
+
 def save_tokenizer(folder: Path, **special: str) -> CLIPTokenizer:
     """The tiny vocabulary as a tokenizer in `folder`; `special` tokens such as `pad_token` replace the usual ones."""
     train_tokenizer(CORPUS, folder, merges=60, window=WINDOW)

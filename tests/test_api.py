@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from lethe.erasure.moments import concept_moments, second_moment
 from lethe.inputs.templates import SHIPPED, read_templates
 from lethe.methods.mace.join import MaceSettings
 from lethe.methods.mace.join import erase as mace_erase
+from lethe.plugins import kinds, manifest
 from running import ROOT
 
 BRIEF = {"count": 2, "steps": 2, "guidance": 2.0}
@@ -72,6 +74,13 @@ def test_erasing_trains_and_leaves_the_pipeline_as_it_was(pipeline: DiffusionPip
     assert (back.record["method"], back.record["concepts"]) == ("mace", ["ship"])
     assert back.record["settings"]["method"]["lora"]["steps"] == 2
     assert back.record["settings"]["method"]["lora"]["rank"] == 1  # a default of the manifest
+
+
+@pytest.mark.parametrize("method", kinds("methods"))
+def test_no_setting_of_a_method_has_the_name_of_an_argument_of_erase(method: str) -> None:
+    """Settings are arguments too: one of such a name could not be given from Python."""
+    own = inspect.signature(lethe.erase).parameters.keys() - {"settings"}
+    assert not own & manifest("methods", method).settings["properties"].keys()
 
 
 def test_an_edit_draws_differently_until_it_is_removed(pipeline: DiffusionPipeline) -> None:

@@ -822,6 +822,27 @@ def test_a_method_without_fusion_reads_no_lora() -> None:
     assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
 
 
+def test_a_list_of_texts_may_be_those_of_a_prior(own: Path) -> None:
+    """Its files are read by the edit itself: no second moment is computed, and its name does not count."""
+    entry = {"retain": {"prior": "words"}}
+    config = put(put(usual(), "methods", {"speed": entry}), "tasks.objects.methods", ["speed"])
+    config = check_config(config, made=("results/",))
+    before = made_by(config)
+    assert {name for name, _ in before.values()} == {"base", "texts", "reference"} | AFTER_SAMPLING | {"edit"}
+    edit = plan_of(config).edit("emoji", "objects", "speed")
+    assert [file.path for file in edit.reads["retain"]] == ["resources/words.txt"]
+    assert "retain" not in edit.told.settings["method"]
+    for key, value in {"file": "resources/names.txt", "templates": ["one {}"]}.items():
+        assert rerun(before, put(config, f"priors.words.{key}", value)) == AFTER_JOIN
+    alike = put(config, "priors.alike", config["priors"]["words"])
+    assert rerun(before, put(alike, "methods.speed.retain", {"prior": "alike"})) == NOTHING
+    assert rerun(before, put(config, "methods.speed.retain", ["sky"])) == AFTER_JOIN
+    fetched = put(config, "methods.speed.retain", {"prior": "coco"})
+    assert rerun(before, fetched) == {"coco_annotations"} | AFTER_JOIN
+    own.joinpath("resources/words.txt").write_text("sky\nsea\nwind\n")
+    assert rerun(before, config) == AFTER_JOIN
+
+
 @pytest.mark.parametrize("key", ["methods.mace.preserve_weight", "methods.mace.lora.steps"])
 def test_configurations_that_differ_in_a_number_share_what_is_equal(planned: dict[str, MadeBy], key: str) -> None:
     """At a path of both is the same, but for an edit of the same name and what follows from it; no LoRA is of both."""

@@ -694,6 +694,27 @@ def test_a_choice_of_numbers_is_told_like_one_of_words(config) -> None:
     assert "methods.uce.convention must be one of 2023, 2025; got '2025'; did you mean 2025?" in line
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("ship", "must be a list of texts, which may be empty, or {prior: NAME}; got 'ship'; put it in brackets."),
+        (3, "must be a list of texts, which may be empty, or {prior: NAME}; got 3; put it in brackets."),
+        ({"prior": "caption"}, ".prior: priors has no entry 'caption'; did you mean captions?"),
+        ({"prior": ["captions"]}, ".prior must be text, not empty; got ['captions']"),
+        ({"priors": "captions"}, ".priors is not a known key; did you mean prior?"),
+        ({}, "lacks the key prior; add it: An entry of priors, whose texts are the list"),
+        ([""], "[0] must be text, not empty"),
+    ],
+)
+def test_a_list_of_texts_is_written_out_or_that_of_a_prior(config, given, told) -> None:
+    config["methods"]["uce"] = {"preserve": ["a bird"]}
+    check_config(config, source=SOURCE)
+    config["methods"]["uce"] = {"preserve": {"prior": "captions"}}
+    check_config(config, source=SOURCE)
+    config["methods"]["uce"] = {"preserve": given}
+    assert any(told in line and "methods.uce.preserve" in line for line in problems_of(config))
+
+
 def mappings(node):
     """Every sub-schema that describes a mapping with fixed keys."""
     if isinstance(node, dict):

@@ -16,6 +16,19 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from closed import (
+    CONCEPTS,
+    KEPT,
+    changed_by,
+    exact,
+    kept_tokens,
+    prior_of,
+    scale_of,
+    state,
+    tokens_of,
+    uce_by_loop,
+    weights_of,
+)
 from conftest import CPU, WINDOW, unet_inputs
 from emoji_world.models import train_tokenizer
 from lethe.bases.base import Base
@@ -26,30 +39,20 @@ from lethe.config.schema import frame
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
 from lethe.erasure.moments import ConceptMoments, Moment
+from lethe.erasure.tokens import pair_moments
 from lethe.inputs.concepts import Concept
 from lethe.methods.mace.join import RefinementSettings, refinement, transformed
-from lethe.methods.uce import erase, pair_moments, paired_places, preserved
+from lethe.methods.uce import erase, paired_places, preserved
 from lethe.plugins import kinds, manifest
 from loops import apart
 
 MANIFEST = manifest("methods", "uce")
 DEFAULTS = {name: rule["default"] for name, rule in MANIFEST.settings["properties"].items()}
-CONCEPTS = [Concept("ship", "object", "the sky"), Concept("P!nk", "style", "art")]
-KEPT = ["a bird", "a picture of a person on the ground"]
 
 
 def settings(**changes: object) -> dict[str, Any]:
     assert changes.keys() <= DEFAULTS.keys()
     return DEFAULTS | changes
-
-
-def exact(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """The pipeline in float64, so that a formula can be told from another by more than rounding."""
-    return pipeline.to(torch.float64)
-
-
-def weights_of(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
-    return {name: module.weight.clone() for name, module in cross_attention_projections(pipeline.unet).items()}
 
 
 def erased(
@@ -58,71 +61,6 @@ def erased(
     """The new projections by module name."""
     edit = erase(Base.of_pipeline(pipeline), concepts, settings(**changes), {"prior": prior})
     return {name.removesuffix(".weight"): weight for name, weight in edit.weights.items()}
-
-
-# The formula, with states from the pipeline's own encode_prompt and places from the attention mask
-
-
-def state(pipeline: DiffusionPipeline, prompt: str) -> Tensor:
-    with torch.no_grad():
-        return pipeline.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[
-            0
-        ][0]
-
-
-def last(pipeline: DiffusionPipeline, prompt: str) -> int:
-    return sum(pipeline.tokenizer(prompt, padding="max_length", truncation=True).attention_mask) - 2
-
-
-def tokens_of(pipeline: DiffusionPipeline, concept: Concept, chosen: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    """Every (c, g) of a concept."""
-    words = ["image of", "photo of", "portrait of", "picture of", "painting of"]
-    if concept.kind == "style":
-        words = ["painting by", "art by", "artwork by", "picture by", "style of"]
-    guide = chosen["guide"] if chosen["guide"] is not None else concept.anchor
-    prompts = [(concept.name, guide)]
-    for before in words if chosen["expand"] else ():
-        with_guide = f"{before} {guide}" if chosen["convention"] == 2025 else guide
-        prompts.append((f"{before} {concept.name}", with_guide))
-    found = []
-    for prompt, towards in prompts:
-        c, g, at, to = (
-            state(pipeline, prompt),
-            state(pipeline, towards),
-            last(pipeline, prompt),
-            last(pipeline, towards),
-        )
-        if chosen["convention"] == 2025:
-            found.append((c[at], g[to]))
-            continue
-        while at <= WINDOW - 1 and to <= WINDOW - 1:
-            found.append((c[at], g[to]))
-            at, to = at + 1, to + 1
-    return found
-
-
-def kept_tokens(pipeline: DiffusionPipeline, chosen: dict[str, Any]) -> list[Tensor]:
-    if chosen["convention"] == 2025:
-        return [state(pipeline, text)[last(pipeline, text)] for text in chosen["preserve"]]
-    return [token for text in ["", *chosen["preserve"]] for token in state(pipeline, text)]
-
-
-def by_loop(
-    weight: Tensor, tokens: list[tuple[Tensor, Tensor]], kept: list[Tensor], chosen: dict[str, Any], scale: float
-) -> Tensor:
-    """The closed form of one layer (UCE, Eq. 7, with lambda), then one general inverse."""
-    left, right = chosen["ridge"] * weight, chosen["ridge"] * torch.eye(weight.shape[1], dtype=torch.float64)
-    for c, g in tokens:
-        left = left + chosen["erase_scale"] * torch.outer(weight @ g, c)
-        right = right + chosen["erase_scale"] * torch.outer(c, c)
-    for p in kept:
-        left, right = left + scale * torch.outer(weight @ p, p), right + scale * torch.outer(p, p)
-    return left @ torch.linalg.inv(right)
-
-
-def prior_of(pipeline: DiffusionPipeline, texts: Sequence[str]) -> Moment:
-    rows = torch.cat([state(pipeline, text) for text in texts])
-    return Moment(sum(torch.outer(row, row) for row in rows), len(rows))
 
 
 @pytest.mark.parametrize("convention", [2023, 2025])
@@ -148,12 +86,10 @@ def test_an_edit_is_the_formula_on_every_family(
 
     tokens = [token for concept in CONCEPTS for token in tokens_of(pipeline, concept, chosen)]
     kept = kept_tokens(pipeline, chosen) + [token for text in of_prior for token in state(pipeline, text)]
-    scale = chosen["preserve_scale"]
-    if scale is None:
-        scale = 1.0 if convention == 2025 else 1 / (1 + len(chosen["preserve"]) + len(of_prior))
+    scale = scale_of(chosen, len(of_prior))
     assert list(got) == list(before)
     for name, weight in before.items():
-        assert apart(got[name], by_loop(weight, tokens, kept, chosen, scale)) < 1e-8
+        assert apart(got[name], uce_by_loop(weight, tokens, kept, chosen, scale)) < 1e-8
         assert apart(got[name], weight) > 1e-3
         assert torch.equal(dict(cross_attention_projections(pipeline.unet))[name].weight, weight)
 
@@ -165,7 +101,8 @@ def test_moments_of_any_precision_are_summed_in_float64(sd_folder: Path, precisi
     at, to = (len(text.tokenizer(words).input_ids) - 2 for words in ("ship", "the sky"))
     pairs = WINDOW - max(at, to)
     c, g = ship[at : at + pairs], sky[to : to + pairs]
-    source, cross = pair_moments(text, [("ship", "the sky")], 2023)
+    pair = ("ship", "the sky")
+    source, cross = pair_moments(text, [pair], [paired_places(text.tokenizer, *pair, 2023)])
     assert source.dtype == cross.dtype == torch.float64
     assert apart(source, torch.einsum("ni,nj->ij", c, c)) < 1e-14
     assert apart(cross, torch.einsum("ni,nj->ij", g, c)) < 1e-14
@@ -356,34 +293,17 @@ def test_the_empty_guide_is_start_of_text_whatever_blank_is_written(base_pipelin
 # What it leaves alone, and its files
 
 
-def parts_of(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
-    networks = ("unet", "vae", "text_encoder", "text_encoder_2")
-    found = {name: getattr(pipeline, name, None) for name in networks}
-    return {
-        f"{part}.{name}": tensor.clone()
-        for part, network in found.items()
-        if network is not None
-        for name, tensor in network.state_dict().items()
-    }
-
-
 @pytest.mark.parametrize("edit_form", ["weights", "factors"])
 @pytest.mark.parametrize("convention", [2023, 2025])
 def test_only_the_projections_of_text_change_and_come_back(
     base_pipeline: DiffusionPipeline, convention: int, edit_form: str
 ) -> None:
-    before = parts_of(base_pipeline)
     chosen = settings(convention=convention, edit_form=edit_form)
     edit = erase(Base.of_pipeline(base_pipeline), CONCEPTS, chosen, {"prior": None})
     assert edit.form == edit_form
-    edit.install(base_pipeline)
-    changed = {name for name, tensor in parts_of(base_pipeline).items() if not torch.equal(tensor, before[name])}
-    projections = [f"unet.{name}.weight" for name in weights_of(base_pipeline)]
-    assert changed == set(projections)
-    assert all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in changed)
-    edit.remove(base_pipeline)
-    after = parts_of(base_pipeline)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    changed = changed_by(edit, base_pipeline)
+    assert changed == weights_of(base_pipeline).keys()
+    assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in changed)
 
 
 def test_both_forms_are_the_same_edit_and_come_back_from_their_files(
@@ -418,17 +338,17 @@ def test_both_forms_are_the_same_edit_and_come_back_from_their_files(
         (
             Concept("1" * 76, "object", "sky"),
             {},
-            r"uce: '1{76}' needs 78 tokens; the text encoder reads 77: use a shor",
+            r"'1{76}' needs 78 tokens; the text encoder reads 77: use a shor",
         ),
         (
             Concept("1" * 75, "object", "sky"),
             dict(expand=True),
-            r"uce: 'image of 1{75}' needs \d+ tokens; the text enco",
+            r"'image of 1{75}' needs \d+ tokens; the text enco",
         ),
-        (Concept("ship", "object", "1" * 76), {}, "uce: '1{76}' needs 78 tokens"),
-        (Concept("ship", "object", "sky"), dict(guide="1" * 76), "uce: '1{76}' needs 78 tokens"),
-        (Concept("ship", "object", "sky"), dict(convention=2025, preserve=["1" * 76]), "uce: '1{76}' needs 78 tokens"),
-        (Concept("", "object", "sky"), {}, "uce: '' has no token to erase"),
+        (Concept("ship", "object", "1" * 76), {}, "'1{76}' needs 78 tokens"),
+        (Concept("ship", "object", "sky"), dict(guide="1" * 76), "'1{76}' needs 78 tokens"),
+        (Concept("ship", "object", "sky"), dict(convention=2025, preserve=["1" * 76]), "'1{76}' needs 78 tokens"),
+        (Concept("", "object", "sky"), {}, "'' has no token to erase"),
         (Concept("ship", "object", "sky"), dict(convention=2024), "convention must be one of 2023, 2025; got 2024"),
         (
             Concept("ship", "object", "sky"),
@@ -445,7 +365,7 @@ def test_what_cannot_be_erased_is_refused_in_a_sentence(
 
 
 def test_a_list_without_concepts_is_refused(pipeline: DiffusionPipeline) -> None:
-    with pytest.raises(ValueError, match="uce: `concepts` must hold at least one concept; got none"):
+    with pytest.raises(ValueError, match="`concepts` must hold at least one concept; got none"):
         erased(pipeline, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def in_default_folder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> Path:
-    """A folder in which the default run has ended; its steps are forks, those of the run on SLURM are not."""
+    """A folder in which the default run has ended; its steps are forks."""
     folder = in_default_folder(tmp_path_factory.mktemp("default"))
     run = snakemake(folder, "--cores", "2", environment=forked)
     assert run.returncode == 0, run.stderr[-4000:]
@@ -45,14 +46,17 @@ def test_the_picture_shows_before_and_after(finished: Path) -> None:
         assert picture.width > picture.height > 300
 
 
-def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_path: Path) -> None:
+def test_slurm_gives_the_same_bytes(
+    finished: Path, slurm: dict[str, str], forked: dict[str, str], tmp_path: Path
+) -> None:
     """Jobs of every rule of the default run; what they would do twice, for the base or a third concept, is copied."""
+    environment = slurm | {"PATH": f"{forked['PATH'].split(os.pathsep)[0]}{os.pathsep}{slurm['PATH']}"}
     folder, rules = in_default_folder(tmp_path), {path.name for path in (finished / "logs").iterdir()}
     for name in ("samples/original", "measures/original", "concepts/ship"):
         for part in (f"results/emoji/{name}", f"results/provenance/emoji/{name}"):
             shutil.copytree(finished / part, folder / part)
     before = len(submitted(slurm))
-    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=slurm)
+    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {path.name for path in (folder / "logs").iterdir()} - {"slurm"} == rules
     here, there = contents(finished), contents(folder)
@@ -64,13 +68,14 @@ def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_p
     assert concepts["TresPerJob"].endswith("gpu:1")  # two chains, one submission, one GPU
 
 
-def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path, forked: dict[str, str]) -> None:
+def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path) -> None:
+    """In processes of their own, which import what a fork has already."""
     lost = [finished / "results/emoji/edits/objects/mace.safetensors"]
     lost += sorted((finished / "results/emoji/samples/objects/mace").glob("*/*.zip"))[:1]
     before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost]
     for path in lost:
         path.unlink()
     targets = [str(path.relative_to(finished)) for path in lost]
-    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets, environment=forked)
+    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets)
     assert run.returncode == 0, run.stderr[-4000:]
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost] == before

@@ -16,7 +16,7 @@ from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import shard_digests, suite_file
 from lethe.inputs.templates import read_templates, template_file
-from lethe.jobs import PLACES, Folder, Given, Job, Told, spelled, step
+from lethe.jobs import PLACES, Folder, Given, Job, Made, Told, spelled, step
 from lethe.pictures.examples import shown_columns
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
@@ -172,10 +172,13 @@ class Plan:
     def prior(self, text: str, prior: str) -> Told:
         chosen = self.config["priors"][prior]
         settings = dict(text=self.text_settings(text), precision=self.config["precision"])
-        settings["columns"] = {key: value for key, value in chosen.items() if not _is_place(key, value)}
+        settings["columns"] = _without_places(chosen)
+        return Told(settings, dict(sources=self.sources(chosen)), aside=dict(prior=chosen))
+
+    def sources(self, prior: Mapping[str, Any]) -> list[Made | Given]:
+        """The files that hold a prior's texts."""
         made = {path: self.coco_annotations()[name] for name, path in self.coco_annotations().outputs.items()}
-        sources = [made.get(spelled(path)) or self.given(path) for path in prior_files(chosen)]
-        return Told(settings, dict(sources=sources), aside=dict(prior=chosen))
+        return [made.get(spelled(path)) or self.given(path) for path in prior_files(prior)]
 
     # Methods
 
@@ -189,7 +192,7 @@ class Plan:
         return method_of(self.config, task, name)
 
     def reads(self, base: str, task: str, name: str) -> dict[str, Any]:
-        """What a method reads: the artefacts of concepts that its manifest names, and the priors of its settings."""
+        """What a method reads: artefacts of concepts that its manifest names, and what its settings name of priors."""
         settings, said = self.method(task, name), self.methods(task)[name]
         slugs = self.task_slugs(task)
         found: dict[str, Any] = {}
@@ -198,7 +201,13 @@ class Plan:
                 found[artefact] = [lora["lora"] for lora in self.loras(base, task, name)]
             else:
                 found[artefact] = [getattr(self, artefact)(base, slug) for slug in slugs]
-        return found | self.priors(base, settings, said)
+        lists = {key: self.sources(prior) for key, prior in self.lists(settings, said).items()}
+        return found | lists | self.priors(base, settings, said)
+
+    def lists(self, settings: Mapping[str, Any], said: Manifest) -> dict[str, dict[str, Any]]:
+        """The priors whose texts are a list in settings, by the settings' names."""
+        given = {key: settings[key] for key in said.of_type("texts_or_prior")}
+        return {key: self.config["priors"][value["prior"]] for key, value in given.items() if isinstance(value, dict)}
 
     def priors(self, base: str, settings: Mapping[str, Any], said: Manifest) -> dict[str, Job | None]:
         """The priors that settings name, by the settings' names."""
@@ -208,15 +217,16 @@ class Plan:
     @step(edit="results/{base}/edits/{task}/{method}.safetensors")
     def edit(self, base: str, task: str, method: str) -> Told:
         said, settings = self.methods(task)[method], self.method(task, method)
-        named = said.entries_of("priors")
+        named, lists = said.entries_of("priors"), self.lists(settings, said)
         told = self.numeric(base) | dict(
             kind=said.name,
-            method={key: value for key, value in settings.items() if key not in ("kind", *named)},
+            method={key: value for key, value in settings.items() if key not in ("kind", *named, *lists)},
+            columns={key: _without_places(prior) for key, prior in lists.items()},
             task=task,
             concepts=[self.erased(slug) for slug in self.task_slugs(task)],
             seed=self.config["seed"] if said.more.get("draws") else None,
         )
-        aside = dict(name=method, priors={key: settings[key] for key in named})
+        aside = dict(name=method, priors={key: settings[key] for key in named}, lists=lists)
         return Told(told, self.reads(base, task, method), aside, [said.module])
 
     # MACE's LoRAs
@@ -538,6 +548,7 @@ def reference_name(path: str) -> str:
     return f"{slug_of(Path(where).stem)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
-def _is_place(key: str, value: Any) -> bool:
-    """Whether a key of a prior says where its texts are, rather than what is made of them."""
-    return key in ("file", "coco") or (key == "templates" and isinstance(value, str))
+def _without_places(prior: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a prior says what is made of its texts, rather than where they are."""
+    places = [key for key, value in prior.items() if key == "templates" and isinstance(value, str)]
+    return {key: value for key, value in prior.items() if key not in ("file", "coco", *places)}

@@ -46,6 +46,10 @@ class Manifest:
         """The settings that name an entry of a section of the configuration."""
         return [key for key, rule in self.settings["properties"].items() if rule.get("entry-of") == section]
 
+    def of_type(self, name: str) -> list[str]:
+        """The settings of a type of the configuration's schema."""
+        return [key for key, rule in self.settings["properties"].items() if rule.get("$ref") == f"#/$defs/{name}"]
+
 
 @cache
 def kinds(room: str) -> tuple[str, ...]:

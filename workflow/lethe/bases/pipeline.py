@@ -11,7 +11,7 @@ import torch
 from lethe.bases.checks import CLASSES, base_problem, text_problem
 from lethe.bases.folder import UNUSED, base_folder, check_index, parts_of, read_object
 from lethe.bases.loading import WEIGHTS, load_network, load_tokenizer, told_of
-from lethe.bases.schedulers import CONFIG, OWN, build_scheduler
+from lethe.bases.schedulers import CONFIG, OWN, build_scheduler, config_of
 from lethe.bases.text import TextEncoders
 
 if TYPE_CHECKING:  # diffusers and transformers take seconds to import: the functions that load models import them
@@ -84,8 +84,7 @@ def _checked_index(model: str, folder: Path, variant: str | None) -> dict:
 
 def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     """Sample with another scheduler (a key of SCHEDULERS) from now on, on the pipeline's own noise schedule."""
-    own = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
-    pipeline.scheduler = build_scheduler(own, name)
+    pipeline.scheduler = build_scheduler(config_of(pipeline.scheduler), name)
 
 
 def load_text(

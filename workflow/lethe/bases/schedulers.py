@@ -135,12 +135,16 @@ def mend_of(config: Mapping[str, Any], choice: str) -> str:
     return "; set scheduler: own"
 
 
+def config_of(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """A scheduler's configuration, with its own class where it replaced a base's: its noise is the base's."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
 def training_schedule(scheduler: SchedulerMixin) -> tuple[Tensor, str]:
     """What training noises images with: cumulative products of 1 - betas, `[timesteps]`; and what the U-Net predicts.
 
     Raises ValueError, naming the scheduler, when it has no such schedule (`training_problem`).
     """
-    # A scheduler that replaced the base's own keeps the class of itself, whose noise is the base's.
-    if problem := training_problem({**scheduler.config, "_class_name": type(scheduler).__name__}):
+    if problem := training_problem(config_of(scheduler)):
         raise ValueError(problem)
     return scheduler.alphas_cumprod, scheduler.config.prediction_type

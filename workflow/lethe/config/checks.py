@@ -232,7 +232,7 @@ def _mend(value: Any, rule: dict) -> str:
     wanted, called = rule.get("type", ()), rule.get("also-called", {})
     if isinstance(value, str) and value.lower() in called:
         return f"; did you mean {called[value.lower()]}?"
-    if wanted == "array" and not isinstance(value, list | dict):
+    if "array" in wanted and "string" not in wanted and not isinstance(value, list | dict):
         return "; put it in brackets."
     if "string" in wanted and not isinstance(value, str | list | dict):
         return "; write text, in quotes if YAML takes the word for something else."

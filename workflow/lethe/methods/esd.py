@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from lethe.bases.base import Base
 from lethe.bases.denoising import Conditions, denoised, predicted
-from lethe.bases.schedulers import build_scheduler, training_schedule
+from lethe.bases.schedulers import build_scheduler, config_of, training_schedule
 from lethe.bases.text import added_conditions, encode_prompts
+from lethe.bases.unet import PROJECTIONS
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.student import Student
@@ -52,7 +53,7 @@ def erase(
     chosen = {key: value if settings[key] is None else settings[key] for key, value in published.items()}
     training_schedule(pipeline.scheduler)  # refuses a base that has none
     student = Student(pipeline.unet, parameter_names(pipeline.unet, settings["parameters"], settings["form"]))
-    scheduler = build_scheduler({**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}, "ddim")
+    scheduler = build_scheduler(config_of(pipeline.scheduler), "ddim")
     scheduler.set_timesteps(settings["sampling_steps"])
     asked = [concept.name for concept in concepts]
     prompts = ["", *asked, *([settings["erase_from"]] if settings["erase_from"] else [])]
@@ -115,7 +116,7 @@ def parameter_names(unet: UNet2DConditionModel, chosen: str, form: str | int) ->
     if chosen == "x":
         names = [name for name in names if ".attn2." in name]
     elif chosen == "x-strict":
-        names = [name for name in names if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+        names = [name for name in names if name.removesuffix(".weight").endswith(PROJECTIONS)]
     elif chosen == "u":
         names = [name for name in names if ".attn2." not in name]
         if form != 2025:

@@ -7,21 +7,21 @@ tokens differs between the authors' codes of 2023, behind the paper's numbers, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lethe.bases.base import Base
-from lethe.bases.text import TextEncoders, check_tokens, encode_prompts
+from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
 from lethe.edits.low_rank import LowRank, apply
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.closed_form import SingularError, refine
 from lethe.erasure.moments import Moment, second_moment
+from lethe.erasure.tokens import WHOLE, last_states, last_subject_token, last_token, pair_moments, states_at
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import fill
 
@@ -43,31 +43,49 @@ def erase(
     """Solve for T in float64 and apply it to every projection, rounded once to the base's dtype.
 
     `settings` are those of the manifest. `reads` holds `prior`, a Moment or None.
+    Raises ValueError as `solve` does.
+    """
+    return edit_of(base, solve(base.text, concepts, settings, reads["prior"]), concepts, settings["edit_form"])
+
+
+def solve(text: TextEncoders, concepts: Sequence[Concept], settings: Mapping[str, Any], prior: Moment | None) -> Tensor:
+    """T `[d, d]` float64.
+
     Raises ValueError for an unknown convention, without concepts, when a prompt does not fit into the window or has no
     token to erase, when the base's tokenizers count one differently, when a state is not finite, and when the system is
     singular.
     """
     convention = settings["convention"]
     if convention not in CONVENTIONS:
-        raise ValueError(f"uce: convention must be one of {', '.join(map(str, CONVENTIONS))}; got {convention!r}")
-    if not concepts:
-        raise ValueError("uce: `concepts` must hold at least one concept; got none")
-    pairs = [pair for concept in concepts for pair in prompt_pairs(concept, settings)]
-    source, cross = pair_moments(base.text, pairs, convention)
-    kept = preserved(base.text, settings["preserve"], reads["prior"], convention)
+        raise ValueError(f"convention must be one of {', '.join(map(str, CONVENTIONS))}; got {convention!r}")
+    pairs = all_pairs(concepts, settings)
+    places = [paired_places(text.tokenizer, *pair, convention) for pair in pairs]
+    source, cross = pair_moments(text, pairs, places)
+    kept = preserved(text, settings["preserve"], prior, convention)
     scale = settings["preserve_scale"]
     if scale is None:
-        scale = published_scale(base.text, settings["preserve"], reads["prior"], convention)
+        scale = published_scale(text, settings["preserve"], prior, convention)
     weight = settings["erase_scale"]
     try:
-        transform = refine(weight * source, weight * cross, kept, scale=scale, ridge=settings["ridge"])
+        return refine(weight * source, weight * cross, kept, scale=scale, ridge=settings["ridge"])
     except SingularError as error:
         raise ValueError(f"{error} (ridge or preserve_scale of the method)") from None
-    if settings["edit_form"] == "factors":
+
+
+def edit_of(base: Base, transform: Tensor, concepts: Sequence[Concept], form: str) -> Edit:
+    """Every projection W as W T, in one of the forms `weights` and `factors`."""
+    if form == "factors":
         nothing = {name: LowRank.zero(projection) for name, projection in base.projections.items()}
         return FactoredEdit.stacked(transform, [(concept.name, nothing) for concept in concepts])
     projections = base.computing(base.projections)
     return WeightEdit({f"{name}.weight": apply(projection, transform, []) for name, projection in projections.items()})
+
+
+def all_pairs(concepts: Sequence[Concept], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """`prompt_pairs` of every concept. Raises ValueError when there is none."""
+    if not concepts:
+        raise ValueError("`concepts` must hold at least one concept; got none")
+    return [pair for concept in concepts for pair in prompt_pairs(concept, settings)]
 
 
 def prompt_pairs(concept: Concept, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -84,62 +102,32 @@ def prompt_pairs(concept: Concept, settings: Mapping[str, Any]) -> list[tuple[st
     ]
 
 
-def last_token(tokenizer: CLIPTokenizer, prompt: str) -> int:
-    """The place of a prompt's last token; 0, that of start-of-text, for the empty prompt.
-
-    Raises ValueError, with the token count, when the prompt does not fit into the window.
-    """
-    tokens, window = len(tokenizer(prompt, verbose=False)["input_ids"]), tokenizer.model_max_length
-    if tokens > window:
-        raise ValueError(f"uce: {prompt!r} needs {tokens} tokens; the text encoder reads {window}: use a shorter text")
-    return tokens - 2
-
-
 def paired_places(tokenizer: CLIPTokenizer, prompt: str, guide: str, convention: int) -> tuple[slice, slice]:
     """The places of the tokens c of a prompt and of those of its guide g that they go to, equally many.
 
     2025: the last token of each. 2023: the last token, then end-of-text and padding one by one, until the longer prompt
     reaches the end of the window.
-    Raises ValueError as `last_token` does, and when the prompt has no token.
+    Raises ValueError as `last_subject_token` does.
     """
-    last, to = last_token(tokenizer, prompt), last_token(tokenizer, guide)
-    if last == 0:
-        raise ValueError(f"uce: {prompt!r} has no token to erase")
+    last, to = last_subject_token(tokenizer, prompt), last_token(tokenizer, guide)
     length = 1 if convention == 2025 else tokenizer.model_max_length - max(last, to)
     return slice(last, last + length), slice(to, to + length)
-
-
-def pair_moments(text: TextEncoders, pairs: Sequence[tuple[str, str]], convention: int) -> tuple[Tensor, Tensor]:
-    """F = sum c c^T and C = sum g c^T `[d, d]`, float64, over the paired tokens of (prompt, guide).
-
-    Raises ValueError as `erase` does.
-    """
-    prompts = [prompt for pair in pairs for prompt in pair]
-    check_tokens(text, list(dict.fromkeys(prompts)))
-    places = [place for pair in pairs for place in paired_places(text.tokenizer, *pair, convention)]
-    rows = states_at(text, prompts, places)
-    source, cross = 0, 0
-    for c, g in zip(rows, rows, strict=True):  # one iterator: by turns
-        source, cross = source + c.mT @ c, cross + g.mT @ c
-    return source, cross
 
 
 def preserved(text: TextEncoders, texts: Sequence[str], prior: Moment | None, convention: int) -> Tensor | None:
     """P `[d, d]` float64: sum p p^T over the tokens of `texts` to preserve, and the prior's; None when there are none.
 
     2023: every token, padding included, of the texts and of the empty prompt. 2025: the last token of each text.
-    Raises ValueError as `erase` does.
+    Raises ValueError as `solve` does.
     """
     total = None if prior is None else prior.matrix.to(text.encoders[0].device)
     if convention == 2025:
-        check_tokens(text, texts)
-        lasts = [last_token(text.tokenizer, one) for one in texts]
-        places = [slice(last, last + 1) for last in lasts]
+        tokens = last_states(text, texts).split(1)
     else:
         texts = ["", *texts]
-        places = [slice(None)] * len(texts)
+        tokens = states_at(text, texts, [WHOLE] * len(texts))
     if texts:
-        own = second_moment(states_at(text, texts, places)).matrix
+        own = second_moment(tokens).matrix
         total = own if total is None else own + total
     return total
 
@@ -153,10 +141,3 @@ def published_scale(text: TextEncoders, texts: Sequence[str], prior: Moment | No
         return 1.0
     further = 0 if prior is None else prior.tokens / text.tokenizer.model_max_length
     return max(0.1, 1 / (1 + len(texts) + further))
-
-
-def states_at(text: TextEncoders, prompts: Sequence[str], places: Iterable[slice]) -> Iterator[Tensor]:
-    """The states `[n, d]`, float64, of each prompt at its places."""
-    states = (state for batch in encode_prompts(text, prompts) for state in batch)
-    for state, place in zip(states, places, strict=True):
-        yield state[place].to(torch.float64)

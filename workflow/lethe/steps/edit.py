@@ -13,6 +13,8 @@ from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.loaded import Loaded
 from lethe.files.shards import read_images, read_rows
 from lethe.inputs.concepts import Concept
+from lethe.inputs.priors import prior_texts
+from lethe.inputs.texts import unnamed
 from lethe.plugins import manifest
 from lethe.records.records import workspace_of
 from lethe.steps.job import Job
@@ -41,8 +43,10 @@ def run(job: Job) -> None:
         base=about | {"weights_sha256": base.weights_sha256}, task=settings.task, concepts=names, method=settings.name
     )
     given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
+    given |= {key: unnamed(prior_texts(prior), concepts) for key, prior in settings.lists.items()}
+    reads = artefacts({name: paths for name, paths in job.reads.items() if name not in settings.lists})
     checkpoints = out.with_name(f"{out.name}.work")
-    edit = method.erase(base, concepts, given, artefacts(job.reads), workspace_of(record, checkpoints))
+    edit = method.erase(base, concepts, given, reads, workspace_of(record, checkpoints))
     edit.record.update(record)
     edit.save(out)
     shutil.rmtree(checkpoints, ignore_errors=True)
