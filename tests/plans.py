@@ -143,6 +143,7 @@ def usual() -> dict:
         config["masks"]["grounded-sam"][name] = {"model": f"resources/emoji/{name}", "revision": None}
     columns = {"type": "label", "prompt": "text", "evaluation_seed": "sd_seed"}
     columns |= {"guidance": "sd_guidance", "width": "w", "height": "h"}
+    config["suites"]["erased"]["seeds"] = [1, 2]
     config["suites"]["objects"] |= {"table": "resources/things.tsv", "seeds": [1, 2]}
     config["suites"]["synonyms"]["seeds"] = [1, 2]
     config["suites"]["reference"] = {"file": "resources/reference.csv", "rows": 20}
@@ -176,7 +177,7 @@ def several() -> dict:
     task = {"base": "emoji", "concepts": ["bird"], "methods": ["mace-naive"], "evaluation": "objects", "suites": []}
     config["tasks"]["birds"] = task
     config["tasks"]["shown"] = task | {"concepts": ["ship"], "evaluation": None, "suites": ["spare"]}
-    config["tables"]["both"] = {"tasks": ["objects", "birds"]}
+    config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts"}
     return config
 
 

@@ -80,6 +80,7 @@ def of_task(steps: Steps) -> Steps:
     return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
 
 
+COUNTED = {"table", "counts"}  # a table over several tasks, and its picture
 TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one does
 
 # Each key, another value of it, and the steps that then run.
@@ -157,6 +158,10 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "methods.mace.lora.timesteps": ("uniform", AFTER_TRAINING),
     "methods.mace.lora.pixels": ("imagenet", AFTER_TRAINING),
     "methods.mace.lora.preservation_weight": (0.0, AFTER_TRAINING),
+    "suites.erased.table": ("config/other_concepts.tsv", AFTER_ROWS),
+    "suites.erased.column": ("anchor", SHOWN),  # no word of which is erased
+    "suites.erased.prompt": ("one {}", AFTER_ROWS),
+    "suites.erased.seeds": ([2, 3], AFTER_ROWS),
     "suites.objects.table": ("resources/other_things.tsv", AFTER_ROWS),
     "suites.objects.column": ("other", AFTER_ROWS),
     "suites.objects.prompt": ("one {}", AFTER_ROWS),
@@ -260,17 +265,21 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
 # Keys of the third, of several tasks, that are in none of the others.
 
 SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
-    "tasks.birds.base": ("other", AFTER_BASE - {"anchor_images", "prior"}),
-    "tasks.birds.concepts": (["ship"], {"losses", "mask_sheets", "edit"} | AFTER_ROWS),  # whose LoRA `shown` has, too
-    "tasks.birds.methods": (["mace"], {"anchor_images"} | AFTER_TRAINING),
-    "tasks.birds.evaluation": ("other", AFTER_JUDGE),
+    "tasks.birds.base": ("other", COUNTED | AFTER_BASE - {"anchor_images", "prior"}),
+    "tasks.birds.concepts": (
+        ["ship"],
+        COUNTED | {"losses", "mask_sheets", "edit"} | AFTER_ROWS,
+    ),  # `shown` has its LoRA
+    "tasks.birds.methods": (["mace"], COUNTED | {"anchor_images"} | AFTER_TRAINING),
+    "tasks.birds.evaluation": ("other", COUNTED | AFTER_JUDGE),
     "tasks.birds.suites": (["spare"], {"sample"}),
     "tasks.shown.base": ("other", AFTER_BASE - {"anchor_images", "prior", "base", "base:measure", "measure", "table"}),
     "tasks.shown.concepts": (["bird"], {"losses", "mask_sheets", "edit", "sample", "examples"}),
     "tasks.shown.methods": (["mace"], {"losses", "edit", "sample", "examples"}),
     "tasks.shown.evaluation": ("objects", AFTER_SAMPLING),
     "tasks.shown.suites": (["reference"], {"sample", "examples"}),
-    "tables.both.tasks": (["objects"], {"table"}),
+    "tables.both.tasks": (["objects"], COUNTED),
+    "tables.both.figure": (None, NOTHING),
 }
 
 # Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
@@ -514,6 +523,7 @@ NAMED = re.compile(r"^(bases|tasks|priors|suites|tables)\.[^.]+")  # entries tha
 def test_the_configurations_here_have_every_key_of_the_schema() -> None:
     have = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in leaves(configured())}
     known = {NAMED.sub(r"\1.<name>", key) for key, _ in keys_of_schema(several())}
+    known -= {"tasks.<name>.concepts.first"}  # which is a list of names once it is checked
     assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have | {
         f"tasks.<name>.{key.removeprefix('methods.')}"
         for key in have
@@ -914,6 +924,25 @@ def test_a_table_over_several_tasks_reads_the_measures_of_each() -> None:
         assert any(f"/measures/{edit}/" in path for path in both)
     one = plan_of(put(several(), "tables.both.tasks", ["objects"]))
     assert [job.outputs["table"] for job in one.tables] == ["results/tables/both.csv", "results/tables/birds.csv"]
+
+
+def test_a_table_has_a_picture_by_count_where_one_is_asked_for() -> None:
+    (job,) = [job for job in plan_of(several()).figures if job.step.name == "counts"]
+    assert job.told.settings["erased"] == [("objects", 2), ("birds", 1)]
+    assert [file.path for file in job.reads["record"]] == ["results/tables/both.json"]
+    without = plan_of(put(several(), "tables.both.figure", None))
+    assert "counts" not in {job.step.name for job in without.figures}
+
+
+def test_a_tables_name_stands_for_its_files_and_pictures() -> None:
+    plan = plan_of(put(several(), "tasks.shown.evaluation", "objects"))
+    both, shown = plan.targets().values()
+    assert list(plan.targets()) == ["both", "shown"]
+    assert {"results/tables/both.csv", "results/tables/both.json", "results/tables/both.png"} <= set(both)
+    assert {"results/figures/objects.png", "results/figures/birds.png"} <= set(both)
+    assert {"results/tables/shown.csv", "results/figures/shown.png"} <= set(shown)
+    assert not {path for path in both if "shown" in path}
+    assert {*both, *shown} == paths_made([*plan.tables, *plan.figures])
 
 
 def test_a_task_without_an_evaluation_samples_its_suites_and_has_no_table() -> None:

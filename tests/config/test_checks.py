@@ -125,6 +125,13 @@ def test_what_is_allowed(config, place, value):
     check_config(config, source=SOURCE)
 
 
+def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict) -> None:
+    put(config, "tasks.objects.concepts", {"first": 2})
+    whole = check_config(config, source=SOURCE)
+    assert whole["tasks"]["objects"]["concepts"] == ["ship", "automobile"]
+    assert config["tasks"]["objects"]["concepts"] == {"first": 2}
+
+
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
@@ -282,6 +289,14 @@ def test_what_is_allowed(config, place, value):
         ("evaluations.objects.quality", "x", ["evaluations.objects.quality: suites has no entry 'x'"]),
         ("tasks.objects.concepts", ["bird", "Shipp"], ["concepts[1]: config/concepts.tsv has no concept", "'ship'?"]),
         ("tasks.objects.concepts", ["$(x)"], ["has no concept '$(x)'; add a row for it."]),
+        (
+            "tasks.objects.concepts",
+            {"first": 5},
+            ["concepts.first must be at most 4, the concepts of config/conce", "5"],
+        ),
+        ("tasks.objects.concepts", {"first": 0}, ["tasks.objects.concepts.first must be a whole number, 1 or more"]),
+        ("tasks.objects.concepts", {"frist": 2}, ["concepts.frist is not a known key", "did you mean first?"]),
+        ("tasks.objects.concepts", {}, ["tasks.objects.concepts"]),
         ("concepts", "config/c.tsv", ["concepts: there is no file", "config/c.tsv'; correct the path"]),
         ("templates.style", "s.txt", ["templates.style: there is no file", "s.txt'"]),
         ("priors.captions.file", "p.csv", ["priors.captions.file: there is no file", "p.csv'"]),
@@ -533,7 +548,7 @@ def index(**values):
         (
             of_json(f"{BASE}/unet/config.json", cross_attention_dim=768),
             "bases.emoji.model",
-            ("reads text states 768 wide and its text encoders make 96", "of two bases"),
+            ("reads text states 768 wide and its text encoders make 192", "of two bases"),
         ),
         (
             of_json(f"{BASE}/unet/config.json", addition_embed_type="text_time"),

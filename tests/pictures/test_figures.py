@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lethe.pictures.examples import COLUMNS, chosen_prompts, chosen_seeds, shown_columns
-from lethe.pictures.figures import image_grid, loss_curves
+from lethe.pictures.figures import image_grid, lines_by_count, loss_curves
 
 COUNTS = {"erased": "erased", "generality": "erased", "kept": "kept"}  # what counts of the rows of a role
 ROWS = pd.DataFrame(
@@ -217,3 +217,34 @@ def test_loss_curves_takes_any_name(tmp_path: Path, name: str) -> None:
     unnamed = drawn(tmp_path / "b.png", {name: [1.0, 0.5]}, named=0)
     assert named.shape == unnamed.shape
     assert (named != unnamed).any()
+
+
+def by_count(path: Path, values: dict[str, list[float]], *, half: float) -> np.ndarray:
+    """The picture of one number of methods at 1, 10 and 100 concepts, each with an interval of so much either way."""
+    rows = [
+        (method, "h_c", count, value, value - half, value + half)
+        for method, line in values.items()
+        for count, value in zip((100, 1, 10), line, strict=True)
+    ]
+    columns = ["method", "number", "concepts", "value", "low", "high"]
+    lines_by_count(path, pd.DataFrame(rows, columns=columns), title="x")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_lines_by_count_are_as_high_as_their_numbers_with_a_band_around(tmp_path: Path) -> None:
+    blue, orange = (31, 119, 180), (255, 127, 14)  # matplotlib's first colours
+    picture = by_count(tmp_path / "a.png", {"mace": [80.0] * 3, "uce": [20.0] * 3}, half=1)
+    left = picture[:, : picture.shape[1] // 2]  # without the legend
+    high, low = (np.mean(sorted(ink(left, colour))) for colour in (blue, orange))
+    assert high < low
+    falling = by_count(
+        tmp_path / "b.png", {"mace": [10.0, 90.0, 50.0]}, half=1
+    )  # most concepts first: sorted when drawn
+    columns = np.where((falling[:, : falling.shape[1] // 2] == blue).all(axis=2).any(axis=0))[0]
+    heights = [np.where((falling[:, column] == blue).all(axis=1))[0].mean() for column in (columns[8], columns[-8])]
+    assert heights[0] < heights[1]
+    wide = by_count(tmp_path / "c.png", {"mace": [80.0] * 3}, half=15)
+    narrow = by_count(tmp_path / "d.png", {"mace": [80.0] * 3}, half=1)
+    assert (wide != 255).any(axis=2).sum() > 1.2 * (narrow != 255).any(axis=2).sum()

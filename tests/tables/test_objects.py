@@ -51,6 +51,8 @@ def test_scores_count_the_rows_they_should(parts: dict[str, pd.DataFrame]) -> No
     assert scores["h_o"] == pytest.approx(300 / (1 / 0.75 + 1 / 0.9 + 1 / 0.6))
     assert scores["details"]["acc_e_class_probability"] == pytest.approx(25, abs=0.1)
     assert scores["details"]["acc_s_interval_95"] == pytest.approx([100 * b for b in protocols.interval(9, 10)])
+    of_mean = protocols.interval_of(protocols.h_o, (1, 4), (9, 10), (2, 5))
+    assert scores["details"]["h_o_interval_95"] == pytest.approx([100 * bound for bound in of_mean])
     assert all(table.equals(before[name]) for name, table in parts.items())
 
 

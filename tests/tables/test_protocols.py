@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from lethe.tables import protocols
 
@@ -197,3 +198,23 @@ def test_names_say_a_version() -> None:
     names.append(protocols.H_C)
     assert all(name.partition("@")[2].isdigit() for name in names)
     assert len(set(names)) == 5
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 18), (3, 40), (200, 400), (60, 60)])
+def test_interval_of_a_share_is_jeffreys(hits: int, n: int) -> None:
+    found = protocols.interval_of(lambda share: share, (hits, n))
+    assert found == pytest.approx(beta.ppf([0.025, 0.975], hits + 0.5, n - hits + 0.5), abs=0.004)
+    assert found == protocols.interval_of(lambda share: share, (hits, n))
+
+
+@pytest.mark.parametrize(("erased", "kept"), [((0, 50), (45, 60)), ((12, 100), (100, 120)), ((90, 100), (60, 60))])
+def test_interval_of_h_c_is_that_of_a_grid_of_shares(erased: tuple[int, int], kept: tuple[int, int]) -> None:
+    """The two posteriors on a fine grid; the values of h_c there, and where their weights pass 2.5 and 97.5 %."""
+    grid = (np.arange(1500) + 0.5) / 1500
+    gone, stays = (beta.pdf(grid, k + 0.5, n - k + 0.5) for k, n in (erased, kept))
+    weights = np.outer(gone, stays).ravel()
+    values = (2 / (1 / (1 - grid[:, None]) + 1 / grid[None, :])).ravel()
+    order = values.argsort()
+    passed = weights[order].cumsum() / weights.sum()
+    want = [values[order][np.searchsorted(passed, bound)] for bound in (0.025, 0.975)]
+    assert protocols.interval_of(protocols.h_c, erased, kept) == pytest.approx(want, abs=0.006)

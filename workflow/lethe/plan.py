@@ -469,6 +469,14 @@ class Plan:
         keys = manifest("tables", evaluation["kind"]).entries_of("measures")
         return [evaluation[key] for key in keys if evaluation[key]]
 
+    @step(figure="results/tables/{table}.png")
+    def counts(self, table: str) -> Told:
+        """What each method of a table's tasks does, by how many concepts they erase."""
+        erased = {task: len(self.config["tasks"][task]["concepts"]) for task in self.tasks_of(table)}
+        made = self.table(table)
+        reads = {name: made[name] for name in ("table", "record")}
+        return Told(dict(name=table, erased=list(erased.items())), reads)
+
     @step(figure="results/figures/{task}.png")
     def examples(self, task: str) -> Told:
         """Where a picture has no room for all that a task erases, it shows the worst, by the table."""
@@ -506,21 +514,41 @@ class Plan:
     @cached_property
     def tables(self) -> list[Job]:
         """The tables of the configuration, and one for each measured task that none of them names."""
-        named = dict.fromkeys([*self.config["tables"], *(self.table_of(task) for task in self.measured)])
-        return [self.table(name) for name in named]
+        return [self.table(name) for name in self.table_names]
+
+    @cached_property
+    def table_names(self) -> list[str]:
+        return list(dict.fromkeys([*self.config["tables"], *(self.table_of(task) for task in self.measured)]))
 
     @cached_property
     def figures(self) -> list[Job]:
-        found = []
-        for name, task in self.config["tasks"].items():
-            if self.config["figures"]["examples"] and self.sampled(name):
-                found.append(self.examples(name))
-            pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(name).items()}
-            for method, drawn in pictures.items():
-                if "losses" in drawn and self.loras(task["base"], name, method):
-                    found.append(self.losses(task["base"], name, method))
-            if any("mask_sheets" in drawn for drawn in pictures.values()):
-                found.append(self.mask_sheets(task["base"], name))
+        named = [job for table in self.config["tables"] for job in self.figures_of_table(table)]
+        return named + [job for task in self.config["tasks"] for job in self.figures_of_task(task)]
+
+    def figures_of_table(self, table: str) -> list[Job]:
+        """The picture of a table, where the configuration asks for one."""
+        asked = self.config["tables"].get(table, {}).get("figure")
+        return [self.counts(table)] if asked == "counts" else []
+
+    def figures_of_task(self, task: str) -> list[Job]:
+        """Samples before and after, and what the task's methods show of how they trained."""
+        base, found = self.config["tasks"][task]["base"], []
+        if self.config["figures"]["examples"] and self.sampled(task):
+            found.append(self.examples(task))
+        pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(task).items()}
+        for method, drawn in pictures.items():
+            if "losses" in drawn and self.loras(base, task, method):
+                found.append(self.losses(base, task, method))
+        if any("mask_sheets" in drawn for drawn in pictures.values()):
+            found.append(self.mask_sheets(base, task))
+        return found
+
+    def targets(self) -> dict[str, list[str]]:
+        """The files of each table, by its name: itself, and what is drawn of it and of its tasks."""
+        found = {}
+        for table in self.table_names:
+            drawn = [*self.figures_of_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
+            found[table] = [path for job in (self.table(table), *drawn) for path in job.outputs.values()]
         return found
 
     @cached_property

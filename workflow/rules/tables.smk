@@ -39,3 +39,35 @@ rule examples:
         MESSAGE
     shell:
         COMMAND
+
+
+rule counts:
+    input:
+        unpack(inputs(PLAN.counts)),
+    output:
+        **outputs(PLAN.counts),
+    log:
+        PLAN.counts.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.counts),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+# Each table, with its pictures, is a target of its own name.
+for name, files in PLAN.targets().items():
+    if not workflow.is_rule(name):
+
+        rule:
+            name:
+                name
+            input:
+                files,
+            localrule: True

@@ -61,8 +61,8 @@ def check_config(
         problems += _concept_problems(config)
     except ConfigError as error:
         table_problems = error.args
-    whole = {} if problems else with_defaults(config)
-    problems += [] if problems else [*_method_problems(whole), *_evaluation_problems(whole)]
+    whole = {} if problems or table_problems else _with_concepts(with_defaults(config))
+    problems += [] if not whole else [*_method_problems(whole), *_evaluation_problems(whole)]
     if repeated or problems or table_problems:
         told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
         raise ConfigError(*repeated, *told, *table_problems)
@@ -301,6 +301,12 @@ def _concept_problems(config: Any) -> list[str]:
     for _, table, _ in _find(config, "concepts"):
         readable = isinstance(table, str) and _is_file(table)
         names = [concept.name for concept in read_concepts(table)] if readable else []
+        tasks = config["tasks"] if isinstance(config.get("tasks"), dict) else {}
+        for task, chosen in ((name, task.get("concepts")) for name, task in tasks.items() if isinstance(task, dict)):
+            first = chosen.get("first") if isinstance(chosen, dict) else None
+            if readable and type(first) is int and first > len(names):
+                at = _at(("tasks", task, "concepts", "first"))
+                problems.append(f"{at} must be at most {len(names)}, the concepts of {table}; got {first}.")
         for place, concepts, _ in _find(config, "tasks.*.concepts"):
             for index, name in enumerate(concepts if isinstance(concepts, list) else ()):
                 if readable and isinstance(name, str) and name not in names:
@@ -308,6 +314,15 @@ def _concept_problems(config: Any) -> list[str]:
                     mend = f"did you mean {shown(close)}? If not, add a row for it." if close else "add a row for it."
                     problems.append(f"{_at((*place, index))}: {table} has no concept {shown(name)}; {mend}")
     return problems
+
+
+def _with_concepts(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in which every task lists its concepts by name."""
+    for task in config["tasks"].values():
+        if isinstance(task["concepts"], dict):
+            rows = read_concepts(config["concepts"])[: task["concepts"]["first"]]
+            task["concepts"] = [concept.name for concept in rows]
+    return config
 
 
 def _disk_problems(config: Any, found: Iterable[Found], made: tuple[str, ...]) -> Iterator[str]:

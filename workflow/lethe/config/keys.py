@@ -57,7 +57,7 @@ def _keys(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str
     defs, needed = frame()["$defs"], schema.get("required", ())
     for key, rule in schema["properties"].items():
         whole = followed(rule, defs)
-        default = "" if "properties" in whole else NO_DEFAULT if key in needed else "left out"
+        default = "" if "properties" in whole and "items" not in whole else NO_DEFAULT if key in needed else "left out"
         if "default" in whole and not isinstance(whole["default"], dict):
             default = f"`{json.dumps(whole['default'], ensure_ascii=False)}`"
         yield f"{place}{key}", _values(whole), default, whole["description"]
@@ -76,5 +76,5 @@ def _values(rule: Mapping[str, Any]) -> str:
         kind = f" of the kind {rule['of-kind']}" if "of-kind" in rule else ""
         return f"an entry of {rule['entry-of']}{kind}{', or null' if 'null' in rule.get('type', ()) else ''}"
     if "enum" in rule:
-        return " or ".join(f"`{option}`" for option in rule["enum"])
+        return " or ".join("null" if option is None else f"`{option}`" for option in rule["enum"])
     return rule.get("title", "").replace("|", "\\|")

@@ -72,6 +72,39 @@ def _wrapped(text: str, width: int, lines: int) -> str:
     return text if len(text) <= width else textwrap.fill(text, width, max_lines=lines, placeholder="…")
 
 
+def lines_by_count(path: Path, found: pd.DataFrame, *, title: str) -> None:
+    """Write numbers against how many concepts were erased as PNG: a panel for each number, a line for each method.
+
+    `found` has the columns method, number, concepts, value, low and high, the last three in percent; low and high are
+    the ends of an interval, drawn as a band.
+    """
+    numbers, methods = found["number"].unique(), found["method"].unique()
+    size = (2.6 * len(numbers) + 1.2, 3.2)
+    figure, axes = plt.subplots(1, len(numbers), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    ticks = sorted(found["concepts"].unique())
+    for axis, number in zip(axes[0], numbers, strict=True):
+        for method in methods:
+            line = found[(found["number"] == number) & (found["method"] == method)].sort_values("concepts")
+            (drawn,) = axis.plot(line["concepts"], line["value"], marker="o", markersize=4, label=method)
+            axis.fill_between(
+                line["concepts"], line["low"], line["high"], color=drawn.get_color(), alpha=0.2, linewidth=0
+            )
+        axis.set_title(number, fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_ylim(-2, 102)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("percent")
+    figure.supxlabel("concepts erased", fontsize=10)
+    figure.suptitle(title, fontsize=10)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    plt.close(figure)
+
+
 def loss_curves(path: Path, curves: Mapping[str, pd.Series], *, title: str, window: int = 10, named: int = 12) -> None:
     """Write the training losses of concepts (one value a step) as PNG: faint as they are, strong as running means.
 

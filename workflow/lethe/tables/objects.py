@@ -44,6 +44,7 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     return Row(scores, details, images)
 
 
+HARMONIC = ("acc_e", "acc_s", "acc_g")  # in the order of `protocols.h_o`
 ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the rows of a role count towards
 
 
@@ -126,11 +127,11 @@ def object_scores(
         more[f"{name}_class_probability"] = 100 * protocols.class_probability(images, texts, expected)
         hits = round(scores[name] / 100 * len(rows))
         more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(hits, len(rows))]
-    shares = {name: scores[name] / 100 for name in parts}
-    if generality is None:
-        scores["h_c"] = 100 * protocols.h_c(shares["acc_e"], shares["acc_s"])
-    else:
-        scores["h_o"] = 100 * protocols.h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
+    mean, order = (protocols.h_c, ("acc_e", "acc_s")) if generality is None else (protocols.h_o, HARMONIC)
+    name = mean.__name__
+    scores[name] = 100 * mean(*(scores[part] / 100 for part in order))
+    counted = [(round(scores[part] / 100 * counts[f"n_{part}"]), counts[f"n_{part}"]) for part in order]
+    more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval_of(mean, *counted)]
     if quality is not None:
         images = as_array(quality["image"])
         scores["clip_score"], counts["n_clip_score"] = (

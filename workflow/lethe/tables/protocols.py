@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import binomtest
@@ -72,6 +72,18 @@ def interval(successes: int, n: int) -> tuple[float, float]:
     """95 % Wilson interval of a share."""
     bounds = binomtest(successes, n).proportion_ci(method="wilson")
     return bounds.low, bounds.high
+
+
+def interval_of(function: Callable[..., float], *shares: tuple[int, int], draws: int = 10_000) -> tuple[float, float]:
+    """95 % interval of a function of independent shares, each (successes, n).
+
+    Each share is drawn from its Jeffreys posterior, Beta(successes + 1/2, n - successes + 1/2), with a fixed seed, so
+    that a share of 0 or 1 does not count as sure.
+    """
+    rng = np.random.default_rng(0)
+    drawn = [rng.beta(successes + 0.5, n - successes + 0.5, draws) for successes, n in shares]
+    low, high = np.percentile([function(*one) for one in zip(*drawn, strict=True)], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def normalised(embeddings: np.ndarray) -> np.ndarray:
