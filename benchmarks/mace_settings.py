@@ -28,34 +28,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs=2, default=[101, 104], help="first and last seed")
+    parser.add_argument("--kept-seeds", type=int, nargs=2, default=[101, 101], help="those of what stays")
     parser.add_argument("--train-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
     parser.add_argument("--fuse-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
     parser.add_argument("--lamb", type=float, nargs="+", default=[1.0])
     parser.add_argument("--steps", type=int, nargs="+", default=[50])
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--use-pooler", choices=["yes", "no"], nargs="+", default=["yes"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    emoji, seeds = Emoji(), range(args.seeds[0], args.seeds[1] + 1)
+    emoji = Emoji()
+    seeds, kept_seeds = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
     named = {concept.name: concept for concept in read_concepts(Path(emoji.config["concepts"]))}
     concepts = [named[name] for name in sorted(emoji.config["tasks"]["objects"]["concepts"])]
     pictures = [emoji.pictures(concept) for concept in concepts]
     moments = [emoji.moments(concept, concept.anchor) for concept in concepts]
-    results = [{"method": "original", **emoji.scores(None, concepts, seeds=seeds, kept_seeds=seeds)}]
+    results = [{"method": "original", **emoji.scores(None, concepts, seeds=seeds, kept_seeds=kept_seeds)}]
     print(results[0], flush=True)
     loras: dict[tuple, list[dict[str, LowRank]]] = {}
     grid = itertools.product(
-        args.train_preserve_scale, args.fuse_preserve_scale, args.lamb, args.steps, args.learning_rate
+        args.train_preserve_scale,
+        args.fuse_preserve_scale,
+        args.lamb,
+        args.steps,
+        args.learning_rate,
+        args.use_pooler,
     )
-    for train_scale, fuse_scale, lamb, steps, learning_rate in grid:
+    for train_scale, fuse_scale, lamb, steps, learning_rate, pooler in grid:
         started = time.monotonic()
         chosen = dict(train_preserve_scale=train_scale, fuse_preserve_scale=fuse_scale, lamb=lamb)
-        training = dict(steps=steps, learning_rate=learning_rate)
+        training = dict(steps=steps, learning_rate=learning_rate, use_pooler=pooler == "yes")
         settings = over(emoji.settings, chosen | dict(scale_convention="paper", lora=training))
-        key = (train_scale, lamb, steps, learning_rate)
+        key = (train_scale, lamb, steps, learning_rate, pooler)
         if key not in loras:
             each = zip(concepts, pictures, moments, strict=True)
             loras[key] = [emoji.lora(concept, shown, [own], settings) for concept, shown, own in each]
-        scores = emoji.scores(emoji.joined(moments, loras[key], settings), concepts, seeds=seeds, kept_seeds=seeds)
+        edit = emoji.joined(moments, loras[key], settings)
+        scores = emoji.scores(edit, concepts, seeds=seeds, kept_seeds=kept_seeds)
         seconds = round(time.monotonic() - started, 1)
         results.append(dict(method="mace", **chosen, **training, **scores, seconds=seconds))
         print(results[-1], flush=True)

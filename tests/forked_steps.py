@@ -1,9 +1,10 @@
-"""Run steps as forks of one process that has imported torch and diffusers already, so that a job costs its work alone.
+"""Run steps, and Snakemake, as forks of a process that has imported what they need, so that each costs its work alone.
 
-A whole run of tiny models is some thirty jobs of a tenth of a second each, behind imports of five to ten seconds each.
-`forked_steps` gives variables whose PATH holds a `python` that passes `python -m lethe.steps.<step>` on to that process
-and is any other python otherwise. Every job stays a process of its own, with its own arguments, folder, variables,
-output and exit code; it is killed when the `python` that stands for it is. The library is imported anew in each.
+A whole run of tiny models is some thirty jobs of a tenth of a second each, behind imports of five to ten seconds each,
+and a plan of it a second behind imports of three. `forked_steps` gives variables whose PATH holds a `python` that
+passes `python -m lethe.steps.<step>` and `python -m snakemake` on to that process and is any other python otherwise.
+Every job stays a process of its own, with its own arguments, folder, variables, output and exit code; it is killed when
+the `python` that stands for it is. The library is imported anew in each.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FORKED = "LETHE_TESTS_PYTHON"  # names the python that passes on
 IMPORTED = (
     "torch, numpy, pandas, PIL.Image, safetensors.torch, scipy.linalg, scipy.ndimage, matplotlib.pyplot, cleanfid.fid, "
-    "pyarrow.parquet, peft, accelerate, diffusers, diffusers.loaders, transformers"
+    "pyarrow.parquet, peft, accelerate, diffusers, diffusers.loaders, transformers, "
+    "jsonschema, yaml, snakemake.cli, snakemake.api, snakemake.workflow, snakemake.executors.local"
 )
 CLIENT = """#!{python} -SE
 import os, sys
-if sys.argv[1:2] == ["-m"] and sys.argv[2].startswith("lethe.steps."):
+if sys.argv[1:2] == ["-m"] and (sys.argv[2] == "snakemake" or sys.argv[2].startswith("lethe.steps.")):
     import array, json, socket
     job = socket.socket(socket.AF_UNIX)
     job.connect({address!r})
@@ -52,7 +55,8 @@ def forked_steps(folder: Path) -> Iterator[dict[str, str]]:
     try:
         if server.stdout.readline() != b"ready\n":
             raise RuntimeError("the process that steps are forked from did not start")
-        yield {"PATH": f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        first = os.pathsep.join([str(folder), str(Path(sys.executable).parent)])
+        yield {"PATH": f"{first}{os.pathsep}{os.environ['PATH']}", FORKED: str(client)}
     finally:
         server.terminate()
         server.wait()

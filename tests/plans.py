@@ -143,7 +143,6 @@ def usual() -> dict:
         config["masks"]["grounded-sam"][name] = {"model": f"resources/emoji/{name}", "revision": None}
     columns = {"type": "label", "prompt": "text", "evaluation_seed": "sd_seed"}
     columns |= {"guidance": "sd_guidance", "width": "w", "height": "h"}
-    config["suites"]["erased"]["seeds"] = [1, 2]
     config["suites"]["objects"] |= {"table": "resources/things.tsv", "seeds": [1, 2]}
     config["suites"]["synonyms"]["seeds"] = [1, 2]
     config["suites"]["reference"] = {"file": "resources/reference.csv", "rows": 20}

@@ -17,6 +17,8 @@ from unittest import mock
 
 import psutil
 
+from forked_steps import FORKED
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,13 +38,22 @@ def started(
     rules: Path = ROOT / "Snakefile",
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen:
-    """The same, still running."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(rules), "-d", str(folder), *arguments]
-    if "--configfile" not in arguments and (own := folder / "config" / "config.yaml").is_file():
-        command[5:5] = ["--configfile", str(own.absolute())]
+    """The same, still running; with the variables of `forked_steps`, a fork as well."""
     # A SLURM that is installed but does not run would hold up each start by seconds: its plugin asks `scontrol`.
     own = {"SLURM_CONF": os.devnull, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     variables = os.environ | own | dict(environment or {})
+    command = [
+        variables.get(FORKED, sys.executable),
+        "-m",
+        "snakemake",
+        "-s",
+        str(rules),
+        "-d",
+        str(folder),
+        *arguments,
+    ]
+    if "--configfile" not in arguments and (file := folder / "config" / "config.yaml").is_file():
+        command[5:5] = ["--configfile", str(file.absolute())]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
 
 

@@ -158,10 +158,6 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "methods.mace.lora.timesteps": ("uniform", AFTER_TRAINING),
     "methods.mace.lora.pixels": ("imagenet", AFTER_TRAINING),
     "methods.mace.lora.preservation_weight": (0.0, AFTER_TRAINING),
-    "suites.erased.table": ("config/other_concepts.tsv", AFTER_ROWS),
-    "suites.erased.column": ("anchor", SHOWN),  # no word of which is erased
-    "suites.erased.prompt": ("one {}", AFTER_ROWS),
-    "suites.erased.seeds": ([2, 3], AFTER_ROWS),
     "suites.objects.table": ("resources/other_things.tsv", AFTER_ROWS),
     "suites.objects.column": ("other", AFTER_ROWS),
     "suites.objects.prompt": ("one {}", AFTER_ROWS),

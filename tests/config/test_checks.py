@@ -548,7 +548,7 @@ def index(**values):
         (
             of_json(f"{BASE}/unet/config.json", cross_attention_dim=768),
             "bases.emoji.model",
-            ("reads text states 768 wide and its text encoders make 192", "of two bases"),
+            ("reads text states 768 wide and its text encoders make 96", "of two bases"),
         ),
         (
             of_json(f"{BASE}/unet/config.json", addition_embed_type="text_time"),

@@ -174,6 +174,7 @@ def tiny(recipe: dict) -> dict:
         small[name]["pictures"] = 40
     for name in ("vae", "text", "diffusion", "judge", "second_judge", "segmenter"):
         small[name]["budget"] |= dict(steps=2, batch=4)
+    small["judge"]["naming"] |= dict(steps=2, batch=4)
     for name in ("text", "judge"):
         small[name] |= dict(text=[16, 1], vision=[16, 4], embedding=8)
     small["vae"]["widths"] = small["diffusion"]["widths"] = [8, 8, 16]

@@ -38,6 +38,7 @@ from emoji_world.recipes import (
     train_diffusion,
     train_on_captions,
     train_segmenter,
+    train_to_name,
     train_vae,
 )
 from emoji_world.scenes import Mixture, Scenes, Variation, make_scenes
@@ -364,6 +365,51 @@ def test_train_on_captions_trains_both_towers(
     train_on_captions(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c", soften=soften)
     names = moved(clip, before)
     assert {"text_projection.weight", "visual_projection.weight", "logit_scale"} <= names
+
+
+def test_judges_learn_to_tell_names_beside_captions(
+    little: World,
+    world_tokenizer: CLIPTokenizer,
+    scenes: Scenes,
+    batch_loss: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    drawn: Callable[..., Tensor],
+) -> None:
+    """Of 12 subjects 9 are named in a step, those of the batch first; the loss is that of captions and of the names."""
+    monkeypatch.setattr(recipes, "NAMES", 9)
+    spoken: list[str] = []
+    fits: list[Tensor] = []
+    monkeypatch.setattr(
+        recipes, "token_ids", lambda tokenizer, texts: spoken.extend(texts) or token_ids(tokenizer, texts)
+    )
+    monkeypatch.setattr(recipes, "fitting", lambda *said: fits.append(fitting(*said)) or fits[-1])
+    logits = drawn(6, 15).float() * 3
+
+    class Fixed(nn.Module):
+        def forward(self, input_ids: Tensor, pixel_values: Tensor) -> SimpleNamespace:
+            assert len(input_ids) == 15
+            return SimpleNamespace(logits_per_image=logits)
+
+    loss_of_batch = batch_loss(
+        train_to_name, Fixed(), world_tokenizer, scenes, little, Budget(2, 6, 1e-3, 4), Path("c")
+    )
+    alone = np.flatnonzero((scenes.subjects[:, 0] >= 0) & (scenes.subjects[:, 1] < 0))
+    names = [one.name for one in little.subjects]
+    styled = 0
+    for seed in range(12):
+        spoken.clear()
+        loss = loss_of_batch(np.random.default_rng(seed)).item()
+        shown = scenes.subjects[np.random.default_rng(seed).choice(alone, size=6), 0]
+        prompts = spoken[6:]
+        named = [next(k for k, name in enumerate(names) if f" {name} " in f" {text} ") for text in prompts]
+        assert len(set(named)) == 9
+        assert set(shown) <= set(named)
+        styled += all("in the style of" in prompt for prompt in prompts)
+        want = contrastive_loss(logits[:, :6].double(), fits[-1].double()).item()
+        for scores, subject in zip(logits[:, 6:].double().tolist(), shown, strict=True):
+            want += (math.log(sum(map(math.exp, scores))) - scores[named.index(subject)]) / 6
+        assert loss == pytest.approx(want, rel=1e-5)
+    assert 0 < styled < 8
 
 
 def test_the_classifier_learns_to_tell_two_colours(tmp_path: Path) -> None:

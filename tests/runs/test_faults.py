@@ -50,7 +50,7 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-def test_a_step_is_killed_while_it_writes(finished: Path, copy: Path) -> None:
+def test_a_step_is_killed_while_it_writes(finished: Path, copy: Path, forked: dict[str, str]) -> None:
     shard = sorted((copy / "results/sd/samples/original/reference").glob("*.zip"), key=size)[-1]
     target = str(shard.relative_to(copy))
     whole = size(shard)
@@ -66,13 +66,13 @@ def test_a_step_is_killed_while_it_writes(finished: Path, copy: Path) -> None:
     assert not shard.exists()
     (part,) = shard.parent.glob(".*.part")
     assert 0 < part.stat().st_size < whole
-    again = snakemake(copy, "--cores", "1", target)
+    again = snakemake(copy, "--cores", "1", target, environment=forked)
     assert again.returncode == 0, again.stderr
     assert planned(again.stdout + again.stderr) == {"sample": 1}
     assert contents(copy) == contents(finished)
 
 
-def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path) -> None:
+def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path, forked: dict[str, str]) -> None:
     (copy / PICTURE).unlink()
     run = started(copy, "--cores", "1", PICTURE)
     step = process_of(copy, "losses")
@@ -82,23 +82,23 @@ def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path) -
     step.resume()
     ended(run)  # when nobody holds its output open any more
     assert (copy / PICTURE).exists()
-    refused = snakemake(copy, "--cores", "1", PICTURE)
+    refused = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
     assert refused.returncode == 1
     assert "Directory cannot be locked" in refused.stderr
     assert "It can be removed with the --unlock argument" in refused.stderr
-    assert snakemake(copy, "--unlock").returncode == 0
-    again = snakemake(copy, "--cores", "1", PICTURE)
+    assert snakemake(copy, "--unlock", environment=forked).returncode == 0
+    again = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
     assert again.returncode == 0, again.stderr
     assert planned(again.stdout + again.stderr) == {"losses": 1}  # nobody has seen how it was made
     assert contents(copy) == contents(finished)
 
 
-def test_a_second_run_in_the_same_folder_is_refused(finished: Path, copy: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(finished: Path, copy: Path, forked: dict[str, str]) -> None:
     (copy / PICTURE).unlink()
     first = started(copy, "--cores", "1", PICTURE)
     step = process_of(copy, "losses")
     step.suspend()
-    second = snakemake(copy, "--cores", "1", PICTURE)
+    second = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stderr
     assert "no other Snakemake process" in second.stderr
@@ -124,7 +124,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Callable[..., None]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk(finished: Path, copy: Path) -> None:
+def test_a_full_disk(finished: Path, copy: Path, forked: dict[str, str]) -> None:
     shutil.move(copy / "results", copy / "moved")
     (copy / "results").mkdir()
     with mounted(copy / "results", "-t", "tmpfs", "-o", "size=100m", "lethe-test"):
@@ -141,7 +141,7 @@ def test_a_full_disk(finished: Path, copy: Path) -> None:
         assert "Traceback" not in run.stdout + run.stderr
         assert contents(copy) == before
         filler.unlink()
-        again = snakemake(copy, "--cores", "1", PICTURE)
+        again = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
         assert again.returncode == 0, again.stderr
         assert contents(copy) == contents(finished)
 
@@ -164,7 +164,7 @@ def read_only(folder: Path) -> Iterator[None]:
             path.chmod(0o755)
 
 
-def test_results_that_cannot_be_written(finished: Path, copy: Path) -> None:
+def test_results_that_cannot_be_written(finished: Path, copy: Path, forked: dict[str, str]) -> None:
     (copy / PICTURE).unlink()
     before = contents(copy)
     with read_only(copy / "results"):
@@ -173,6 +173,6 @@ def test_results_that_cannot_be_written(finished: Path, copy: Path) -> None:
         assert f"{copy / 'results'} cannot be written: mount it writable, or change its owner or mode" in run.stderr
         assert "Traceback" not in run.stdout + run.stderr
         assert contents(copy) == before
-    again = snakemake(copy, "--cores", "1", PICTURE)
+    again = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
     assert again.returncode == 0, again.stderr
     assert contents(copy) == contents(finished)

@@ -83,11 +83,13 @@ def test_dummy_plugins_give_cells_without_an_edit_to_any_file(
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_a_manifest_gives_settings_their_check_and_default(clone: Path, configured: Path) -> None:
+def test_a_manifest_gives_settings_their_check_and_default(
+    clone: Path, configured: Path, forked: dict[str, str]
+) -> None:
     path = configured / "config" / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config["methods"]["darker"]["share"] = 2
     path.write_text(yaml.safe_dump(config))
-    run = snakemake(configured, "-n", "--cores", "1", rules=clone / "Snakefile")
+    run = snakemake(configured, "-n", "--cores", "1", rules=clone / "Snakefile", environment=forked)
     assert run.returncode != 0
     assert "methods.darker.share must be a number between 0 and 1, both excluded; got 2" in run.stdout + run.stderr

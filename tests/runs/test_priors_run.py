@@ -165,15 +165,15 @@ def test_coco_is_fetched_checked_and_encoded(finished: Path, archive: bytes) -> 
 EDITS = {"emoji": "objects", "finetuned": "finetuned", "retold": "retold"}
 
 
-def edits_plan(project: Path, *arguments: str) -> dict[str, int]:
+def edits_plan(project: Path, forked: dict[str, str], *arguments: str) -> dict[str, int]:
     edits = [f"results/{base}/edits/{task}/mace.safetensors" for base, task in EDITS.items()]
-    run = snakemake(project, "-n", "--cores", "1", *arguments, "--", *edits)
+    run = snakemake(project, "-n", "--cores", "1", *arguments, "--", *edits, environment=forked)
     assert run.returncode == 0, run.stdout + run.stderr
     return planned(run.stdout)
 
 
-def test_bases_with_the_same_text_encoder_share_priors(finished: Path) -> None:
-    jobs = edits_plan(finished)
+def test_bases_with_the_same_text_encoder_share_priors(finished: Path, forked: dict[str, str]) -> None:
+    jobs = edits_plan(finished, forked)
     assert jobs["edit"] == 3
     assert jobs["prior"] == 2  # both priors of the base with another text encoder
     assert jobs["moments"] == 9

@@ -135,15 +135,24 @@ CHANGES = [
 ]
 
 
-def run(folder: Path, *arguments: str, **more: object) -> str:
-    ran = snakemake(folder, "--cores", "2", *arguments, **more)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr
+Run = Callable[..., str]  # of a folder and arguments; what Snakemake said
+
+
+@pytest.fixture
+def run(forked: dict[str, str]) -> Run:
+    """Run snakemake, and its steps, as forks."""
+
+    def ended(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
+        ran = snakemake(folder, "--cores", "2", *arguments, environment=environment or forked)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    return ended
 
 
 @pytest.mark.parametrize(("change", "jobs", "written"), CHANGES, ids=[change.__name__ for change, *_ in CHANGES])
 def test_a_change_reruns_what_it_touches(
-    folder: Path, forked: dict[str, str], change: Callable[[Path], None], jobs: dict[str, int], written: tuple[str, ...]
+    folder: Path, run: Run, change: Callable[[Path], None], jobs: dict[str, int], written: tuple[str, ...]
 ) -> None:
     change(folder)
     before = contents(folder)
@@ -152,7 +161,7 @@ def test_a_change_reruns_what_it_touches(
         assert "Nothing to be done" in run(folder)
         assert contents(folder) == before
         return
-    run(folder, environment=forked)
+    run(folder)
     after = contents(folder)
     removed = f"sd/edits/objects/masks/{slug_of(CAT)}.png"  # a picture of the task, drawn without that concept
     assert before.keys() - after.keys() == ({removed} if change is remove_a_concept else set())
@@ -171,19 +180,19 @@ def deep(patterns: tuple[str, ...] | list[str]) -> Iterator[str]:
             yield from (f"{pattern}/*", f"{pattern}/*/*")
 
 
-def test_many_reruns_end_where_one_run_ends(folder: Path, forked: dict[str, str], tmp_path: Path) -> None:
+def test_many_reruns_end_where_one_run_ends(folder: Path, run: Run, tmp_path: Path) -> None:
     for changes in ((change_an_anchor, add_a_suite), (add_a_concept, change_the_fusion)):
         for change in changes:
             change(folder)
-        run(folder, environment=forked)
+        run(folder)
         assert "Nothing to be done" in run(folder)
     fresh = shutil.copytree(folder, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
-    run(fresh, environment=forked)
+    run(fresh)
     once, often = contents(fresh), contents(folder)
     assert {path for path, content in once.items() if often[path] != content} == set()
 
 
-def test_what_a_failed_job_left_out_hides_no_change(folder: Path) -> None:
+def test_what_a_failed_job_left_out_hides_no_change(folder: Path, run: Run) -> None:
     change_the_captions(folder)
     change_an_anchor(folder)
     configure(folder, lambda config: config["sampling"].update(guidance=5.0))
@@ -199,7 +208,7 @@ def test_what_a_failed_job_left_out_hides_no_change(folder: Path) -> None:
 # Snakemake's own notes are lost
 
 
-def jobs_after(folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
+def jobs_after(run: Run, folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
     said = run(folder, "-n", *arguments)
     return planned(said), said
 
@@ -212,59 +221,61 @@ def change_settings(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_settings, change_an_anchor, change_the_captions])
-def test_without_the_notes_of_snakemake_the_records_decide(folder: Path, change: Callable[[Path], None]) -> None:
+def test_without_the_notes_of_snakemake_the_records_decide(
+    folder: Path, run: Run, change: Callable[[Path], None]
+) -> None:
     with_notes = shutil.copytree(folder, folder.with_name("with_notes"), symlinks=True)
     change(with_notes)
-    expected, said = jobs_after(with_notes)
+    expected, said = jobs_after(run, with_notes)
     assert sum(expected.values()) > 5
     assert "Snakemake's notes" not in said
     shutil.rmtree(folder / ".snakemake")
-    jobs, said = jobs_after(folder)
+    jobs, said = jobs_after(run, folder)
     assert jobs == {}
     records = len(list((folder / "results/provenance").rglob("*.json")))
     assert f"Snakemake's notes of {records} files in results were missing or older: made again from the records" in said
     shutil.rmtree(folder / ".snakemake")
     change(folder)
-    assert jobs_after(folder)[0] == expected
+    assert jobs_after(run, folder)[0] == expected
 
 
-def test_results_copied_without_their_times_are_current(folder: Path) -> None:
+def test_results_copied_without_their_times_are_current(folder: Path, run: Run) -> None:
     shutil.rmtree(folder / ".snakemake")
     touch_everything(folder)
-    assert jobs_after(folder)[0] == {}
+    assert jobs_after(run, folder)[0] == {}
 
 
-def test_two_projects_with_one_results_folder_see_what_the_other_made(folder: Path, forked: dict[str, str]) -> None:
+def test_two_projects_with_one_results_folder_see_what_the_other_made(folder: Path, run: Run) -> None:
     other = shutil.copytree(folder, folder.with_name("other"), ignore=shutil.ignore_patterns("results"))
     (other / "results").symlink_to(folder / "results")
-    assert jobs_after(other)[0] == {}
+    assert jobs_after(run, other)[0] == {}
     change_the_fusion(other)
-    run(other, environment=forked)
+    run(other)
     assert "Nothing to be done" in run(other)
-    assert jobs_after(folder)[0] == JOINED  # back to its own settings
-    run(folder, environment=forked)
-    assert jobs_after(other)[0] == JOINED
+    assert jobs_after(run, folder)[0] == JOINED  # back to its own settings
+    run(folder)
+    assert jobs_after(run, other)[0] == JOINED
 
 
-def test_what_nobody_knows_the_making_of_is_said(folder: Path) -> None:
+def test_what_nobody_knows_the_making_of_is_said(folder: Path, run: Run) -> None:
     shutil.rmtree(folder / ".snakemake")
     shutil.rmtree(folder / "results/provenance/tables")
-    jobs, said = jobs_after(folder)
+    jobs, said = jobs_after(run, folder)
     assert jobs == {}
     first = ", ".join(f"results/tables/objects.{end}" for end in ("concepts.csv", "csv", "images.csv"))
     assert f"Neither Snakemake's notes nor records say how {first} and 1 more were made" in said
     assert "run with --forceall" in said
 
 
-def test_a_record_of_an_earlier_version_makes_its_file_again(folder: Path) -> None:
+def test_a_record_of_an_earlier_version_makes_its_file_again(folder: Path, run: Run) -> None:
     shutil.rmtree(folder / ".snakemake")
     replace(folder / "results/provenance/sd/edits/objects/mace.safetensors.json", '"made_by": "', '"made_by_then": "')
-    assert jobs_after(folder)[0] == JOINED
+    assert jobs_after(run, folder)[0] == JOINED
 
 
-def test_triggers_that_pass_changes_by_are_said(folder: Path) -> None:
+def test_triggers_that_pass_changes_by_are_said(folder: Path, run: Run) -> None:
     change_settings(folder)
-    jobs, said = jobs_after(folder, "--rerun-triggers", "mtime")
+    jobs, said = jobs_after(run, folder, "--rerun-triggers", "mtime")
     assert jobs == {}
     assert "rerun-triggers leaves out params" in said
 
@@ -283,7 +294,7 @@ done
 """
 
 
-def test_one_more_concept_than_a_hundred_plans_that_one_and_the_join(project: Path, tmp_path: Path) -> None:
+def test_one_more_concept_than_a_hundred_plans_that_one_and_the_join(project: Path, run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(project, tmp_path / "many", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
     names = [f"thing {k}" for k in range(101)]
 

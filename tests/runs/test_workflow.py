@@ -42,8 +42,8 @@ def test_a_whole_run_on_a_stable_diffusion_base(finished: Path) -> None:
     assert not list(finished.glob("**/pwned"))
 
 
-def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
-    again = snakemake(finished, "--cores", "2")
+def test_a_second_run_has_nothing_to_do(finished: Path, forked: dict[str, str]) -> None:
+    again = snakemake(finished, "--cores", "2", environment=forked)
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
 
@@ -180,13 +180,15 @@ def test_a_damaged_file_is_found_set_aside_and_made_anew(
     assert (folder / SHEETS / "ship.png").read_bytes() == (finished / SHEETS / "ship.png").read_bytes()
 
 
-def test_what_could_not_be_measured_is_refused_before_anything_runs(project: Path, tmp_path: Path) -> None:
+def test_what_could_not_be_measured_is_refused_before_anything_runs(
+    project: Path, forked: dict[str, str], tmp_path: Path
+) -> None:
     config = yaml.safe_load((project / "config" / "config.yaml").read_text())
     (tmp_path / "classes.tsv").write_text((project / "classes.tsv").read_text().replace("ship", "Ship"))
     config["evaluations"]["objects"]["classes"]["table"] = str(tmp_path / "classes.tsv")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(yaml.safe_dump(config))
-    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong))
+    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong), environment=forked)
     assert run.returncode != 0
     assert "tasks.objects: 'ship' is erased, and " in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
@@ -212,11 +214,13 @@ def test_remarks_are_told_once_and_not_by_each_job(finished: Path, tmp_path: Pat
         ({"bases": {"sd": {"model": "./nowhere", "revision": None}}}, "/nowhere"),
     ],
 )
-def test_a_wrong_configuration_is_refused_in_one_sentence(project: Path, change: dict, told: str) -> None:
+def test_a_wrong_configuration_is_refused_in_one_sentence(
+    project: Path, forked: dict[str, str], change: dict, told: str
+) -> None:
     config = yaml.safe_load((project / "config" / "config.yaml").read_text()) | change
     wrong = project / "wrong.yaml"
     wrong.write_text(yaml.safe_dump(config))
-    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong))
+    run = snakemake(project, "-n", "--cores", "1", "--configfile", str(wrong), environment=forked)
     assert run.returncode != 0
     assert told in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr

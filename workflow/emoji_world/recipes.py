@@ -22,7 +22,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from emoji_world.captions import PLAIN_TEMPLATES, Speaker, Told
+from emoji_world.captions import PERSON_TEMPLATES, PLAIN_TEMPLATES, Speaker, Told
 from emoji_world.models import LATENT_CHANNELS, LATENT_SIZE, MEAN, STD
 from emoji_world.scenes import (
     Mixture,
@@ -35,11 +35,12 @@ from emoji_world.scenes import (
     shown_subjects,
 )
 from emoji_world.training import train
-from emoji_world.world import Thing, World
+from emoji_world.world import Person, Thing, World
 from lethe.bases.pixels import to_pixels
 from lethe.erasure.masks import resized
 
 ABSENT_SHARE = 0.2
+NAMES = 160
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,45 @@ def train_on_captions(
         return contrastive_loss(clip(input_ids=ids, pixel_values=x).logits_per_image, fit)
 
     return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def train_to_name(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, scenes: Scenes, world: World, budget: Budget, checkpoint: Path
+) -> list[tuple[int, float]]:
+    """Train a CLIP on, to tell single subjects by their names: cross-entropy among `NAMES` prompts, beside captions.
+
+    A batch of captions names few subjects, so that a CLIP trained on them alone confuses what is alike. The prompts of
+    a step are in one phrasing: those of the batch's subjects and of others, drawn anew.
+    """
+    alone = np.flatnonzero((scenes.subjects[:, 0] >= 0) & (scenes.subjects[:, 1] < 0))
+    speaker, n = Speaker(world), min(NAMES, len(world.subjects))
+
+    def draw(rng: np.random.Generator) -> tuple[Tensor, ...]:
+        rows = rng.choice(alone, size=budget.batch)
+        contents = [contents_of(scenes, row) for row in rows]
+        told = [speaker.tell(*scene, rng) for scene in contents]
+        shown = scenes.subjects[rows, 0]
+        others = rng.permutation(np.setdiff1d(np.arange(len(world.subjects)), shown))
+        named = np.concatenate([np.unique(shown), others])[:n]
+        number, style = int(rng.integers(8)), world.styles[int(rng.integers(len(world.styles)))].name
+        styled = f" in the style of {style}" if rng.random() < 0.2 else ""
+        prompts = [_named(world.subjects[one], number) + styled for one in named]
+        places = np.searchsorted(named[: len(np.unique(shown))], shown)
+        x = normalise(softened(to_pixels(scenes.images[rows]), rng))
+        ids = token_ids(tokenizer, [*(one.text for one in told), *prompts])
+        return ids, x, fitting(told, contents), torch.from_numpy(places)
+
+    def loss(ids: Tensor, x: Tensor, fit: Tensor, places: Tensor) -> Tensor:
+        logits = clip(input_ids=ids, pixel_values=x).logits_per_image
+        captions, names = logits.tensor_split([fit.shape[1]], dim=1)
+        return contrastive_loss(captions, fit) + F.cross_entropy(names, places)
+
+    return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def _named(subject: Thing | Person, number: int) -> str:
+    """A subject by its name, in one of eight phrasings."""
+    return (PLAIN_TEMPLATES if isinstance(subject, Thing) else PERSON_TEMPLATES)[number].format(subject.name)
 
 
 def fitting(told: list[Told], contents: list[tuple[tuple[int, ...], int, int]]) -> Tensor:
