@@ -185,6 +185,10 @@ def _artefacts(
             made["moments"] = concept_moments(base.text, concept.name, concept.anchor, used)
         if wanted & {"images", "masks", "loras"}:
             made |= _pictures(base, concept, sections, seed)
+        if wanted & {"anchor_images", "anchor_captions"}:
+            drawing = image_settings(sections["images"], concept.kind)
+            rows, made["anchor_images"] = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
+            made["anchor_captions"] = list(rows["prompt"])
         if "loras" in wanted:
             made["loras"] = _lora(base, concept, made, settings, priors, sections, used, seed)
         for name in wanted:
