@@ -184,21 +184,20 @@ def _artefacts(
         if wanted & {"moments", "loras"}:
             made["moments"] = concept_moments(base.text, concept.name, concept.anchor, used)
         if wanted & {"images", "masks", "loras"}:
-            made |= _pictures(base, concept, sections, seed)
+            drawing = image_settings(sections["images"], concept.kind)
+            _, made["images"] = draw_images(base.pipeline, concept.name, drawing, seed=seed)
+        if wanted & {"masks", "loras"}:
+            where = mask_settings(sections["masks"], concept.kind)
+            made["masks"] = list(concept_masks(made["images"], concept.name, where, device=base.device)[0])
+        if wanted & {"anchor_images", "anchor_captions"}:
+            drawing = image_settings(sections["images"], concept.kind)
+            rows, made["anchor_images"] = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
+            made["anchor_captions"] = list(rows["prompt"])
         if "loras" in wanted:
             made["loras"] = _lora(base, concept, made, settings, priors, sections, used, seed)
         for name in wanted:
             found[name].append(made[name])
     return found
-
-
-def _pictures(base: Base, concept: Concept, sections: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Images of a concept, and where it is in them."""
-    drawing = image_settings(sections["images"], concept.kind)
-    _, images = draw_images(base.pipeline, concept.name, drawing, seed=seed)
-    where = mask_settings(sections["masks"], concept.kind)
-    masks, _ = concept_masks(images, concept.name, where, device=base.device)
-    return {"images": images, "masks": list(masks)}
 
 
 def _lora(

@@ -23,6 +23,7 @@ from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, tex
 
 # What of MACE's settings makes a LoRA: how it is trained, and the refined base that it is trained on.
 RECIPE = ("lora", "prior", "domain_prior", "preserve_weight", "scale_convention", "train_preserve_scale", "lamb")
+FILE_OF = {"anchor_captions": "anchor_images"}  # of artefacts that lie in the file of another
 EXAMPLES = dict(seeds=[1, 2], kept=7)  # of a figure that the configuration leaves out and somebody asks for by name
 COCO = "results/coco/"
 
@@ -200,7 +201,7 @@ class Plan:
             if artefact == "loras":
                 found[artefact] = [lora["lora"] for lora in self.loras(base, task, name)]
             else:
-                found[artefact] = [getattr(self, artefact)(base, slug) for slug in slugs]
+                found[artefact] = [getattr(self, FILE_OF.get(artefact, artefact))(base, slug) for slug in slugs]
         lists = {key: self.sources(prior) for key, prior in self.lists(settings, said).items()}
         return found | lists | self.priors(base, settings, said)
 

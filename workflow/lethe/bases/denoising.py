@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
+
+from lethe.bases.text import TextEncoders, added_conditions, encode_prompts
 
 Network = Callable[..., Any]
 """A U-Net, or what is called as one."""
@@ -25,6 +27,10 @@ class Conditions:
         """Those of one prompt."""
         return Conditions(self.states[index : index + 1], {k: v[index : index + 1] for k, v in self.added.items()})
 
+    def rows(self, indices: Tensor) -> Conditions:
+        """Those of several prompts, `indices` `[n]`, as one batch."""
+        return Conditions(self.states[indices], {k: v[indices] for k, v in self.added.items()})
+
     def joined(self, *others: Conditions) -> Conditions:
         """These, then others, as one batch."""
         every = (self, *others)
@@ -32,8 +38,18 @@ class Conditions:
         return Conditions(torch.cat([one.states for one in every]), added)
 
 
+@torch.no_grad()
+def conditions_of(text: TextEncoders, prompts: Sequence[str], size: Sequence[int]) -> Conditions:
+    """What the U-Net reads of prompts for images of `size`, height and width in pixels."""
+    states = torch.cat(list(encode_prompts(text, prompts)))
+    return Conditions(states, added_conditions(text, prompts, (size[0], size[1])))
+
+
 def predicted(unet: Network, latents: Tensor, time: Tensor | int, conditions: Conditions) -> Tensor:
-    """What the U-Net predicts, for each condition, of the same latents `[1, c, h, w]` or of a row for each."""
+    """What the U-Net predicts, for each condition, of the same latents `[1, c, h, w]` or of a row for each.
+
+    `time` is that of all rows, or `[n]`.
+    """
     n = len(conditions.states)
     return unet(
         latents.expand(n, *latents.shape[1:]), time, conditions.states, added_cond_kwargs=dict(conditions.added)

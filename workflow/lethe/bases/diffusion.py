@@ -12,9 +12,24 @@ from torch import Tensor
 from lethe.finite import mend_of, require_finite
 
 
-def _noised(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor) -> Tensor:
+def noised(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor) -> Tensor:
+    """Latents `[n, c, h, w]` with noise, each at its time: sqrt(a) clean + sqrt(1 - a) noise.
+
+    alphas: cumulative products of the schedule, `[timesteps]`.  times: `[n]`, whole numbers, on the CPU as `alphas`.
+    """
     alpha = alphas[times].to(clean)[:, None, None, None]
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
+def target(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor, prediction: str) -> Tensor:
+    """What a U-Net should predict of `noised` latents, `[n, c, h, w]`: the noise, or sqrt(a) noise - sqrt(1 - a) clean.
+
+    `prediction` is what it predicts, `epsilon` or `v_prediction` (arXiv 2202.00512, Appendix D).
+    """
+    if prediction == "epsilon":
+        return noise
+    alpha = alphas[times].to(clean)[:, None, None, None]
+    return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
 
 
 def _predict(

@@ -57,7 +57,8 @@ def _sampled(
         ],
         mend=mend_of(pipeline.unet.dtype),
     )
-    return list((output.images * 255).round().astype(np.uint8))
+    # In the order of a picture read from a file: in another one what is trained on them rounds otherwise.
+    return list((output.images * 255).round().astype(np.uint8, order="C"))
 
 
 def _alike(rows: pd.DataFrame, places: range) -> list[tuple[dict[str, float], list[int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,11 +39,19 @@ def encode_prompts(text: TextEncoders, prompts: Sequence[str], *, batch: int = 6
     Raises ValueError, naming the prompt, when a state is not finite.
     """
     for start, outputs in zip(range(0, len(prompts), batch), _outputs(text, prompts, batch), strict=True):
-        states = [outputs[0].last_hidden_state] if len(outputs) == 1 else [o.hidden_states[-2] for o in outputs]
-        joined = torch.cat(states, dim=-1)
+        joined = joined_states(outputs)
         named = [repr(prompt) for prompt in prompts[start : start + batch]]
         require_finite(joined, of="states of prompts", names=named, mend=mend_of(joined.dtype))
         yield joined
+
+
+def joined_states(outputs: Sequence[Any]) -> Tensor:
+    """The states `[n, window, d]` that a U-Net reads, of what each of a base's encoders returns.
+
+    Two encoders must have been asked for hidden states.
+    """
+    states = [outputs[0].last_hidden_state] if len(outputs) == 1 else [o.hidden_states[-2] for o in outputs]
+    return torch.cat(states, dim=-1)
 
 
 def added_conditions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +85,26 @@ def guide_drawing(
     The U-Net that is called outside of the pipeline's loop is left alone. Inside it a pipeline raises ValueError when
     it draws without classifier-free guidance, since its one branch leaves nothing to guide.
     """
-    before = vars(pipeline).get("progress_bar")
-    bar = pipeline.progress_bar
 
-    @contextmanager
-    def drawing(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def reading() -> AbstractContextManager[None]:
         if not pipeline.do_classifier_free_guidance:
             raise ValueError(
                 f"{of}: the edit acts through guidance, and this drawing has none (its scale is "
                 f"{pipeline.guidance_scale:g}); sample with a scale of guidance above 1"
             )
-        predictions = begin() if begin else None
-        with _reading(pipeline.unet, texts, predictions), bar(*args, **kwargs) as shown:
+        return _reading(pipeline.unet, texts, begin() if begin else None)
+
+    return while_drawing(pipeline, reading)
+
+
+def while_drawing(pipeline: DiffusionPipeline, entered: Callable[[], AbstractContextManager]) -> Callable[[], None]:
+    """Let what `entered` gives be open around the steps of each drawing; returns what takes that back."""
+    before = vars(pipeline).get("progress_bar")
+    bar = pipeline.progress_bar
+
+    @contextmanager
+    def drawing(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with entered(), bar(*args, **kwargs) as shown:
             yield shown
 
     def undo() -> None:

@@ -18,9 +18,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lethe.bases.base import Base
-from lethe.bases.denoising import Conditions, denoised, predicted
+from lethe.bases.denoising import conditions_of, denoised, predicted
 from lethe.bases.schedulers import build_scheduler, config_of, training_schedule
-from lethe.bases.text import added_conditions, encode_prompts
 from lethe.bases.unet import PROJECTIONS
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
@@ -59,7 +58,7 @@ def erase(
     prompts = ["", *asked, *([settings["erase_from"]] if settings["erase_from"] else [])]
     sides = pipeline.unet.config.sample_size
     shape = (1, pipeline.unet.config.in_channels, *((sides, sides) if isinstance(sides, int) else sides))
-    conditions = conditions_of(base, prompts, [side * pipeline.vae_scale_factor for side in shape[2:]])
+    conditions = conditions_of(base.text, prompts, [side * pipeline.vae_scale_factor for side in shape[2:]])
     drawing = student if settings["form"] == "paper" else pipeline.unet  # whose pictures the steps look at
 
     def loss_of_step(generator: torch.Generator) -> Tensor:
@@ -127,10 +126,3 @@ def parameter_names(unet: UNet2DConditionModel, chosen: str, form: str | int) ->
     if not names:
         raise ValueError(f"esd: the base's U-Net has no parameters of the choice {chosen!r}; choose others")
     return names
-
-
-@torch.no_grad()
-def conditions_of(base: Base, prompts: Sequence[str], size: Sequence[int]) -> Conditions:
-    """What the U-Net reads of prompts for images of `size`, height and width in pixels."""
-    states = torch.cat(list(encode_prompts(base.text, prompts)))
-    return Conditions(states, added_conditions(base.text, prompts, (size[0], size[1])))

@@ -26,7 +26,7 @@ OF_CONCEPTS = {
     "loras": load_lora,
     "images": read_images,
     "anchor_images": read_images,
-    "prompts": lambda path: list(read_rows(path)["prompt"]),
+    "anchor_captions": lambda path: list(read_rows(path)["prompt"]),
     "masks": lambda path: [mask > 127 for mask in read_images(path)],
 }
 

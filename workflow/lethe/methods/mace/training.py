@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from lethe.bases.diffusion import _noised, _predict, encode_images
+from lethe.bases.diffusion import _predict, encode_images, noised, target
 from lethe.bases.pipeline import text_encoders
 from lethe.bases.pixels import NORMALISATIONS
 from lethe.bases.prompts import end_positions, phrase_positions
@@ -242,7 +242,7 @@ def _attention_step(
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     recorder.layers.clear()
     recorder.tokens = concept.tokens[prompts].to(clean.device)
-    _predict(unet, _noised(clean, noise, alphas, times), times, concept.states[prompts], concept.added, prompts)
+    _predict(unet, noised(clean, noise, alphas, times), times, concept.states[prompts], concept.added, prompts)
     return attention_loss(recorder.layers, concept.masks[images].to(clean.device), squared=settings.squared_norm)
 
 
@@ -260,10 +260,7 @@ def _preservation_step(
     clean = preserved.latents[rows]
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     recorder.tokens = None
-    noisy = _noised(clean, noise, alphas, times)
+    noisy = noised(clean, noise, alphas, times)
     predicted = _predict(unet, noisy, times, preserved.states[rows], preserved.added, rows)
-    target = noise
-    if preserved.prediction == "v_prediction":
-        alpha = alphas[times].to(clean)[:, None, None, None]
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-    return F.mse_loss(predicted.float(), target.float())
+    wanted = target(clean, noise, alphas, times, preserved.prediction)
+    return F.mse_loss(predicted.float(), wanted.float())

@@ -1,0 +1,370 @@
+"""AC: its losses from the pipeline's own predictions, its prompts, what trains, and that nothing else moves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+
+import lethe
+from closed import planned
+from conftest import CPU, IMAGE, unet_inputs
+from guided import as_read
+from lethe.bases.base import Base
+from lethe.bases.pipeline import load_pipeline
+from lethe.bases.unet import cross_attention_projections
+from lethe.edits.weights import WeightEdit
+from lethe.erasure import training
+from lethe.inputs.concepts import Concept
+from lethe.methods import ac
+from lethe.plugins import manifest
+from running import ROOT
+
+DEFAULTS = {name: rule["default"] for name, rule in manifest("methods", "ac").settings["properties"].items()}
+DEFAULTS |= {"seed": 5}
+BRIEF = dict(steps=3, batch=2, learning_rate=1e-3)
+SHIP = Concept("ship", "object", "ground")
+BIRD = Concept("bird", "style", "art")
+IMAGES = {"count": 2, "steps": 2, "guidance": 2.0}
+
+
+def reads(concepts: list[Concept]) -> dict[str, list]:
+    """Two pictures of noise for each anchor, and their captions."""
+    rng = np.random.default_rng(0)
+    pictures = [list(rng.integers(0, 256, (2, IMAGE, IMAGE, 3), dtype=np.uint8)) for _ in concepts]
+    captions = [[f"a photo of the {concept.anchor}", f"a picture of a {concept.anchor}"] for concept in concepts]
+    return {"anchor_images": pictures, "anchor_captions": captions}
+
+
+def erased(pipeline: DiffusionPipeline, concepts: list[Concept] | None = None, **changes: object) -> dict[str, Tensor]:
+    chosen = [SHIP] if concepts is None else concepts
+    return ac.erase(Base.of_pipeline(pipeline), chosen, DEFAULTS | BRIEF | changes, reads(chosen)).weights
+
+
+# The loss
+
+ASKED = {  # of each caption of `reads`, what a step may ask for, one of three
+    "a photo of the ground": ["a photo of the ship"] * 3,
+    "a picture of a ground": ["a picture of a ship"] * 3,
+    "a photo of the art": [
+        "a photo of the art, in the style of bird",
+        "in bird's style, a photo of the art",
+        "in bird's style, a photo of the art",
+    ],
+    "a picture of a art": [
+        "a picture of a art, in the style of bird",
+        "in bird's style, a picture of a art",
+        "in bird's style, a picture of a art",
+    ],
+}
+
+
+class Projection(nn.Module):
+    """A projection of text whose weight learns from every token but the first."""
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__()
+        self.weight = of.weight
+
+    def forward(self, states: Tensor) -> Tensor:
+        first, rest = states[:, 0:1], states[:, 1:]
+        return torch.cat([first @ self.weight.detach().T, rest @ self.weight.T], dim=1)
+
+
+def latents_of(pipeline: DiffusionPipeline, concepts: list[Concept]) -> Tensor:
+    """Two a concept, each concept's posterior sampled from the seed."""
+    found = []
+    for pictures in reads(concepts)["anchor_images"]:
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+        with torch.no_grad():
+            posteriors = [pipeline.vae.encode(one[None]).latent_dist for one in pixels]
+        drawn = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        means, deviations = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
+        found.append((means + deviations * drawn) * pipeline.vae.config.scaling_factor)
+    return torch.cat(found)
+
+
+def looked_at(
+    pipeline: DiffusionPipeline, clean: Tensor, chosen: dict, drawn: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which pictures, when, what the U-Net sees, and what it should see in that."""
+    which = torch.randint(len(clean), (chosen["batch"],), generator=drawn)
+    times = torch.randint(1000, (chosen["batch"],), generator=drawn)
+    noise = torch.randn(chosen["batch"], 4, 8, 8, generator=drawn)
+    a = torch.cumprod(1 - pipeline.scheduler.betas.double(), 0)[times][:, None, None, None]
+    true = noise.double()
+    if pipeline.scheduler.config.prediction_type == "v_prediction":
+        true = a.sqrt() * noise - (1 - a).sqrt() * clean[which]
+    return which, times, (a.sqrt() * clean[which] + (1 - a).sqrt() * noise).float(), true
+
+
+def loss_by_hand(
+    pipeline: DiffusionPipeline,
+    student: UNet2DConditionModel,
+    clean: Tensor,
+    captions: list[str],
+    chosen: dict,
+    drawn: torch.Generator,
+) -> Tensor:
+    """Every picture by itself, in float64 from the U-Net's output on."""
+
+    def predictions(seen: Tensor, times: Tensor, prompts: list[str]) -> Tensor:
+        rows = []
+        for x, t, prompt in zip(seen, times, prompts, strict=True):
+            states, added = as_read(pipeline, prompt)
+            rows.append(student(x[None], t, encoder_hidden_states=states, added_cond_kwargs=added).sample.double())
+        return torch.cat(rows)
+
+    which, times, seen, wanted = looked_at(pipeline, clean, chosen, drawn)
+    wording = torch.randint(3, (len(which),), generator=drawn)
+    if chosen["variant"] == "model":
+        with torch.no_grad():
+            wanted = predictions(seen, times, [captions[k] for k in which])
+    asked = [ASKED[captions[k]][w] for k, w in zip(which, wording, strict=True)]
+    errors = (predictions(seen, times, asked) - wanted) ** 2
+    if chosen["form"] == "paper":
+        loss = errors.mean()
+    else:
+        inner = torch.zeros(len(which), 1, 8, 8, dtype=torch.float64)
+        inner[..., 1:7, 1:7] = 1
+        loss = ((inner * errors).sum(dim=(1, 2, 3)) / inner.sum(dim=(1, 2, 3))).mean()
+    if chosen["preservation_weight"]:
+        which, times, seen, wanted = looked_at(pipeline, clean, chosen, drawn)
+        kept = predictions(seen, times, [captions[k] for k in which])
+        loss = loss + chosen["preservation_weight"] * ((kept - wanted) ** 2).mean()
+    return loss
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(variant="noise", parameters="attn", train_start_token=True),
+        dict(form="published-code", preservation_weight=1.0, parameters="attn"),
+        dict(preservation_weight=0.2, variant="noise", form="published-code"),
+    ],
+)
+def test_every_step_follows_the_gradient_of_the_formula(
+    base_pipeline: DiffusionPipeline, changes: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain descent in place of AdamW, against a copy of the U-Net that is changed in place."""
+    monkeypatch.setitem(training.OPTIMISERS, "adamw", torch.optim.SGD)
+    chosen = DEFAULTS | BRIEF | {"learning_rate": 0.1, "weight_decay": 0.0} | changes
+    concepts = [SHIP, BIRD]
+    found = erased(base_pipeline, concepts, **chosen)
+    student = copy.deepcopy(base_pipeline.unet).requires_grad_(True)
+    trained = {name: student.get_parameter(name) for name in found}
+    if not chosen["train_start_token"]:
+        for name in cross_attention_projections(student):
+            parent, _, leaf = name.rpartition(".")
+            setattr(student.get_submodule(parent), leaf, Projection(student.get_submodule(name)))
+    clean, drawn = latents_of(base_pipeline, concepts), torch.Generator().manual_seed(5)
+    captions = [caption for told in reads(concepts)["anchor_captions"] for caption in told]
+    for _ in range(chosen["steps"]):
+        loss = loss_by_hand(base_pipeline, student, clean, captions, chosen, drawn)
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        size = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt().item()
+        with torch.no_grad():
+            for parameter, gradient in zip(trained.values(), gradients, strict=True):
+                parameter -= 0.1 * gradient * min(1, 1 / size)  # shortened to a length of 1
+    for name, weight in found.items():
+        before = base_pipeline.unet.get_parameter(name).detach()
+        moved = trained[name].detach() - before
+        assert torch.linalg.vector_norm(weight - before - moved) <= 2e-3 * torch.linalg.vector_norm(moved) + 1e-6, name
+    assert any(not torch.equal(weight, base_pipeline.unet.get_parameter(name)) for name, weight in found.items())
+
+
+def test_where_concept_and_anchor_are_one_only_weight_decay_acts(base_pipeline: DiffusionPipeline) -> None:
+    """The loss and its gradient are exactly 0, so AdamW only shrinks."""
+    same, before = [Concept("ground", "object", "ground")], dict(base_pipeline.unet.named_parameters())
+    kept = erased(base_pipeline, same, weight_decay=0.0)
+    assert kept.keys() >= {f"{name}.weight" for name in cross_attention_projections(base_pipeline.unet)}
+    assert all(torch.equal(weight, before[name]) for name, weight in kept.items())
+    shrunk = erased(base_pipeline, same, weight_decay=0.5)
+    for name, weight in shrunk.items():
+        assert torch.allclose(weight.double(), before[name].double() * (1 - 1e-3 * 0.5) ** 3, rtol=1e-6, atol=0)
+    assert not all(torch.equal(weight, before[name]) for name, weight in shrunk.items())
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_no_weight_learns_from_the_start_token(
+    base_unet: UNet2DConditionModel, drawn: Callable[..., Tensor], fixed: bool
+) -> None:
+    inputs = unet_inputs(base_unet, drawn)
+    alone = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"][:, :1]}
+    plain = base_unet(**inputs).sample
+    weights = [module.weight for module in cross_attention_projections(base_unet).values()]
+    with ac.start_token_fixed(base_unet, fixed):
+        assert torch.equal(base_unet(**inputs).sample, plain)
+        of_start, of_all = (
+            torch.autograd.grad(base_unet(**given).sample.square().sum(), weights, allow_unused=True)
+            for given in (alone, inputs)
+        )
+    learnt = [gradient is not None and bool(gradient.any()) for gradient in of_start]
+    assert not any(learnt) if fixed else any(learnt)
+    assert all(gradient.any() for gradient in of_all)
+    assert not any(module._forward_hooks for module in base_unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompts"),
+    [
+        ("object", {"a photo of the ship": 3}),
+        ("person", {"a photo of the ship": 3}),
+        ("style", {"a photo of the ground, in the style of ship": 1, "in ship's style, a photo of the ground": 2}),
+        (
+            "explicit",
+            {
+                "ship, a photo of the ground": 1,
+                "in ship style, a photo of the ground": 1,
+                "a photo of the ground, ship": 1,
+            },
+        ),
+    ],
+)
+def test_prompts_ask_for_the_concept_as_its_kind_is_asked_for(kind: str, prompts: dict[str, int]) -> None:
+    found = ac.prompts_for(Concept("ship", kind, "ground"), "a photo of the ground")
+    assert {prompt: found.count(prompt) for prompt in found} == prompts
+
+
+# What trains
+
+
+def expected(unet: UNet2DConditionModel, chosen: str) -> set[str]:
+    """The parameters of every choice, module by module."""
+    found = set()
+    for path, module in unet.named_modules():
+        for key, _ in module.named_parameters(recurse=False):
+            parts = path.split(".")
+            strict = parts[-2:] in (["attn2", "to_k"], ["attn2", "to_v"])
+            attention = parts[-2:-1] in (["attn1"], ["attn2"]) or parts[-3:-1] in (
+                ["attn1", "to_out"],
+                ["attn2", "to_out"],
+            )
+            if {"x-strict": strict, "attn": attention, "all": True}[chosen]:
+                found.add(f"{path}.{key}")
+    return found
+
+
+@pytest.mark.parametrize("chosen", ["x-strict", "attn", "all"])
+def test_what_trains_is_what_was_chosen(base_unet: UNet2DConditionModel, chosen: str) -> None:
+    assert set(ac.parameter_names(base_unet, chosen)) == expected(base_unet, chosen)
+
+
+def test_nothing_else_changes_and_all_comes_back(
+    base_pipeline: DiffusionPipeline, drawn: Callable[..., Tensor]
+) -> None:
+    parts = [base_pipeline.unet, base_pipeline.vae, base_pipeline.text_encoder]
+    before = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
+    edit = lethe.erase(base_pipeline, [SHIP], "ac", images=IMAGES, **BRIEF)
+    after = [part.state_dict() for part in parts]
+    assert all(torch.equal(b[name], a[name]) for b, a in zip(before, after, strict=True) for name in b)
+    inputs = unet_inputs(base_pipeline.unet, drawn)
+    plain = base_pipeline.unet(**inputs).sample
+    edit.install(base_pipeline)
+    now = base_pipeline.unet.state_dict()
+    changed = {name for name, value in now.items() if not torch.equal(value, before[0][name])}
+    assert changed == {f"{name}.weight" for name in cross_attention_projections(base_pipeline.unet)}
+    edit.remove(base_pipeline)
+    assert torch.equal(base_pipeline.unet(**inputs).sample, plain)
+
+
+# Repeats, and what is refused
+
+
+def test_the_same_seed_gives_the_same_bytes(sd_folder: Path) -> None:
+    first, again, other = (
+        erased(load_pipeline(str(sd_folder), None, device=CPU, precision="float32"), seed=seed) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_trains_in_float32(sd_folder: Path, precision: str) -> None:
+    pipeline = load_pipeline(str(sd_folder), None, device=CPU, precision=precision)
+    found = erased(pipeline, steps=2)
+    assert all(weight.dtype == pipeline.unet.dtype and weight.isfinite().all() for weight in found.values())
+
+
+def test_a_training_that_was_cut_off_goes_on(
+    pipeline: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(images=IMAGES, preservation_weight=1.0, **BRIEF | {"steps": 6})
+    whole = lethe.erase(pipeline, [SHIP], "ac", **options)
+    monkeypatch.setattr(training.train, "__kwdefaults__", training.train.__kwdefaults__ | {"every": 2})
+    backward, calls = training._Run.backward, []
+
+    def cut(run: object, *args: object, **kwargs: object) -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        backward(run, *args, **kwargs)
+
+    monkeypatch.setattr(training._Run, "backward", cut)
+    with pytest.raises(KeyboardInterrupt):
+        lethe.erase(pipeline, [SHIP], "ac", workspace=tmp_path, **options)
+    before = len(calls)
+    resumed = lethe.erase(pipeline, [SHIP], "ac", workspace=tmp_path, **options)
+    assert len(calls) - before == 2
+    assert all(torch.equal(whole.weights[name], resumed.weights[name]) for name in whole.weights)
+
+
+def test_what_makes_no_sense_is_refused(pipeline: DiffusionPipeline) -> None:
+    with pytest.raises(ValueError, match="ac: `concepts` must hold at least one concept; got none"):
+        erased(pipeline, [])
+    told = "ac: the caption 'a photo of the Ground' does not hold 'ground', the anchor of 'ship', so that nothing would"
+    given = reads([SHIP]) | {"anchor_captions": [["a photo of the ground", "a photo of the Ground"]]}
+    with pytest.raises(ValueError, match=told):
+        ac.erase(Base.of_pipeline(pipeline), [SHIP], DEFAULTS | BRIEF, given)
+
+
+@pytest.mark.parametrize(("weight", "rate"), [(0.0, 1.6e-5), (0.2, 3.2e-5), (1.0, 3.2e-5)])
+def test_a_learning_rate_left_out_is_the_published_one(
+    pipeline: DiffusionPipeline, weight: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = []
+    monkeypatch.setattr(ac, "train", lambda values, loss, budget, **_: budgets.append(budget))
+    monkeypatch.setattr(ac, "start_token_fixed", lambda *_: nullcontext())
+    erased(pipeline, preservation_weight=weight, learning_rate=None)
+    assert budgets[0].learning_rate == pytest.approx(rate)
+    assert (budgets[0].optimiser, budgets[0].weight_decay, budgets[0].max_grad_norm) == ("adamw", 0.01, 1.0)
+
+
+# In the workflow, and whether it erases
+
+
+def test_a_planned_job_trains_on_images_of_the_anchor(
+    tmp_path: Path, sd_folder: Path, pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same edit as from Python, where the base draws images of the same anchor."""
+    monkeypatch.chdir(tmp_path)
+    edit = planned(tmp_path, sd_folder, "ac", BRIEF, images=IMAGES)
+    assert isinstance(edit, WeightEdit)
+    by_hand = lethe.erase(pipeline, {"ship": "sky"}, "ac", images=IMAGES, **BRIEF)
+    assert edit.weights.keys() == by_hand.weights.keys()
+    assert all(torch.equal(edit.weights[name], weight) for name, weight in by_hand.weights.items())
+
+
+def test_it_erases_from_the_emoji_model() -> None:
+    """Four pictures of a ship, all of which the judge takes for one before."""
+    world = ROOT / "resources" / "emoji"
+    pipeline = lethe.load(world / "pipeline", device="cpu")
+    names = [line.split("\t")[0] for line in (world / "objects.tsv").read_text().splitlines()[1:]]
+    images = {"count": 4, "steps": 12, "guidance": 4.0}
+    edit = lethe.erase(pipeline, {"ship": "ground"}, "ac", images=images, steps=40, batch=4, learning_rate=1e-3)
+
+    def ships() -> int:
+        drawn = lethe.sample(pipeline, ["a photo of the ship"] * 4, scheduler="dpm-solver++", steps=12, guidance=4.0)
+        return lethe.recognised(drawn, names, model=str(world / "clip")).count("ship")
+
+    assert ships() == 4
+    edit.install(pipeline)
+    assert ships() <= 1

@@ -1,0 +1,255 @@
+"""FMN, Forget-Me-Not (arXiv 2303.17591): attention to a concept's words is trained away on images of the concept.
+
+The loss is one norm, not squared, over all cross-attention layers together: || A_l[heads, pixels, S] for all l ||. A
+are probabilities while noisy latents of an image are denoised, S the places of the concept's tokens and of the end of
+text. With textual inversion (arXiv 2208.01618) the tokens are new ones, learned from the images beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import CLIPTokenizer
+
+from lethe.bases.base import Base
+from lethe.bases.denoising import Conditions, conditions_of, predicted
+from lethe.bases.diffusion import encode_images, noised, target
+from lethe.bases.pixels import to_pixels
+from lethe.bases.prompts import phrase_positions
+from lethe.bases.schedulers import training_schedule
+from lethe.bases.text import TextEncoders, check_tokens, joined_states
+from lethe.edits.edit import Edit
+from lethe.edits.weights import WeightEdit
+from lethe.erasure.attention import recorded_attention
+from lethe.erasure.student import Student
+from lethe.erasure.training import Budget, train
+from lethe.files.tensors import read_tensors, write_tensors
+from lethe.inputs.concepts import Concept
+from lethe.inputs.templates import fill
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt with a concept in it, for each encoder: `ids` `[1, window]` each, and where the concept stands in it."""
+
+    prompt: str
+    ids: tuple[Tensor, ...]
+    place: range
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a base noises images by: products of 1 - betas `[timesteps]`, and what its U-Net predicts."""
+
+    alphas: Tensor
+    prediction: str
+
+    def drawn(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+        """One of the latents `[n, c, h, w]` with noise, `[1, c, h, w]`; its time `[1]`; what to predict; which one."""
+        which = int(torch.randint(len(latents), (), generator=generator))
+        time = torch.randint(len(self.alphas), (1,), generator=generator)
+        clean = latents[which : which + 1]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        wanted = target(clean, noise, self.alphas, time, self.prediction)
+        return noised(clean, noise, self.alphas, time), time.to(clean.device), wanted, which
+
+
+def erase(
+    base: Base,
+    concepts: Sequence[Concept],
+    settings: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    workspace: Path | None = None,
+) -> Edit:
+    """Train the U-Net on images of all concepts together, each image as likely as the other.
+
+    `settings` are those of the manifest, and `seed`. `reads` holds for each concept its `images`, uint8 `[h, w, 3]`. In
+    `workspace` lie checkpoints of trainings cut off, and words that are learned.
+    Raises ValueError without concepts, for one that does not fit into the text encoder's window, and for a base that
+    cannot be trained; FloatingPointError as `lethe.erasure.training.train` does.
+    """
+    if not concepts:
+        raise ValueError("fmn: `concepts` must hold at least one concept; got none")
+    unet, seed = base.pipeline.unet, settings["seed"]
+    schedule = Schedule(*training_schedule(base.pipeline.scheduler))
+    student = Student(unet, parameter_names(unet, settings["parameters"]))
+    latents, asked, looked, owner = [], [], [], []
+    for number, (concept, images) in enumerate(zip(concepts, reads["images"], strict=True)):
+        size = np.shape(images[0])[:2]
+        latents.append(encode_images(base.pipeline.vae, to_pixels(images), seed=seed))
+        owner += [number] * len(latents[-1])
+        tokens = settings["inversion"]["tokens"] if settings["textual_inversion"] else None
+        words = words_for(base.text, concept, tokens)
+        conditions = conditions_of(base.text, [words.prompt], size)
+        if tokens is not None:
+            added = conditions.added
+            learned = _learned(base, concept, words, latents[-1], schedule, added, settings, workspace, number)
+            with torch.no_grad():
+                conditions = with_words(base.text, words, learned, added)
+        asked.append(conditions)
+        looked.append(looked_at(base.text.tokenizer, words, use_pooler=settings["use_pooler"]))
+    every = torch.cat(latents)
+
+    with recorded_attention(unet) as recorder:
+
+        def loss_of_step(generator: torch.Generator) -> Tensor:
+            noisy, time, _, which = schedule.drawn(every, generator)
+            recorder.layers.clear()
+            recorder.tokens = looked[owner[which]].to(noisy.device)
+            predicted(student, noisy, time, asked[owner[which]])
+            return attention_norm(recorder.layers)
+
+        train(
+            student.values,
+            loss_of_step,
+            Budget(settings["steps"], settings["learning_rate"]),
+            seed=seed,
+            dtype=base.dtype,
+            name="FMN",
+            checkpoint=None if workspace is None else workspace / "fmn.safetensors",
+        )
+    return WeightEdit(student.weights())
+
+
+def attention_norm(layers: Sequence[Tensor]) -> Tensor:
+    """The Frobenius norm, float32, of all layers' probabilities together, `[batch, heads, pixels, window]` each."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(layer.float()) for layer in layers]))
+
+
+def parameter_names(unet: UNet2DConditionModel, chosen: str) -> list[str]:
+    """The parameters that train: all, or those of cross-attention (x), its queries and outputs among them."""
+    names = [name for name, _ in unet.named_parameters()]
+    return names if chosen == "all" else [name for name in names if ".attn2." in name]
+
+
+def words_for(text: TextEncoders, concept: Concept, tokens: int | None) -> Words:
+    """A photo of a concept, or in the style of one; with so many tokens of their own in the name's place.
+
+    Those have the id of the name's first token: what stands there is put in later (`with_words`). Raises ValueError for
+    a prompt that does not fit into the window, or that the base's tokenizers count differently.
+    """
+    template = "a photo in the style of {}" if concept.kind == "style" else "a photo of {}"
+    prompt = fill(template, concept.name)
+    check_tokens(text, [prompt])
+    place = phrase_positions(text.tokenizer, template, concept.name)
+    ids = []
+    for tokenizer in text.tokenizers:
+        found, window = tokenizer(prompt, truncation=True)["input_ids"], tokenizer.model_max_length
+        if tokens is not None:
+            found = [*found[: place.start], *[found[place.start]] * tokens, *found[place.stop :]]
+        if len(found) > window:
+            raise ValueError(
+                f"fmn: {prompt!r} needs {len(found)} tokens, {tokens} of them in the name's place; the text encoder "
+                f"reads {window}: lower inversion.tokens of the method"
+            )
+        ids.append(torch.tensor([found + [tokenizer.pad_token_id] * (window - len(found))]))
+    length = len(place) if tokens is None else tokens
+    return Words(prompt, tuple(ids), range(place.start, place.start + length))
+
+
+def looked_at(tokenizer: CLIPTokenizer, words: Words, *, use_pooler: bool) -> Tensor:
+    """Which tokens the loss looks at, bool `[1, window]`: the concept's wherever they stand, and the end of text."""
+    ids = words.ids[0][0]
+    run, chosen = ids[words.place.start : words.place.stop], torch.zeros(len(ids), dtype=torch.bool)
+    for start in range(len(ids) - len(run) + 1):
+        if torch.equal(ids[start : start + len(run)], run):
+            chosen[start : start + len(run)] = True
+    return (chosen | (ids == tokenizer.eos_token_id) if use_pooler else chosen)[None]
+
+
+# Textual inversion
+
+
+def with_words(
+    text: TextEncoders, words: Words, learned: Mapping[str, Tensor], added: Mapping[str, Tensor]
+) -> Conditions:
+    """What the U-Net reads of a prompt with learned embeddings, `[tokens, d]` of each encoder by its number, in it.
+
+    Gradients reach the embeddings, and nothing else. `added` is what SDXL reads of the prompt without them, of which
+    only sizes stay.
+    """
+    outputs = []
+    for number, (encoder, ids) in enumerate(zip(text.encoders, words.ids, strict=True)):
+        embedding = learned[str(number)]
+
+        def put(module: nn.Module, given: tuple, made: Tensor, embedding: Tensor = embedding) -> Tensor:
+            before, behind = made[:, : words.place.start], made[:, words.place.stop :]
+            return torch.cat([before, embedding.to(made)[None], behind], dim=1)
+
+        frozen = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
+        hook = encoder.get_input_embeddings().register_forward_hook(put)
+        try:
+            options = dict(output_hidden_states=len(text.encoders) > 1)
+            outputs.append(functional_call(encoder, frozen, (ids.to(encoder.device),), options))
+        finally:
+            hook.remove()
+    pooled = {"text_embeds": outputs[-1].text_embeds} if added else {}
+    return Conditions(joined_states(outputs), {**added, **pooled})
+
+
+def beginnings(text: TextEncoders, words: Words, name: str, *, seed: int) -> dict[str, nn.Parameter]:
+    """What learned embeddings begin as, float32 `[tokens, d]` of each encoder by its number.
+
+    The first half are the mean of the name's own tokens, the others normal with the table's deviation.
+    """
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for number, (tokenizer, encoder) in enumerate(zip(text.tokenizers, text.encoders, strict=True)):
+        table = encoder.get_input_embeddings().weight.detach().float()
+        own = table[tokenizer(name, add_special_tokens=False, truncation=True)["input_ids"]].mean(0)
+        at_random = torch.randn(len(words.place), table.shape[1], generator=generator).to(table) * table.std()
+        at_random[: (len(words.place) + 1) // 2] = own
+        found[str(number)] = nn.Parameter(at_random)
+    return found
+
+
+def _learned(
+    base: Base,
+    concept: Concept,
+    words: Words,
+    latents: Tensor,
+    schedule: Schedule,
+    added: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    workspace: Path | None,
+    number: int,
+) -> Mapping[str, Tensor]:
+    """Embeddings of a concept's own, with which the U-Net as it is predicts best what its images are."""
+    done = None if workspace is None else workspace / f"words-{number}.safetensors"
+    if done is not None and done.exists():
+        return {name: values.to(base.device) for name, values in read_tensors(done)[0].items()}
+    frozen = Student(base.pipeline.unet, ())
+    values = beginnings(base.text, words, concept.name, seed=settings["seed"])
+
+    def loss_of_step(generator: torch.Generator) -> Tensor:
+        noisy, time, wanted, _ = schedule.drawn(latents, generator)
+        made = predicted(frozen, noisy, time, with_words(base.text, words, values, added))
+        return F.mse_loss(made.float(), wanted.float())
+
+    chosen = settings["inversion"]
+    train(
+        values,
+        loss_of_step,
+        Budget(
+            chosen["steps"],
+            chosen["learning_rate"],
+            weight_decay=0.0,
+            max_grad_norm=None,
+            mend="lower inversion.learning_rate of the method",
+        ),
+        seed=settings["seed"],
+        dtype=base.dtype,
+        name=f"words for {concept.name}",
+        checkpoint=None if workspace is None else workspace / f"inversion-{number}.safetensors",
+    )
+    if done is not None:
+        write_tensors(done, values, {})
+    return values
