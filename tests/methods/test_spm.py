@@ -547,7 +547,7 @@ def test_it_erases_from_the_emoji_model() -> None:
     world = ROOT / "resources" / "emoji"
     pipeline = lethe.load(world / "pipeline", device="cpu")
     names = [line.split("\t")[0] for line in (world / "objects.tsv").read_text().splitlines()[1:]]
-    options = dict(steps=50, sampling_steps=3, anchor_count=2, learning_rate=1e-2, anchor_weight=10.0)
+    options = dict(steps=50, sampling_steps=4, learning_rate=1e-2, anchor_weight=10.0)
     edit = lethe.erase(pipeline, {"ship": "ground"}, "spm", **options)
 
     def ships() -> int:
