@@ -331,7 +331,9 @@ def guide(
     Raises ValueError for settings and tensors that no edit of this method has, or that do not fit the U-Net; a pipeline
     so guided raises it when it draws from embeddings in place of a prompt.
     """
-    adapters = _checked(pipeline.unet, settings, tensors)
+    # What a file was read into lies at any address, and products round by it.
+    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    adapters = _checked(pipeline.unet, settings, own)
     told, encode = {}, pipeline.encode_prompt
     before = vars(pipeline).get("encode_prompt")
     parameters = inspect.signature(encode)
