@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -341,13 +343,23 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def finished(project: Path, forked: dict[str, str]) -> Path:
-    """The project after a whole run."""
-    run = snakemake(project, "--cores", "2", environment=forked)
-    assert run.returncode == 0, run.stderr
-    assert "results/tables/objects.csv" in run.stdout + run.stderr
-    assert "results/figures/objects.png" in run.stdout + run.stderr
-    return project
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after a whole run, which one of pytest's workers makes; the others take a copy."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = shared / "finished.txt"
+        if made.exists():
+            return shutil.copytree(made.read_text(), tmp_path_factory.mktemp("finished") / "project", symlinks=True)
+        project = request.getfixturevalue("project")
+        run = snakemake(project, "--cores", "2", environment=request.getfixturevalue("forked"))
+        assert run.returncode == 0, run.stderr
+        assert "results/tables/objects.csv" in run.stdout + run.stderr
+        assert "results/figures/objects.png" in run.stdout + run.stderr
+        shutil.copytree(project, shared / "finished", symlinks=True)  # before any test changes it
+        made.write_text(str(shared / "finished"))
+        return project
 
 
 @pytest.fixture

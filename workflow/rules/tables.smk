@@ -71,3 +71,5 @@ for name, files in PLAN.targets().items():
             input:
                 files,
             localrule: True
+            message:
+                f"the table {name} and its pictures"
