@@ -1,11 +1,9 @@
-"""Images to latents, latents with noise, and what the U-Net predicts of them."""
+"""Images to latents, latents with noise, and what a U-Net should predict of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
@@ -30,18 +28,6 @@ def target(clean: Tensor, noise: Tensor, alphas: Tensor, times: Tensor, predicti
         return noise
     alpha = alphas[times].to(clean)[:, None, None, None]
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-
-
-def _predict(
-    unet: UNet2DConditionModel,
-    noisy: Tensor,
-    times: Tensor,
-    states: Tensor,
-    added: Mapping[str, Tensor],
-    rows: Tensor,
-) -> Tensor:
-    conditions = {name: values[rows] for name, values in added.items()}
-    return unet(noisy, times.to(noisy.device), states, added_cond_kwargs=conditions).sample
 
 
 @torch.no_grad()

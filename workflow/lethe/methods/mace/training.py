@@ -14,7 +14,8 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from lethe.bases.diffusion import _predict, encode_images, noised, target
+from lethe.bases.denoising import Conditions, predicted
+from lethe.bases.diffusion import encode_images, noised, target
 from lethe.bases.pipeline import text_encoders
 from lethe.bases.pixels import NORMALISATIONS
 from lethe.bases.prompts import end_positions, phrase_positions
@@ -242,7 +243,8 @@ def _attention_step(
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     recorder.layers.clear()
     recorder.tokens = concept.tokens[prompts].to(clean.device)
-    _predict(unet, noised(clean, noise, alphas, times), times, concept.states[prompts], concept.added, prompts)
+    asked = Conditions(concept.states, concept.added).rows(prompts)
+    predicted(unet, noised(clean, noise, alphas, times), times.to(clean.device), asked)
     return attention_loss(recorder.layers, concept.masks[images].to(clean.device), squared=settings.squared_norm)
 
 
@@ -261,6 +263,7 @@ def _preservation_step(
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     recorder.tokens = None
     noisy = noised(clean, noise, alphas, times)
-    predicted = _predict(unet, noisy, times, preserved.states[rows], preserved.added, rows)
+    asked = Conditions(preserved.states, preserved.added).rows(rows)
+    found = predicted(unet, noisy, times.to(clean.device), asked)
     wanted = target(clean, noise, alphas, times, preserved.prediction)
-    return F.mse_loss(predicted.float(), wanted.float())
+    return F.mse_loss(found.float(), wanted.float())
