@@ -148,6 +148,7 @@ def test_the_segmenter_is_a_decoder_to_train_on_a_fixed_copy_of_the_judge(world_
         assert torch.equal(tensor, copy[name])
         assert tensor.data_ptr() != copy[name].data_ptr()
     assert not any(p.requires_grad for p in clipseg.clip.parameters())
+    assert clipseg.config.extract_layers == [1, 2, 3]  # of 4: among them what the last one makes
     assert all(p.requires_grad for p in (*clip.parameters(), *clipseg.decoder.parameters()))
 
 

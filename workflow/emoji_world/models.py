@@ -165,13 +165,18 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
 
 
 def build_clipseg(clip: CLIPModel, *, reduce: int) -> CLIPSegForImageSegmentation:
-    """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is."""
+    """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is.
+
+    It reads three layers of the vision tower, the last one among them: those before tell little of which subject is
+    where.
+    """
+    layers = clip.config.vision_config.num_hidden_layers
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
             text_config=clip.config.text_config.to_dict(),
             vision_config=clip.config.vision_config.to_dict(),
             projection_dim=clip.config.projection_dim,
-            extract_layers=[1, 2, 3],
+            extract_layers=[layers // 3, 2 * layers // 3, layers - 1],
             reduce_dim=reduce,
             decoder_num_attention_heads=4,
             decoder_intermediate_size=4 * reduce,
