@@ -210,6 +210,14 @@ def test_comments_docstrings_and_blank_lines_are_no_part_of_the_code(library: Pa
     assert code_hash("lethe.steps.moments") == here
 
 
+def test_a_text_that_is_a_statement_of_its_own_is_no_code() -> None:
+    """So names are documented. It says nothing in a function either; a text that is part of a statement stays."""
+    named = 'Network = int\n"""What is called as one."""\n\n\ndef f():\n    x = 1\n    "a word"\n    return x\n'
+    assert bare(named) == bare("Network = int\ndef f():\n    x = 1\n    return x\n")
+    for told in ('x = """a word"""', 'f("a word")', 'x = 1; "a word"', 'return_ = ("a word")'):
+        assert "a word" in bare(f"{told}\n")
+
+
 @given(
     st.lists(
         st.sampled_from(

@@ -105,12 +105,12 @@ def bare(source: str) -> str:
 
 
 def _docstrings(source: str, lines: list[str]) -> list[tuple[int, int]]:
-    """First and last row of every docstring of a source that has its rows to itself; `lines` hold no comments."""
+    """First and last row of every statement that is a text alone and has its rows to itself; `lines` hold no comments.
+
+    That is docstrings, those of names among them: wherever it stands such a statement does nothing.
+    """
     found = []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not node.body:
-            continue
-        text = node.body[0]
+    for text in ast.walk(ast.parse(source)):
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
             before = lines[text.lineno - 1].encode()[: text.col_offset]  # ast counts bytes
             after = lines[text.end_lineno - 1].encode()[text.end_col_offset :]
