@@ -25,7 +25,7 @@ from lethe.erasure import training
 from lethe.inputs.concepts import Concept
 from lethe.methods import ac
 from lethe.plugins import manifest
-from running import ROOT
+from trained import WORLD, cut_off, ships
 
 DEFAULTS = {name: rule["default"] for name, rule in manifest("methods", "ac").settings["properties"].items()}
 DEFAULTS |= {"seed": 5}
@@ -299,16 +299,7 @@ def test_a_training_that_was_cut_off_goes_on(
 ) -> None:
     options = dict(images=IMAGES, preservation_weight=1.0, **BRIEF | {"steps": 6})
     whole = lethe.erase(pipeline, [SHIP], "ac", **options)
-    monkeypatch.setattr(training.train, "__kwdefaults__", training.train.__kwdefaults__ | {"every": 2})
-    backward, calls = training._Run.backward, []
-
-    def cut(run: object, *args: object, **kwargs: object) -> None:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        backward(run, *args, **kwargs)
-
-    monkeypatch.setattr(training._Run, "backward", cut)
+    calls = cut_off(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
         lethe.erase(pipeline, [SHIP], "ac", workspace=tmp_path, **options)
     before = len(calls)
@@ -355,16 +346,10 @@ def test_a_planned_job_trains_on_images_of_the_anchor(
 
 def test_it_erases_from_the_emoji_model() -> None:
     """Four pictures of a ship, all of which the judge takes for one before."""
-    world = ROOT / "resources" / "emoji"
-    pipeline = lethe.load(world / "pipeline", device="cpu")
-    names = [line.split("\t")[0] for line in (world / "objects.tsv").read_text().splitlines()[1:]]
+    pipeline = lethe.load(WORLD / "pipeline", device="cpu")
     images = {"count": 4, "steps": 12, "guidance": 4.0}
     edit = lethe.erase(pipeline, {"ship": "ground"}, "ac", images=images, steps=40, batch=4, learning_rate=1e-3)
 
-    def ships() -> int:
-        drawn = lethe.sample(pipeline, ["a photo of the ship"] * 4, scheduler="dpm-solver++", steps=12, guidance=4.0)
-        return lethe.recognised(drawn, names, model=str(world / "clip")).count("ship")
-
-    assert ships() == 4
+    assert ships(pipeline) == 4
     edit.install(pipeline)
-    assert ships() <= 1
+    assert ships(pipeline) <= 1

@@ -20,6 +20,7 @@ from lethe.erasure import training
 from lethe.inputs.concepts import Concept
 from lethe.methods import esd
 from lethe.plugins import manifest
+from trained import cut_off
 
 MANIFEST = manifest("methods", "esd")
 DEFAULTS = {name: rule["default"] for name, rule in MANIFEST.settings["properties"].items()} | {"seed": 5}
@@ -221,16 +222,7 @@ def test_a_training_that_was_cut_off_goes_on(
     """Through the API; of other settings the folder has another training."""
     options = BRIEF | dict(steps=6)
     whole = lethe.erase(pipeline, SHIP, "esd", **options)
-    monkeypatch.setattr(training.train, "__kwdefaults__", training.train.__kwdefaults__ | {"every": 2})
-    backward, calls = training._Run.backward, []
-
-    def cut(run: object, *args: object, **kwargs: object) -> None:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        backward(run, *args, **kwargs)
-
-    monkeypatch.setattr(training._Run, "backward", cut)
+    calls = cut_off(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
         lethe.erase(pipeline, SHIP, "esd", workspace=tmp_path, **options)
     other = lethe.erase(pipeline, SHIP, "esd", workspace=tmp_path, **options, seed=9)

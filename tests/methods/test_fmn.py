@@ -27,7 +27,7 @@ from lethe.inputs.concepts import Concept
 from lethe.methods import fmn
 from lethe.methods.mace.training import attention_loss
 from lethe.plugins import manifest
-from running import ROOT
+from trained import WORLD, cut_off, ships
 
 RULES = manifest("methods", "fmn").settings["properties"]
 INVERSION = {name: rule["default"] for name, rule in RULES["inversion"]["properties"].items()}
@@ -370,16 +370,7 @@ def test_a_training_that_was_cut_off_goes_on(
     options = dict(images=IMAGES, inversion={"steps": 6}, **BRIEF | {"steps": 6})
     concepts = [SHIP, Concept("bird", "style", "art")]
     whole = lethe.erase(pipeline, concepts, "fmn", **options)
-    monkeypatch.setattr(training.train, "__kwdefaults__", training.train.__kwdefaults__ | {"every": 2})
-    backward, calls = training._Run.backward, []
-
-    def cut(run: object, *args: object, **kwargs: object) -> None:
-        calls.append(1)
-        if len(calls) == stopped_at:
-            raise KeyboardInterrupt
-        backward(run, *args, **kwargs)
-
-    monkeypatch.setattr(training._Run, "backward", cut)
+    calls = cut_off(monkeypatch, stopped_at)
     with pytest.raises(KeyboardInterrupt):
         lethe.erase(pipeline, concepts, "fmn", workspace=tmp_path, **options)
     before = len(calls)
@@ -405,16 +396,10 @@ def test_a_planned_job_trains_on_images_of_the_concept(
 
 def test_it_erases_from_the_emoji_model() -> None:
     """Four pictures of a ship, all of which the judge takes for one before."""
-    world = ROOT / "resources" / "emoji"
-    pipeline = lethe.load(world / "pipeline", device="cpu")
-    names = [line.split("\t")[0] for line in (world / "objects.tsv").read_text().splitlines()[1:]]
+    pipeline = lethe.load(WORLD / "pipeline", device="cpu")
     options = dict(images={"count": 4, "steps": 12, "guidance": 4.0}, use_pooler=False, learning_rate=1e-4)
     edit = lethe.erase(pipeline, {"ship": "ground"}, "fmn", textual_inversion=False, **options)
 
-    def ships() -> int:
-        drawn = lethe.sample(pipeline, ["a photo of the ship"] * 4, scheduler="dpm-solver++", steps=12, guidance=4.0)
-        return lethe.recognised(drawn, names, model=str(world / "clip")).count("ship")
-
-    assert ships() == 4
+    assert ships(pipeline) == 4
     edit.install(pipeline)
-    assert ships() <= 2
+    assert ships(pipeline) <= 2

@@ -28,7 +28,7 @@ from lethe.edits.weights import WeightEdit
 from lethe.erasure import training
 from lethe.inputs.concepts import Concept
 from lethe.methods import spm
-from running import ROOT
+from trained import WORLD, cut_off, ships
 
 DEFAULTS = settings_of("spm") | {"seed": 5}
 BRIEF = dict(steps=2, learning_rate=1e-2, sampling_steps=2)
@@ -496,16 +496,7 @@ def test_a_training_that_was_cut_off_goes_on(
     """In the first of two adapters, and in the second: six steps each, kept every two."""
     options = BRIEF | {"steps": 6}
     whole = lethe.erase(pipeline, [SHIP, BIRD], "spm", **options)
-    monkeypatch.setattr(training.train, "__kwdefaults__", training.train.__kwdefaults__ | {"every": 2})
-    backward, calls = training._Run.backward, []
-
-    def cut(run: object, *args: object, **kwargs: object) -> None:
-        calls.append(1)
-        if len(calls) == stopped_at:
-            raise KeyboardInterrupt
-        backward(run, *args, **kwargs)
-
-    monkeypatch.setattr(training._Run, "backward", cut)
+    calls = cut_off(monkeypatch, stopped_at)
     with pytest.raises(KeyboardInterrupt):
         lethe.erase(pipeline, [SHIP, BIRD], "spm", workspace=tmp_path, **options)
     before = len(calls)
@@ -548,16 +539,10 @@ def test_a_planned_job_makes_the_edit_that_python_makes(
 
 def test_it_erases_from_the_emoji_model() -> None:
     """Four pictures of a ship, all of which the judge takes for one before."""
-    world = ROOT / "resources" / "emoji"
-    pipeline = lethe.load(world / "pipeline", device="cpu")
-    names = [line.split("\t")[0] for line in (world / "objects.tsv").read_text().splitlines()[1:]]
+    pipeline = lethe.load(WORLD / "pipeline", device="cpu")
     options = dict(steps=50, sampling_steps=4, learning_rate=1e-2, anchor_weight=10.0)
     edit = lethe.erase(pipeline, {"ship": "ground"}, "spm", **options)
 
-    def ships() -> int:
-        drawn = lethe.sample(pipeline, ["a photo of the ship"] * 4, scheduler="dpm-solver++", steps=12, guidance=4.0)
-        return lethe.recognised(drawn, names, model=str(world / "clip")).count("ship")
-
-    assert ships() == 4
+    assert ships(pipeline) == 4
     edit.install(pipeline)
-    assert ships() <= 1
+    assert ships(pipeline) <= 1

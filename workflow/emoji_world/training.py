@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lethe.files.whole import written_whole
+
 log = logging.getLogger(__name__)
 
 
@@ -212,12 +214,10 @@ def _save(
     for name, parameter in parameters.items():
         if state := optimiser.state.get(parameter):  # a parameter the loss never reaches has none
             tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({k: t.contiguous() for k, t in tensors.items()}, part, about | {"curve": json.dumps(curve)})
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())  # else a crash of the machine may leave the new name and none of its bytes
-    part.replace(path)
+    with written_whole(path) as part:
+        save_file({k: t.contiguous() for k, t in tensors.items()}, part, about | {"curve": json.dumps(curve)})
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # else a crash of the machine may leave the new name and none of its bytes
 
 
 def _resume(
