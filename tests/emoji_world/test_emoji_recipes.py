@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from emoji_world.models import (
 )
 from emoji_world.recipes import (
     Budget,
+    apart_loss,
     bare_words,
     contrastive_loss,
     encode,
@@ -38,6 +40,7 @@ from emoji_world.recipes import (
     train_diffusion,
     train_on_captions,
     train_segmenter,
+    train_text,
     train_to_name,
     train_vae,
 )
@@ -320,6 +323,7 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
         return told[-1]
 
     monkeypatch.setattr(recipes.Speaker, "tell", listen)
+    monkeypatch.setattr(recipes, "softened", lambda pixels, _: pixels)
     logits, several = drawn(24, 24).float() * 3, 0
 
     class Fixed(nn.Module):
@@ -331,9 +335,7 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
             return SimpleNamespace(logits_per_image=logits)
 
     clip, budget = Fixed(), Budget(2, 24, 1e-3, 4)
-    loss_of_batch = batch_loss(
-        train_on_captions, clip, world_tokenizer, scenes, little, budget, Path("c"), soften=False
-    )
+    loss_of_batch = batch_loss(train_on_captions, clip, world_tokenizer, scenes, little, budget, Path("c"))
     for seed in range(5):
         told.clear()
         loss = loss_of_batch(np.random.default_rng(seed)).item()
@@ -357,14 +359,70 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
     assert several > 100
 
 
-@pytest.mark.parametrize("soften", [True, False])
-def test_train_on_captions_trains_both_towers(
-    little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, scenes: Scenes, tmp_path: Path, soften: bool
+@pytest.mark.parametrize("training", [train_on_captions, partial(train_text, people=3)], ids=["judge", "text"])
+def test_captions_train_both_towers(
+    training: Callable, little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, scenes: Scenes, tmp_path: Path
 ) -> None:
     before = copied(clip)
-    train_on_captions(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c", soften=soften)
+    training(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c")
     names = moved(clip, before)
     assert {"text_projection.weight", "visual_projection.weight", "logit_scale"} <= names
+
+
+def test_states_are_told_apart_by_their_cosines(drawn: Callable[..., Tensor]) -> None:
+    one, other = drawn(5, 8), drawn(5, 8) + 2
+    mean = [sum(column) / 10 for column in zip(*one.tolist(), *other.tolist(), strict=True)]
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        a, b = ([x - m for x, m in zip(v, mean, strict=True)] for v in (a, b))
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+    table = [[math.exp(10 * cosine(a, b)) for b in other.tolist()] for a in one.tolist()]
+    ways = table, list(zip(*table, strict=True))
+    want = -sum(math.log(way[k][k] / sum(way[k])) for way in ways for k in range(5)) / 10
+    assert apart_loss(one, other).item() == pytest.approx(want, rel=1e-12)
+
+
+def test_the_text_encoder_keeps_names_apart_wherever_they_stand(
+    little: World,
+    world_tokenizer: CLIPTokenizer,
+    clip: CLIPModel,
+    scenes: Scenes,
+    batch_loss: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The captions' loss and that of 3 of 4 people in two phrasings, by the state of each name's last token."""
+    spoken: list[str] = []
+    monkeypatch.setattr(
+        recipes, "token_ids", lambda tokenizer, texts: spoken.extend(texts) or token_ids(tokenizer, texts)
+    )
+    terms: list[tuple[float, Tensor, Tensor]] = []
+
+    def apart(one: Tensor, other: Tensor) -> Tensor:
+        terms.append((apart_loss(one, other).item(), one.detach(), other.detach()))
+        return apart_loss(one, other)
+
+    monkeypatch.setattr(recipes, "apart_loss", apart)
+    monkeypatch.setattr(recipes, "contrastive_loss", lambda *_: torch.tensor(5.0))
+    loss_of_batch = batch_loss(train_text, clip, world_tokenizer, scenes, little, BUDGET, Path("c"), people=3)
+    names, phrasings = [person.name for person in little.people], set()
+    for seed in range(8):
+        spoken.clear()
+        loss = loss_of_batch(np.random.default_rng(seed)).item()
+        prompts = spoken[BUDGET.batch :]
+        first, second = (
+            [next(n for n in names if text.endswith(n)) for text in half] for half in (prompts[:3], prompts[3:])
+        )
+        assert first == second
+        assert len(set(first)) == 3
+        phrasings |= {text.removesuffix(name) for text, name in zip(prompts, first + second, strict=True)}
+        found, *states = terms.pop()
+        for text, state in zip(prompts, torch.cat(states), strict=True):
+            ids = world_tokenizer([text], return_tensors="pt").input_ids  # without padding: the last is end of text
+            with torch.no_grad():
+                assert torch.allclose(clip.text_model(ids).last_hidden_state[0, -2], state, atol=1e-5)
+        assert loss == pytest.approx(5 + found)
+    assert len(phrasings) > 8
 
 
 def test_judges_learn_to_tell_names_beside_captions(
@@ -537,7 +595,8 @@ def test_recipes_train_where_their_networks_lie(
     diffused = (unet, encoder, world_tokenizer, build_scheduler(), torch.randn(40, 4, 16, 16), scenes, little, *end)
     losses = [
         batch_loss(train_vae, vae, scenes.images, *end),
-        batch_loss(train_on_captions, clip, *speaks, soften=True),
+        batch_loss(train_on_captions, clip, *speaks),
+        batch_loss(train_text, clip, *speaks, people=3),
         batch_loss(train_diffusion, *diffused, text_rate=0.1, bare=0.5),
         batch_loss(train_classifier, build_classifier(["a"] * 12, widths=(8, 8)).to(there), alone, *end),
         batch_loss(train_segmenter, segmenter, world_tokenizer, little_icons, little, *end, **OUTLINED),
