@@ -828,6 +828,28 @@ def test_a_method_without_fusion_reads_no_lora() -> None:
     assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
 
 
+def test_adapters_are_of_concepts_and_shared() -> None:
+    """By tasks, and by entries that differ in what only the edit depends on; a list of texts to keep is theirs too."""
+    spm = {"kind": "spm", "anchors": {"prior": "words"}}
+    others = {"gated": spm, "fused": spm | {"edit_form": "weights"}, "longer": spm | {"steps": 9}}
+    config = put(put(usual(), "methods", others), "tasks.objects.methods", list(others))
+    config = with_task(config, "again", concepts=["ship"], methods=["fused"])
+    config = check_config(config, made=("results/",))
+    plan, before = plan_of(config), made_by(config)
+    gated, fused, longer = (plan.adapters("emoji", "objects", name) for name in others)
+    assert all(mine is same for mine, same in zip(gated, fused, strict=True))
+    assert set(plan.adapters("emoji", "again", "fused")) < set(gated)
+    assert not paths_made(gated) & paths_made(longer)
+    assert [file.path for file in gated[0].reads["anchors"]] == ["resources/words.txt"]
+    assert {name for name, _ in before.values()} >= {"adapter", "losses", "edit"}
+    assert not {"images", "masks", "moments"} & {name for name, _ in before.values()}
+    trained = {"adapter", "losses"} | AFTER_JOIN
+    assert rerun(before, put(config, "methods.longer.learning_rate", 1.0)) == trained
+    assert rerun(before, put(config, "priors.words.templates", ["one {}"])) == trained
+    assert rerun(before, put(config, "methods.fused.transport", "published-code")) == AFTER_JOIN
+    assert rerun(before, put(config, "seed", 7)) == trained
+
+
 def test_a_list_of_texts_may_be_those_of_a_prior(own: Path) -> None:
     """Its files are read by the edit itself: no second moment is computed, and its name does not count."""
     entry = {"retain": {"prior": "words"}}
@@ -1044,8 +1066,11 @@ def test_comments_and_docstrings_rerun_nothing(planned: dict[str, MadeBy], libra
 
 
 def every_job() -> list[Job]:
-    """The jobs of both configurations."""
-    return [job for configured in CONFIGURATIONS.values() for job in jobs_of(plan_of(configured()))]
+    """The jobs of all configurations, and of one whose method trains adapters."""
+    adapting = put(put(usual(), "methods", {"spm": {"anchors": {"prior": "words"}}}), "tasks.objects.methods", ["spm"])
+    configurations = [configured() for configured in CONFIGURATIONS.values()]
+    configurations.append(check_config(adapting, made=("results/",)))
+    return [job for config in configurations for job in jobs_of(plan_of(config))]
 
 
 def of_digest(job: Job, **parts: Any) -> str:

@@ -36,8 +36,10 @@ SHIP, BIRD = Concept("ship", "object", "ground"), Concept("bird", "style", "sky"
 
 
 def erased(pipeline: DiffusionPipeline, concepts: list[Concept] | None = None, **changes: object) -> Edit:
-    chosen = [SHIP] if concepts is None else concepts
-    return spm.erase(Base.of_pipeline(pipeline), chosen, DEFAULTS | BRIEF | changes, {})
+    base, chosen = Base.of_pipeline(pipeline), [SHIP] if concepts is None else concepts
+    settings = DEFAULTS | BRIEF | changes
+    adapters = [spm.train_adapter(base, concept, settings, {})[0] for concept in chosen]
+    return spm.erase(base, chosen, settings, {"adapters": adapters})
 
 
 def layers_of(unet: UNet2DConditionModel) -> dict[str, nn.Module]:
@@ -176,8 +178,9 @@ def test_every_step_follows_the_gradient_of_the_formula(
 def first_loss(monkeypatch: pytest.MonkeyPatch, pipeline: DiffusionPipeline, **changes: object) -> float:
     losses = []
 
-    def looked_at(values: dict, loss_of_step: Callable, *_: object, seed: int, **__: object) -> None:
+    def looked_at(values: dict, loss_of_step: Callable, *_: object, seed: int, **__: object) -> list[float]:
         losses.append(loss_of_step(torch.Generator().manual_seed(seed)).item())
+        return losses
 
     monkeypatch.setattr(spm, "train", looked_at)
     erased(pipeline, **changes)
@@ -224,9 +227,13 @@ def test_random_states_are_about_as_long_as_the_concepts_and_unlike_it() -> None
     ],
 )
 def test_settings_left_out_are_the_published_ones(kind: str, expected: tuple) -> None:
-    assert tuple(spm.published(Concept("x", kind, "y"), DEFAULTS).values()) == expected
+    def chosen(settings: dict) -> tuple:
+        concept = Concept("x", kind, "y")
+        return *spm.published(concept, settings).values(), spm.facilitation(concept, settings)
+
+    assert chosen(DEFAULTS) == expected
     given = DEFAULTS | dict(steps=7, negative_guidance=0.0, anchor_weight=2.0, facilitation=0.5)
-    assert tuple(spm.published(Concept("x", kind, "y"), given).values()) == (7, 0.0, 2.0, 0.5)
+    assert chosen(given) == (7, 0.0, 2.0, 0.5)
 
 
 # How adapters act
@@ -518,6 +525,15 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         erased(pipeline, concepts, **changes)
+
+
+def test_adapters_of_other_layers_are_refused(pipeline: DiffusionPipeline, drawn: Callable[..., Tensor]) -> None:
+    made = edit_of(random_adapters(pipeline.unet, 1, drawn), OWN).tensors
+    whole = [{name: tensor.float() for name, tensor in made.items()}]
+    assert spm.erase(Base.of_pipeline(pipeline), [SHIP], DEFAULTS, {"adapters": whole}).tensors.keys() == made.keys()
+    part = [dict(list(whole[0].items())[1:])]
+    with pytest.raises(ValueError, match="spm: the adapter of 'ship' does not fit: it is not of the base's layers"):
+        spm.erase(Base.of_pipeline(pipeline), [SHIP], DEFAULTS, {"adapters": part})
 
 
 # In the workflow, and whether it erases

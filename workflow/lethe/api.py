@@ -7,12 +7,14 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from lethe.bases.base import Base
 from lethe.bases.devices import pick_device
@@ -27,6 +29,7 @@ from lethe.edits.low_rank import LowRank
 from lethe.erasure.artefacts import draw_images
 from lethe.erasure.masks import concept_masks
 from lethe.erasure.moments import Moment, concept_moments, second_moment
+from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import read_templates, template_file
 from lethe.plugins import Manifest, kinds, manifest
@@ -86,7 +89,10 @@ def erase(
     module = importlib.import_module(said.module)
     told = given | ({"seed": seed} if said.more.get("draws") else {})
     record = _record(base, said, chosen, given, seed, sections, {key: reads[key] for key in priors})
-    edit = module.erase(base, chosen, told, reads, None if workspace is None else workspace_of(record, workspace))
+    checkpoints = None if workspace is None else workspace_of(record, workspace)
+    if "adapters" in said.reads:
+        reads["adapters"] = [_adapter(module, base, concept, told, reads, checkpoints) for concept in chosen]
+    edit = module.erase(base, chosen, told, reads, checkpoints)
     edit.record.update(record)
     return edit
 
@@ -177,7 +183,8 @@ def _artefacts(
 ) -> dict[str, list]:
     """What a method reads of each concept, made in memory, each once."""
     wanted = set(said.reads) - ({"loras"} if settings.get("fusion") == "none" else set())
-    found: dict[str, list] = {name: [] for name in said.reads}
+    wanted -= {"adapters"}  # each is made of what the method reads besides
+    found: dict[str, list] = {name: [] for name in wanted}
     for concept in concepts:
         used = read_templates(Path(template_file(sections["templates"], concept.kind)))[: sections["templates"]["used"]]
         made: dict[str, Any] = {}
@@ -198,6 +205,26 @@ def _artefacts(
         for name in wanted:
             found[name].append(made[name])
     return found
+
+
+def _adapter(
+    module: ModuleType,
+    base: Base,
+    concept: Concept,
+    settings: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    workspace: Path | None,
+) -> dict[str, Tensor]:
+    """What a method trains for one concept; in a workspace those that are done stay until the edit is there."""
+    own = None if workspace is None else workspace / concept.slug
+    done = None if own is None else own / "adapter.safetensors"
+    if done is not None and done.exists():
+        return read_tensors(done)[0]
+    with torch.enable_grad():
+        tensors, _ = module.train_adapter(base, concept, settings, reads, own)
+    if done is not None:
+        write_tensors(done, tensors, {})
+    return tensors
 
 
 def _lora(

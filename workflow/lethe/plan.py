@@ -200,10 +200,16 @@ class Plan:
         for artefact in said.reads:
             if artefact == "loras":
                 found[artefact] = [lora["lora"] for lora in self.loras(base, task, name)]
+            elif artefact == "adapters":
+                found[artefact] = [adapter["adapter"] for adapter in self.adapters(base, task, name)]
             else:
                 found[artefact] = [getattr(self, FILE_OF.get(artefact, artefact))(base, slug) for slug in slugs]
+        return found | self.named_texts(base, settings, said)
+
+    def named_texts(self, base: str, settings: Mapping[str, Any], said: Manifest) -> dict[str, Any]:
+        """The priors that settings name: their moments, or the files of their texts where these are a list."""
         lists = {key: self.sources(prior) for key, prior in self.lists(settings, said).items()}
-        return found | lists | self.priors(base, settings, said)
+        return lists | self.priors(base, settings, said)
 
     def lists(self, settings: Mapping[str, Any], said: Manifest) -> dict[str, dict[str, Any]]:
         """The priors whose texts are a list in settings, by the settings' names."""
@@ -217,30 +223,60 @@ class Plan:
 
     @step(edit="results/{base}/edits/{task}/{method}.safetensors")
     def edit(self, base: str, task: str, method: str) -> Told:
-        said, settings = self.methods(task)[method], self.method(task, method)
+        told, aside = self.told_of_method(base, self.method(task, method))
+        concepts = [self.erased(slug) for slug in self.task_slugs(task)]
+        reads, plugins = self.reads(base, task, method), [self.methods(task)[method].module]
+        return Told(told | dict(task=task, concepts=concepts), reads, aside | dict(name=method), plugins)
+
+    def told_of_method(self, base: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a job is told of a method with certain settings, and what beside it decides nothing."""
+        said = manifest("methods", settings["kind"])
         named, lists = said.entries_of("priors"), self.lists(settings, said)
         told = self.numeric(base) | dict(
             kind=said.name,
             method={key: value for key, value in settings.items() if key not in ("kind", *named, *lists)},
             columns={key: _without_places(prior) for key, prior in lists.items()},
-            task=task,
-            concepts=[self.erased(slug) for slug in self.task_slugs(task)],
             seed=self.config["seed"] if said.more.get("draws") else None,
         )
-        aside = dict(name=method, priors={key: settings[key] for key in named}, lists=lists)
-        return Told(told, self.reads(base, task, method), aside, [said.module])
+        return told, dict(priors={key: settings[key] for key in named}, lists=lists)
 
-    # MACE's LoRAs
+    # What a method trains for each concept by itself
 
     def recipe(self, task: str, name: str) -> str | None:
-        """What a method's LoRAs are made by, as 8 hex digits in their address; None for a method without."""
-        if self.methods(task)[name].more.get("concept_jobs") != "lora":
+        """What a method makes of each concept is made by, as 8 hex digits in its address; None where it is nothing."""
+        jobs = self.methods(task)[name].more.get("concept_jobs")
+        if jobs is None:
             return None
         settings = self.method(task, name)
-        chosen = {key: settings[key] for key in RECIPE}
+        without = set(settings) - set(RECIPE) if jobs["job"] == "lora" else set(jobs.get("without", ()))
+        chosen = {key: value for key, value in settings.items() if key not in without}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
         self.recipes[digest] = chosen
         return digest
+
+    @step(
+        adapter="results/{base}/concepts/{concept}/adapters/{recipe}.safetensors",
+        curve="results/{base}/concepts/{concept}/adapters/{recipe}.csv",
+    )
+    def adapter(self, base: str, concept: str, recipe: str) -> Told:
+        chosen = self.recipes[recipe]
+        said = manifest("methods", chosen["kind"])
+        told, aside = self.told_of_method(base, chosen)
+        reads = self.named_texts(base, chosen, said)
+        return Told(told | dict(concept=self.erased(concept)), reads, aside, [said.module])
+
+    def adapters(self, base: str, task: str, name: str) -> list[Job]:
+        """A method's adapters of a task's concepts, which all tasks share."""
+        recipe = self.recipe(task, name)
+        return [self.adapter(base, slug, recipe) for slug in self.task_slugs(task)]
+
+    def curves(self, base: str, task: str, name: str) -> list[Made]:
+        """The losses of what a method trains for each concept by itself."""
+        jobs = self.methods(task)[name].more.get("concept_jobs", {}).get("job")
+        made = {"lora": self.loras, "adapter": self.adapters}
+        return [job["curve"] for job in made[jobs](base, task, name)] if jobs else []
+
+    # MACE's LoRAs
 
     def lora_told(self, base: str, recipe: str, concept: str, moments: Job | list[Job]) -> Told:
         """A LoRA of a recipe, trained on the base refined for the concepts whose moments these are."""
@@ -287,8 +323,7 @@ class Plan:
 
     @step(figure="results/{base}/edits/{task}/{method}/losses.png")
     def losses(self, base: str, task: str, method: str) -> Told:
-        curves = [lora["curve"] for lora in self.loras(base, task, method)]
-        return Told(dict(concepts=self.task_names(task)), dict(curves=curves))
+        return Told(dict(concepts=self.task_names(task)), dict(curves=self.curves(base, task, method)))
 
     @step(sheets=Folder("results/{base}/edits/{task}/masks"))
     def mask_sheets(self, base: str, task: str) -> Told:
@@ -538,7 +573,7 @@ class Plan:
             found.append(self.examples(task))
         pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(task).items()}
         for method, drawn in pictures.items():
-            if "losses" in drawn and self.loras(base, task, method):
+            if "losses" in drawn and self.curves(base, task, method):
                 found.append(self.losses(base, task, method))
         if any("mask_sheets" in drawn for drawn in pictures.values()):
             found.append(self.mask_sheets(base, task))

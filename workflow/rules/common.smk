@@ -197,6 +197,11 @@ def method_asks(wildcards):
     return manifest("methods", config["methods"][wildcards.method]["kind"]).asks
 
 
+def adapter_asks(wildcards):
+    """What a method's manifest asks of a machine for the adapter of one concept."""
+    return manifest("methods", PLAN.recipes[wildcards.recipe]["kind"]).more["concept_jobs"]["asks"]
+
+
 def measure_asks(wildcards):
     """What a measure's manifest asks of a machine."""
     return manifest("measures", config["measures"][wildcards.measure]["kind"]).asks

@@ -1,4 +1,23 @@
-# Edits: each method erases a task's concepts together.
+# Edits: each method erases a task's concepts together. Some train an adapter of each concept by itself before.
+
+
+rule adapter:
+    input:
+        unpack(inputs(PLAN.adapter)),
+    output:
+        **outputs(PLAN.adapter),
+    log:
+        PLAN.adapter.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks(adapter_asks, base_model),
+    params:
+        **told(PLAN.adapter),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
 
 
 rule edit:

@@ -35,7 +35,6 @@ from lethe.edits.weights import WeightEdit
 from lethe.erasure.branches import while_drawing
 from lethe.erasure.student import Student
 from lethe.erasure.training import Budget, train
-from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
 
 if TYPE_CHECKING:
@@ -52,24 +51,22 @@ def erase(
     reads: Mapping[str, Any],
     workspace: Path | None = None,
 ) -> Edit:
-    """Train an adapter for each concept, on the base as it is; together they are the edit.
+    """Put the adapters of all concepts together.
 
-    `settings` are those of the manifest, and `seed`; a concept's adapter depends on that concept alone. In `workspace`
-    lie the adapters that are done, and the checkpoint of a training that was cut off.
-    Raises ValueError without concepts, for fewer than two `sampling_steps`, for anchors that are all the concept, and
-    for a base that cannot be trained; FloatingPointError as `lethe.erasure.training.train` does.
+    `settings` are those of the manifest. `reads` holds `adapters`, what `train_adapter` made of each concept, in their
+    order.
+    Raises ValueError without concepts, and for adapters of another U-Net.
     """
     if not concepts:
         raise ValueError("spm: `concepts` must hold at least one concept; got none")
-    if settings["sampling_steps"] < 2:
-        raise ValueError("spm: sampling_steps must be 2 or more, as each training step draws at least one; raise it")
-    training_schedule(base.pipeline.scheduler)  # refuses a base that has none
-    adapters = [_adapter(base, concept, settings, workspace, number) for number, concept in enumerate(concepts)]
     layers = adapted_layers(base.pipeline.unet)
-    stacks = {
-        name: LowRank(torch.cat([a[name].down for a in adapters]), torch.cat([a[name].up for a in adapters], dim=1))
-        for name in layers
-    }
+    parts: dict[str, list[Tensor]] = {f"{name}.{part}": [] for name in layers for part in ("down", "up")}
+    for concept, adapter in zip(concepts, reads["adapters"], strict=True):
+        if adapter.keys() != parts.keys():
+            raise ValueError(f"spm: the adapter of {concept.name!r} does not fit: it is not of the base's layers")
+        for name, tensor in adapter.items():
+            parts[name].append(tensor)
+    stacks = {name: LowRank(torch.cat(parts[f"{name}.down"]), torch.cat(parts[f"{name}.up"], dim=1)) for name in layers}
     if settings["edit_form"] == "weights":
         return WeightEdit(
             {
@@ -80,23 +77,26 @@ def erase(
     tensors = {}
     for name, stack in stacks.items():
         tensors |= {f"{name}.down": stack.down, f"{name}.up": stack.up}
-    told = [
-        {"prompts": [concept.name], "factor": float(published(concept, settings)["facilitation"])}
-        for concept in concepts
-    ]
+    told = [{"prompts": [concept.name], "factor": facilitation(concept, settings)} for concept in concepts]
     return GuidanceEdit("spm", {"transport": settings["transport"], "adapters": told}, tensors=tensors)
 
 
 def published(concept: Concept, settings: Mapping[str, Any]) -> dict[str, float]:
-    """The settings that are published for a concept's kind, where the method's own do not say otherwise."""
+    """How an adapter trains: as published for a concept's kind, where the settings do not say otherwise."""
     explicit = concept.kind == "explicit"
     found = dict(
         steps=15000 if explicit else 3000,
         negative_guidance=3.0 if explicit else 1.0,
         anchor_weight=100.0 if explicit else 1000.0,
-        facilitation=2.0 if concept.kind in ("style", "explicit") else 1.0,
     )
     return {key: value if settings[key] is None else settings[key] for key, value in found.items()}
+
+
+def facilitation(concept: Concept, settings: Mapping[str, Any]) -> float:
+    """What a prompt's share is multiplied by: as published for the kind, unless the settings say otherwise."""
+    if settings["facilitation"] is not None:
+        return float(settings["facilitation"])
+    return 2.0 if concept.kind in ("style", "explicit") else 1.0
 
 
 # Adapters
@@ -171,18 +171,26 @@ def _as_rows_of(values: Tensor, x: Tensor) -> Tensor:
 # Training
 
 
-def _adapter(
-    base: Base, concept: Concept, settings: Mapping[str, Any], workspace: Path | None, number: int
-) -> dict[str, LowRank]:
-    """A concept's adapter, float32 on the CPU: down `[1, in]` and up `[out, 1]` of each layer."""
+def train_adapter(
+    base: Base,
+    concept: Concept,
+    settings: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    workspace: Path | None = None,
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Train a concept's adapter on the base as it is, which depends on no other concept.
+
+    `settings` are those of the manifest, and `seed`. In `workspace` lies the checkpoint of a training cut off.
+    Returns: float32 on the CPU, `NAME.down` `[1, in]` and `NAME.up` `[out, 1]` of each layer; the loss of each step.
+    Raises ValueError for fewer than two `sampling_steps`, for anchors that are all the concept, and for a base that
+    cannot be trained; FloatingPointError as `lethe.erasure.training.train` does.
+    """
+    if settings["sampling_steps"] < 2:
+        raise ValueError("spm: sampling_steps must be 2 or more, as each training step draws at least one; raise it")
     pipeline, chosen = base.pipeline, published(concept, settings)
     unet, steps = pipeline.unet, settings["sampling_steps"]
-    done = None if workspace is None else workspace / f"adapter-{number}.safetensors"
+    training_schedule(pipeline.scheduler)  # refuses a base that has none
     layers = adapted_layers(unet)
-    if done is not None and done.exists():
-        stored = read_tensors(done)[0]
-        return {name: LowRank(stored[f"{name}.down"], stored[f"{name}.up"]) for name in layers}
-
     values = {name: value.to(base.device) for name, value in beginnings(layers, settings["seed"]).items()}
     trained = {name: nn.Parameter(value) for name, value in values.items()}
     adapter = {name: LowRank(trained[f"{name}.down"], trained[f"{name}.up"]) for name in layers}
@@ -242,19 +250,16 @@ def _adapter(
         warm_up=min(500, int(chosen["steps"]) // 6) if warm_up is None else warm_up,
         restarts=RESTARTS,
     )
-    checkpoint = None if workspace is None else workspace / f"spm-{number}.safetensors"
-    train(
+    curve = train(
         trained,
         loss_of_step,
         budget,
         seed=settings["seed"],
         dtype=base.dtype,
         name=f"SPM of {concept.name}",
-        checkpoint=checkpoint,
+        checkpoint=None if workspace is None else workspace / "spm.safetensors",
     )
-    if done is not None:
-        write_tensors(done, trained, {})
-    return {name: LowRank(pair.down.detach().cpu(), pair.up.detach().cpu()) for name, pair in adapter.items()}
+    return {name: value.detach().cpu() for name, value in trained.items()}, curve
 
 
 def beginnings(layers: Mapping[str, nn.Linear | nn.Conv2d], seed: int) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,12 @@ class Job:
         """Write an output as JSON."""
         with written_whole(self.out[name]) as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def write_curve(self, name: str, losses: Sequence[float]) -> None:
+        """Write an output as the loss of each step of a training."""
+        rows = ["step,loss", *(f"{step},{loss!r}" for step, loss in enumerate(losses))]
+        with written_whole(self.out[name]) as part:
+            part.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

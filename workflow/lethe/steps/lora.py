@@ -1,12 +1,9 @@
 """Train a concept's LoRA on the base refined for the given concepts."""
 
-import pandas as pd
-
 from lethe.edits.adapters import save_lora
 from lethe.erasure.moments import load_concept_moments, load_moment
 from lethe.files.loaded import Loaded
 from lethe.files.shards import read_images, read_rows
-from lethe.files.whole import written_whole
 from lethe.inputs.templates import read_templates
 from lethe.methods.mace.loras import concept_lora
 from lethe.steps.job import Job
@@ -30,5 +27,4 @@ def run(job: Job) -> None:
         preserved_images=preserved[0] if preserved else None,
     )
     save_lora(job.out["lora"].parent, state, job.record())
-    with written_whole(job.out["curve"]) as part:
-        pd.Series(curve, name="loss").to_csv(part, index_label="step")
+    job.write_curve("curve", curve)

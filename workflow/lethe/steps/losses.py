@@ -1,4 +1,4 @@
-"""Draw the training losses of a task's LoRAs."""
+"""Draw the losses of what a method trains for each concept of a task."""
 
 import pandas as pd
 
@@ -9,4 +9,4 @@ from lethe.steps.job import Job
 def run(job: Job) -> None:
     named = zip(job.settings.concepts, job.reads["curves"], strict=True)
     curves = {name: pd.read_csv(path, index_col="step")["loss"] for name, path in named}
-    loss_curves(job.out["figure"], curves, title=f"LoRA training, {len(curves)} concepts, running mean of 10 steps")
+    loss_curves(job.out["figure"], curves, title=f"Training, {len(curves)} concepts, running mean of 10 steps")
