@@ -176,7 +176,7 @@ def several() -> dict:
     task = {"base": "emoji", "concepts": ["bird"], "methods": ["mace-naive"], "evaluation": "objects", "suites": []}
     config["tasks"]["birds"] = task
     config["tasks"]["shown"] = task | {"concepts": ["ship"], "evaluation": None, "suites": ["spare"]}
-    config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts"}
+    config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts", "costs": False}
     return config
 
 

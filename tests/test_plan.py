@@ -276,6 +276,7 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.shown.suites": (["reference"], {"sample", "examples"}),
     "tables.both.tasks": (["objects"], COUNTED),
     "tables.both.figure": (None, NOTHING),
+    "tables.both.costs": (True, {"costs"}),
 }
 
 # Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
@@ -952,6 +953,25 @@ def test_a_table_has_a_picture_by_count_where_one_is_asked_for() -> None:
     assert "counts" not in {job.step.name for job in without.figures}
 
 
+def test_what_an_edit_took_is_that_of_all_jobs_behind_it() -> None:
+    plan = plan_of(put(several(), "tables.both.costs", True))
+    (job,) = [job for job in plan.figures if job.step.name == "costs"]
+    assert job.told.settings["edits"] == [["objects", "mace", 2], ["birds", "mace-naive", 1]]
+    assert [file.path.split("/", 3)[-1] for file in job.reads["edits"]] == [
+        "objects/mace.safetensors",
+        "birds/mace-naive.safetensors",
+    ]
+    for edit, task, paths in zip(job.reads["edits"], ("objects", "birds"), job.told.aside["behind"], strict=True):
+        slugs = plan.task_slugs(task)
+        assert len(paths) == len(set(paths))
+        of_concepts = {slug: {path.split("/")[4] for path in paths if f"/concepts/{slug}/" in path} for slug in slugs}
+        assert all({"images.zip", "masks.zip", "moments.safetensors", "loras"} <= of for of in of_concepts.values())
+        others = [path for path in paths if "/concepts/" not in path]
+        assert edit.path in others
+        assert all(path == edit.path or path.startswith("results/priors/") for path in others)
+    assert "results/tables/both.costs.csv" in plan.targets()["both"]
+
+
 def test_a_tables_name_stands_for_its_files_and_pictures() -> None:
     plan = plan_of(put(several(), "tasks.shown.evaluation", "objects"))
     both, shown = plan.targets().values()
@@ -1066,9 +1086,10 @@ def test_comments_and_docstrings_rerun_nothing(planned: dict[str, MadeBy], libra
 
 
 def every_job() -> list[Job]:
-    """The jobs of all configurations, and of one whose method trains adapters."""
+    """The jobs of all configurations, of one that asks for costs, and of one whose method trains adapters."""
     adapting = put(put(usual(), "methods", {"spm": {"anchors": {"prior": "words"}}}), "tasks.objects.methods", ["spm"])
     configurations = [configured() for configured in CONFIGURATIONS.values()]
+    configurations.append(put(several(), "tables.both.costs", True))
     configurations.append(check_config(adapting, made=("results/",)))
     return [job for config in configurations for job in jobs_of(plan_of(config))]
 

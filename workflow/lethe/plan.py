@@ -513,6 +513,17 @@ class Plan:
         reads = {name: made[name] for name in ("table", "record")}
         return Told(dict(name=table, erased=list(erased.items())), reads)
 
+    @step(costs="results/tables/{table}.costs.csv")
+    def costs(self, table: str) -> Told:
+        """What each edit of a table took, jobs that others share among them."""
+        rows, edits = [], []
+        for task in self.tasks_of(table):
+            for method in self.config["tasks"][task]["methods"]:
+                edits.append(self.edit(self.config["tasks"][task]["base"], task, method))
+                rows.append([task, method, len(self.config["tasks"][task]["concepts"])])
+        behind = [sorted({next(iter(job.outputs.values())) for job in jobs_behind(edit)}) for edit in edits]
+        return Told(dict(edits=rows), dict(edits=edits), dict(behind=behind))
+
     @step(figure="results/figures/{task}.png")
     def examples(self, task: str) -> Told:
         """Where a picture has no room for all that a task erases, it shows the worst, by the table."""
@@ -558,13 +569,16 @@ class Plan:
 
     @cached_property
     def figures(self) -> list[Job]:
-        named = [job for table in self.config["tables"] for job in self.figures_of_table(table)]
+        named = [job for table in self.config["tables"] for job in self.beside_table(table)]
         return named + [job for task in self.config["tasks"] for job in self.figures_of_task(task)]
 
-    def figures_of_table(self, table: str) -> list[Job]:
-        """The picture of a table, where the configuration asks for one."""
-        asked = self.config["tables"].get(table, {}).get("figure")
-        return [self.counts(table)] if asked == "counts" else []
+    def beside_table(self, table: str) -> list[Job]:
+        """What the configuration asks for besides a table: a picture of it, and what its edits took."""
+        asked = self.config["tables"].get(table, {})
+        return [
+            *([self.counts(table)] if asked.get("figure") == "counts" else []),
+            *([self.costs(table)] if asked.get("costs") else []),
+        ]
 
     def figures_of_task(self, task: str) -> list[Job]:
         """Samples before and after, and what the task's methods show of how they trained."""
@@ -583,7 +597,7 @@ class Plan:
         """The files of each table, by its name: itself, and what is drawn of it and of its tasks."""
         found = {}
         for table in self.table_names:
-            drawn = [*self.figures_of_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
+            drawn = [*self.beside_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
             found[table] = [path for job in (self.table(table), *drawn) for path in job.outputs.values()]
         return found
 
@@ -597,6 +611,12 @@ class Plan:
             for suite in task["suites"]
             for shard in self.shards(name, suite)
         ]
+
+
+def jobs_behind(job: Job) -> set[Job]:
+    """The jobs without which a job cannot run, and itself."""
+    made = {file.job for files in job.reads.values() for file in files if isinstance(file, Made)}
+    return {job}.union(*map(jobs_behind, made))
 
 
 def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,26 @@ rule counts:
         COMMAND
 
 
+rule costs:
+    input:
+        unpack(inputs(PLAN.costs)),
+    output:
+        **outputs(PLAN.costs),
+    log:
+        PLAN.costs.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.costs),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 # Each table, with its pictures, is a target of its own name.
 for name, files in PLAN.targets().items():
     if not workflow.is_rule(name):
