@@ -185,6 +185,8 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         ("tasks", {}, ["tasks must be at least one task", "got {}"]),
         ("tasks", None, ["tasks must hold keys and values", "got null", "config/README.md"]),
         ("tasks.original", {}, ["tasks.original needs another name", "not 'original'"]),
+        ("tasks", {"a.costs": {}}, ["tasks.a.costs needs another name", "not ending in .concepts, .images or .costs"]),
+        ("tables", {"a.images": {"tasks": ["objects"]}}, ["tables.a.images needs another name", "not ending in"]),
         (
             "bases.provenance",
             {},
