@@ -14,6 +14,7 @@ from bad_input import Case, each_of
 from emoji_world.plan import EmojiPlan
 from lethe.jobs import Step
 from lethe.plan import Plan
+from lethe.plugins import kinds, manifest
 from running import ROOT
 
 RULES = "\n".join(path.read_text() for path in ROOT.glob("workflow/**/*.smk"))
@@ -84,12 +85,26 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [
-        ROOT / name
-        for name in ("README.md", "config/README.md", "results/README.md", "docs/benchmarks.md", "docs/cluster.md")
-    ]:
+    documents = [ROOT / name for name in ("README.md", "config/README.md", "results/README.md")]
+    for document in documents + sorted((ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("method", kinds("methods"))
+def test_every_method_has_a_page_that_speaks_of_its_settings(method: str) -> None:
+    """What stands in a page in code letters is a setting or a value of the method's manifest; the overview links it."""
+    folder, said = ROOT / "docs" / "methods", manifest("methods", method)
+    assert f"({method}.md)" in (folder / "README.md").read_text()
+    rules, known = [said.settings["properties"]], {"true", "false", "''"}
+    while rules:
+        for key, rule in rules.pop().items():
+            known |= {key, *map(str, rule.get("enum", ()))}
+            rules += [rule["properties"]] if "properties" in rule else []
+    told = re.findall(r"`([^`]+)`", (folder / f"{method}.md").read_text())
+    words = {word for part in told for word in re.split(r"\.\*|[.: ]+", part) if word}
+    assert words
+    assert words <= known
 
 
 def test_cases_of_bad_input_are_some_and_each_has_a_name_of_its_own() -> None:
