@@ -1,4 +1,4 @@
-"""The emoji base, kept loaded while edits come and go, with the settings of config/config.yaml; for sweeps and studies.
+"""The emoji base, kept loaded while edits come and go, with the settings of a configuration; for sweeps and studies.
 
 Run what imports it from the repository root, where the configuration's paths lead somewhere.
 """
@@ -6,6 +6,7 @@ Run what imports it from the repository root, where the configuration's paths le
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from lethe.edits.low_rank import LowRank
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.artefacts import draw_images
 from lethe.erasure.masks import concept_masks
-from lethe.erasure.moments import ConceptMoments, concept_moments, second_moment
-from lethe.inputs.concepts import Concept
+from lethe.erasure.moments import ConceptMoments, Moment, concept_moments, second_moment
+from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
@@ -37,17 +38,27 @@ Settings = Mapping[str, Any]  # of MACE, as in the configuration
 
 
 class Emoji:
-    """The base, and what the default run makes of it, each piece for itself."""
+    """The base, and what a task of a configuration makes of it, each piece for itself."""
 
-    def __init__(self) -> None:
-        self.config = with_defaults(yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")))
-        self.settings: Settings = method_of(self.config, "objects", "mace")
-        self.evaluation = self.config["evaluations"]["objects"]
+    def __init__(self, file: str = "config/config.yaml", task: str = "objects") -> None:
+        self.config, self.task = with_defaults(yaml.safe_load(Path(file).read_text(encoding="utf-8"))), task
+        chosen = self.config["tasks"][task]
+        self.evaluation = self.config["evaluations"][chosen["evaluation"]]
         self.classes = class_names(**self.evaluation["classes"])
-        self.pipeline = api.load(self.config["bases"]["emoji"]["model"], device="cpu")
+        self.pipeline = api.load(self.config["bases"][chosen["base"]]["model"], device="cpu")
         self.base = Base.of_pipeline(self.pipeline)
-        texts = prior_texts(self.config["priors"][self.settings["prior"]])
-        self.prior = second_moment(encode_prompts(self.base.text, texts))
+        named = {concept.name: concept for concept in read_concepts(Path(self.config["concepts"]))}
+        self.concepts = [named[name] for name in sorted(chosen["concepts"])]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """MACE's."""
+        return method_of(self.config, self.task, "mace")
+
+    @cached_property
+    def prior(self) -> Moment:
+        """That of MACE."""
+        return second_moment(encode_prompts(self.base.text, prior_texts(self.config["priors"][self.settings["prior"]])))
 
     def templates(self, concept: Concept) -> list[str]:
         """The prompts of training."""

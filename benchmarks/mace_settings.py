@@ -13,14 +13,12 @@ import argparse
 import itertools
 import json
 import time
-from pathlib import Path
 
 import torch
 
 from emoji import Emoji
 from lethe.config.schema import over
 from lethe.edits.low_rank import LowRank
-from lethe.inputs.concepts import read_concepts
 
 
 def main() -> None:
@@ -39,8 +37,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     emoji = Emoji()
     seeds, kept_seeds = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
-    named = {concept.name: concept for concept in read_concepts(Path(emoji.config["concepts"]))}
-    concepts = [named[name] for name in sorted(emoji.config["tasks"]["objects"]["concepts"])]
+    concepts = emoji.concepts
     pictures = [emoji.pictures(concept) for concept in concepts]
     moments = [emoji.moments(concept, concept.anchor) for concept in concepts]
     results = [{"method": "original", **emoji.scores(None, concepts, seeds=seeds, kept_seeds=kept_seeds)}]
