@@ -39,9 +39,8 @@ def run(job: Job) -> None:
     method = importlib.import_module(manifest("methods", settings.kind).module)
     out = job.out["edit"]
     names = [concept.name for concept in concepts]
-    record = job.record(
-        base=about | {"weights_sha256": base.weights_sha256}, task=settings.task, concepts=names, method=settings.name
-    )
+    record = job.record(base=about | {"weights_sha256": base.weights_sha256}, task=settings.task, concepts=names)
+    record["method"] = settings.name  # the settings of that name stay: checkpoints of others are of another training
     given = settings.method | ({} if settings.seed is None else {"seed": settings.seed})
     given |= {key: unnamed(prior_texts(prior), concepts) for key, prior in settings.lists.items()}
     reads = artefacts({name: paths for name, paths in job.reads.items() if name not in settings.lists})
