@@ -95,6 +95,16 @@ class Plan:
             return text_fingerprint(where, variant=found["variant"], hash_of=self.hash_file)
         return hashlib.sha256(found["fingerprint"].encode()).hexdigest()[:16]
 
+    def with_models(self, settings: Mapping[str, Any], rules: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """Settings at a key of the configuration, models by what they are too, also those of groups within."""
+        found = dict(settings)
+        for key, rule in rules["properties"].items():
+            if "properties" in rule:
+                found[key] = self.with_models(found[key], rule, f"{at}.{key}")
+            elif "model" in rule:
+                found |= self.identified(found[key], found.get("revision"), key=f"{at}.{key}")
+        return found
+
     def text_settings(self, text: str) -> dict:
         """The text encoders that have a fingerprint, where one of the bases has them."""
         base = next(self.of_base(name) for name in self.config["bases"] if self.text_of(name) == text)
@@ -219,9 +229,10 @@ class Plan:
     def edit(self, base: str, task: str, method: str) -> Told:
         said, settings = self.methods(task)[method], self.method(task, method)
         named, lists = said.entries_of("priors"), self.lists(settings, said)
+        own = self.with_models(settings, said.settings, f"methods.{method}")
         told = self.numeric(base) | dict(
             kind=said.name,
-            method={key: value for key, value in settings.items() if key not in ("kind", *named, *lists)},
+            method={key: value for key, value in own.items() if key not in ("kind", *named, *lists)},
             columns={key: _without_places(prior) for key, prior in lists.items()},
             task=task,
             concepts=[self.erased(slug) for slug in self.task_slugs(task)],
@@ -349,13 +360,10 @@ class Plan:
 
     def measure_settings(self, name: str) -> dict[str, Any]:
         """The settings of a measure, models by what they are."""
-        settings = dict(self.config["measures"][name])
+        settings = self.config["measures"][name]
         said = manifest("measures", settings["kind"])
-        for key, rule in said.settings["properties"].items():
-            if "model" in rule:
-                revision = settings.get("revision")
-                settings |= self.identified(settings[key], revision, key=f"measures.{name}.{key}")
-        return dict(kind=said.name, name=name, measure=settings)
+        measure = self.with_models(settings, said.settings, f"measures.{name}")
+        return dict(kind=said.name, name=name, measure=measure)
 
     def measuring(self, name: str, reads: Mapping[str, Any], **more: Any) -> Told:
         """A job that measures something."""
