@@ -165,6 +165,22 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         ("methods.loras", {"kind": "mace"}, ["methods.loras needs another name"]),
         ("tasks.objects.mace", {"lamp": 1}, ["tasks.objects.mace.lamp is not a known key; did you mean lamb?"]),
         ("tasks.objects.esd", {"steps": 1}, ["tasks.objects.esd is not a known key"]),
+        (
+            "tasks.objects.methods",
+            ["mace", "uce-debias"],
+            ["tasks.objects.methods[1]: uce-debias has no default for attributes, judge; write methods: {uce-debias: "],
+        ),
+        (
+            "methods.uce-debias",
+            {"attributes": ["cat"], "judge": {"model": "resources/emoji/clip"}},
+            ["methods.uce-debias.attributes must be a list of at least two texts, each named once; got ['cat']"],
+        ),
+        (
+            "methods.uce-debias",
+            {"attributes": ["cat", "dog"], "judge": {"model": "resources/emoji/clipseg"}},
+            ["methods.uce-debias.judge.model: ", "CLIPModel is wanted here"],
+        ),
+        ("methods.uce-debias", {"attributes": ["cat", "dog"]}, ["methods.uce-debias lacks the key judge; add it"]),
         ("tasks.objects.suites", ["x"], ["tasks.objects.suites[0]: suites has no entry 'x'"]),
         ("tables.both", {"tasks": ["objects", "x"]}, ["tables.both.tasks[1]: tasks has no entry 'x'"]),
         ("tables.both", {"tasks": []}, ["tables.both.tasks must be a list of at least one task"]),

@@ -321,6 +321,10 @@ def test_another_base_that_meets_the_emoji_world(config: dict) -> None:
     assert line.startswith(
         f"tasks.objects: {keys} come from resources/emoji, which knows its own world alone, and the "
     )
+    told = {"kind": "uce-debias", "attributes": ["cat", "dog"], "judge": {"model": "resources/emoji/clip"}}
+    debiasing = config | {"methods": {"uce-debias": told}, "tasks": copy.deepcopy(config["tasks"])}
+    debiasing["tasks"]["objects"] |= {"methods": ["uce-debias"], "evaluation": None}
+    assert "tasks.objects: methods.uce-debias.judge.model come from resources/emoji" in planned(debiasing)[0]
     config["methods"]["mace"]["prior"] = None
     config["masks"]["segmenter"] = "full-frame"
     config["measures"]["judge"]["model"] = "openai/clip-vit-base-patch32"

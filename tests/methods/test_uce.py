@@ -102,7 +102,7 @@ def test_moments_of_any_precision_are_summed_in_float64(sd_folder: Path, precisi
     pairs = WINDOW - max(at, to)
     c, g = ship[at : at + pairs], sky[to : to + pairs]
     pair = ("ship", "the sky")
-    source, cross = pair_moments(text, [pair], [paired_places(text.tokenizer, *pair, 2023)])
+    source, cross = pair_moments(text, [pair], [paired_places(text.tokenizer, pair, 2023)])
     assert source.dtype == cross.dtype == torch.float64
     assert apart(source, torch.einsum("ni,nj->ij", c, c)) < 1e-14
     assert apart(cross, torch.einsum("ni,nj->ij", g, c)) < 1e-14
@@ -276,9 +276,9 @@ def test_tokens_are_those_counted_by_hand(
     clip_tokenizer: CLIPTokenizer, prompt: str, guide: str, at: int, to: int
 ) -> None:
     places = list(range(77))
-    c, g = paired_places(clip_tokenizer, prompt, guide, 2025)
+    c, g = paired_places(clip_tokenizer, (prompt, guide), 2025)
     assert (places[c], places[g]) == ([at], [to])
-    c, g = paired_places(clip_tokenizer, prompt, guide, 2023)
+    c, g = paired_places(clip_tokenizer, (prompt, guide), 2023)
     pairs = 77 - max(at, to)  # until the longer prompt's last place, 76
     assert (places[c], places[g]) == (list(range(at, at + pairs)), list(range(to, to + pairs)))
     assert max(places[c][-1], places[g][-1]) == 76

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
 from lethe.bases.weights import weights_hash_of
 from lethe.config.resolve import image_settings, mask_settings
-from lethe.config.schema import defaults_of, over
+from lethe.config.schema import defaults_of
 from lethe.edits.edit import Edit
 from lethe.edits.low_rank import LowRank
 from lethe.erasure.artefacts import draw_images
@@ -84,7 +84,7 @@ def erase(
     base = Base.of_pipeline(pipeline)
     reads = {key: _moment(base, settings.get(key)) for key in priors}
     sections = {"images": images or {}, "masks": masks or {}, "templates": templates or {}}
-    sections = {name: over(defaults_of(name), section) for name, section in sections.items()}
+    sections = {name: defaults_of(name, section) for name, section in sections.items()}
     reads |= _artefacts(base, chosen, said, given, reads, sections, seed)
     module = importlib.import_module(said.module)
     told = given | ({"seed": seed} if said.more.get("draws") else {})
@@ -102,11 +102,22 @@ def settings_of(said: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
     known = said.settings["properties"]
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{said.name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    whole = over(defaults_of(said.settings), dict(given))
-    needed = set(said.settings["required"]) - set(said.entries_of("priors"))
-    if missing := [name for name in known if name in needed and name not in whole]:
-        raise ValueError(f"{said.name} needs the setting {missing[0]!r}: {known[missing[0]]['description']}")
+    whole = defaults_of(said.settings, given)
+    if missing := [
+        (name, told) for name, told in _missing(whole, said.settings) if name not in said.entries_of("priors")
+    ]:
+        name, told = missing[0]
+        raise ValueError(f"{said.name} needs the setting {name!r}: {told}")
     return whole
+
+
+def _missing(settings: Mapping[str, Any], schema: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, str]]:
+    """Settings, those of groups too, that have no default and are not there, each with what it means."""
+    for name, rule in schema["properties"].items():
+        if name not in settings and name in schema["required"]:
+            yield f"{group}{name}", rule["description"]
+        elif "properties" in rule and isinstance(settings[name], Mapping):
+            yield from _missing(settings[name], rule, f"{group}{name}.")
 
 
 def sample(

@@ -95,6 +95,16 @@ class Plan:
             return text_fingerprint(where, variant=found["variant"], hash_of=self.hash_file)
         return hashlib.sha256(found["fingerprint"].encode()).hexdigest()[:16]
 
+    def with_models(self, settings: Mapping[str, Any], rules: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """Settings at a key of the configuration, models by what they are too, also those of groups within."""
+        found = dict(settings)
+        for key, rule in ((key, rule) for key, rule in rules["properties"].items() if key in settings):
+            if "properties" in rule:
+                found[key] = self.with_models(found[key], rule, f"{at}.{key}")
+            elif "model" in rule:
+                found |= self.identified(found[key], found.get("revision"), key=f"{at}.{key}")
+        return found
+
     def text_settings(self, text: str) -> dict:
         """The text encoders that have a fingerprint, where one of the bases has them."""
         base = next(self.of_base(name) for name in self.config["bases"] if self.text_of(name) == text)
@@ -223,18 +233,19 @@ class Plan:
 
     @step(edit="results/{base}/edits/{task}/{method}.safetensors")
     def edit(self, base: str, task: str, method: str) -> Told:
-        told, aside = self.told_of_method(base, self.method(task, method))
+        told, aside = self.told_of_method(base, self.method(task, method), f"methods.{method}")
         concepts = [self.erased(slug) for slug in self.task_slugs(task)]
         reads, plugins = self.reads(base, task, method), [self.methods(task)[method].module]
         return Told(told | dict(task=task, concepts=concepts), reads, aside | dict(name=method), plugins)
 
-    def told_of_method(self, base: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a job is told of a method with certain settings, and what beside it decides nothing."""
+    def told_of_method(self, base: str, settings: Mapping[str, Any], at: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a job is told of a method's settings at a key of the configuration; what beside it decides nothing."""
         said = manifest("methods", settings["kind"])
         named, lists = said.entries_of("priors"), self.lists(settings, said)
+        own = self.with_models(settings, said.settings, at)
         told = self.numeric(base) | dict(
             kind=said.name,
-            method={key: value for key, value in settings.items() if key not in ("kind", *named, *lists)},
+            method={key: value for key, value in own.items() if key not in ("kind", *named, *lists)},
             columns={key: _without_places(prior) for key, prior in lists.items()},
             seed=self.config["seed"] if said.more.get("draws") else None,
         )
@@ -261,7 +272,7 @@ class Plan:
     def adapter(self, base: str, concept: str, recipe: str) -> Told:
         chosen = self.recipes[recipe]
         said = manifest("methods", chosen["kind"])
-        told, aside = self.told_of_method(base, chosen)
+        told, aside = self.told_of_method(base, chosen, f"methods.{said.name}")
         reads = self.named_texts(base, chosen, said)
         return Told(told | dict(concept=self.erased(concept)), reads, aside, [said.module])
 
@@ -384,13 +395,10 @@ class Plan:
 
     def measure_settings(self, name: str) -> dict[str, Any]:
         """The settings of a measure, models by what they are."""
-        settings = dict(self.config["measures"][name])
+        settings = self.config["measures"][name]
         said = manifest("measures", settings["kind"])
-        for key, rule in said.settings["properties"].items():
-            if "model" in rule:
-                revision = settings.get("revision")
-                settings |= self.identified(settings[key], revision, key=f"measures.{name}.{key}")
-        return dict(kind=said.name, name=name, measure=settings)
+        measure = self.with_models(settings, said.settings, f"measures.{name}")
+        return dict(kind=said.name, name=name, measure=measure)
 
     def measuring(self, name: str, reads: Mapping[str, Any], **more: Any) -> Told:
         """A job that measures something."""

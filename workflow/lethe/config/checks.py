@@ -266,6 +266,14 @@ def _link_problems(config: Any, found: Iterable[Found]) -> Iterator[str]:
                 at = _at(("tasks", name, "methods", index))
                 told = f"{shown(method)}{_hint(method, known)} Known methods: {_listed(known)}."
                 yield f"{at}: methods has no entry {told}"
+            elif isinstance(method, str) and method not in entries and (needed := _needed(method)):
+                at = _at(("tasks", name, "methods", index))
+                yield f"{at}: {method} has no default for {_listed(needed)}; write methods: {{{method}: ...}} with it."
+
+
+def _needed(method: str) -> list[str]:
+    """The settings of a kind of method that have no default."""
+    return manifest("methods", method).settings["required"]
 
 
 def _method_problems(config: dict) -> Iterator[str]:

@@ -383,6 +383,9 @@ def _embedded(task: str, config: dict, concepts: Mapping[str, Concept]) -> Itera
         for key in said.entries_of("priors"):
             if settings[key]:
                 met[f"methods.{name}.{key}"] = config["priors"][settings[key]].get("file")
+        for place, value, rule, _ in walk(settings, said.settings):
+            if "model" in rule:
+                met[".".join(("methods", name, *place))] = value
         seen = any(concepts[concept].kind != "style" for concept in chosen["concepts"])
         if config["masks"]["segmenter"] == "clipseg" and seen and {"masks", "loras"} & set(said.reads):
             met["masks.clipseg.model"] = config["masks"]["clipseg"]["model"]

@@ -201,9 +201,12 @@ def over(settings: Any, own: Any) -> Any:
     return settings | {key: over(settings.get(key), value) for key, value in own.items()}
 
 
-def defaults_of(schema: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of a section of the configuration, by its name, or of the settings of a manifest."""
-    found: dict[str, Any] = {}
+def defaults_of(schema: str | Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The defaults of a section of the configuration, by its name, or of the settings of a manifest.
+
+    What is `given` stands in their place; in groups of settings it may be a part of them.
+    """
+    found = copy.deepcopy(dict(given or {}))
     _fill(found, frame()["properties"][schema] if isinstance(schema, str) else schema, frame()["$defs"])
     return found
 

@@ -8,7 +8,8 @@ paper, a wider concept in the authors' code of 2025, which trains that wider con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,32 @@ from lethe.inputs.concepts import Concept
 LAYERS = (nn.Linear, nn.Conv2d)  # what the code of 2025 trains of a network; its norms stay
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a step of the training looks at, `[c, h, w]` each.
+
+    latents: x_t as the scheduler has it, at `time`.  noise: what the picture is drawn from.  output: the student's
+    e(x_t), float32, and `target`, what it should be.  concept: e*_c, what the U-Net as it was predicts for the concept.
+    """
+
+    latents: Tensor
+    time: Tensor
+    noise: Tensor
+    output: Tensor
+    target: Tensor
+    concept: Tensor
+
+
+def squared(seen: Seen) -> Tensor:
+    """ESD's loss: the mean square of what is between the student's output and its target."""
+    return F.mse_loss(seen.output, seen.target)
+
+
+def as_drawn(latents: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Latents and noise as they are."""
+    return latents, noise
+
+
 def erase(
     base: Base,
     concepts: Sequence[Concept],
@@ -43,10 +70,29 @@ def erase(
     Raises ValueError without concepts, for a choice of parameters that the base has none of, for `erase_from` under the
     paper's form, and for a base that cannot be trained; FloatingPointError as `lethe.erasure.training.train` does.
     """
+    return trained(base, concepts, settings, workspace)
+
+
+def trained(
+    base: Base,
+    concepts: Sequence[Concept],
+    settings: Mapping[str, Any],
+    workspace: Path | None,
+    *,
+    name: str = "esd",
+    loss: Callable[[Seen], Tensor] = squared,
+    varied: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] = as_drawn,
+    weight_decay: float = 0.0,
+) -> Edit:
+    """ESD's training as `erase` does it, with another loss of what a step sees, and other latents.
+
+    `varied(latents, noise, generator)` gives both as the step is to see them. `name` is the method's, for messages.
+    Raises as `erase` does.
+    """
     if not concepts:
-        raise ValueError("esd: `concepts` must hold at least one concept; got none")
+        raise ValueError(f"{name}: `concepts` must hold at least one concept; got none")
     if settings["erase_from"] and settings["form"] != 2025:
-        raise ValueError("esd: erase_from belongs to form 2025; leave one of the two out")
+        raise ValueError(f"{name}: erase_from belongs to form 2025; leave one of the two out")
     pipeline = base.pipeline
     published = published_settings(settings["form"], settings["parameters"], is_xl(pipeline.unet))
     chosen = {key: value if settings[key] is None else settings[key] for key, value in published.items()}
@@ -69,18 +115,27 @@ def erase(
         empty, of, leaving = (conditions.row(k) for k in (0, concept, source))
         guidance = chosen["start_guidance"]
         latents, time = denoised(drawing, scheduler, noise, empty.joined(leaving), steps=done, guidance=guidance)
-        latents = scheduler.scale_model_input(latents, time)
+        latents, noise = varied(latents, noise, generator)
+        read = scheduler.scale_model_input(latents, time)
         with torch.no_grad():
             # One by one, as the student is asked: in a batch they round otherwise, and Adam makes steps of roundings.
-            teacher = [predicted(pipeline.unet, latents, time, one)[0].float() for one in (empty, of, leaving)]
+            teacher = [predicted(pipeline.unet, read, time, one)[0].float() for one in (empty, of, leaving)]
         start = teacher[2 if settings["form"] == 2025 else 0]
         target = start - chosen["negative_guidance"] * (teacher[1] - teacher[0])
-        return F.mse_loss(predicted(student, latents, time, leaving)[0].float(), target)
+        output = predicted(student, read, time, leaving)[0].float()
+        return loss(Seen(latents[0], time, noise[0], output, target, teacher[1]))
 
-    budget = Budget(chosen["steps"], chosen["learning_rate"], optimiser="adam", weight_decay=0.0, max_grad_norm=None)
-    checkpoint = None if workspace is None else workspace / "esd.safetensors"
+    budget = Budget(
+        chosen["steps"], chosen["learning_rate"], optimiser="adam", weight_decay=weight_decay, max_grad_norm=None
+    )
     train(
-        student.values, loss_of_step, budget, seed=settings["seed"], dtype=base.dtype, name="ESD", checkpoint=checkpoint
+        student.values,
+        loss_of_step,
+        budget,
+        seed=settings["seed"],
+        dtype=base.dtype,
+        name=name.upper(),
+        checkpoint=None if workspace is None else workspace / f"{name}.safetensors",
     )
     return WeightEdit(student.weights())
 
@@ -124,5 +179,5 @@ def parameter_names(unet: UNet2DConditionModel, chosen: str, form: str | int) ->
         elif is_xl(unet):
             names = [name for name in names if "block" in name and "emb" not in name]
     if not names:
-        raise ValueError(f"esd: the base's U-Net has no parameters of the choice {chosen!r}; choose others")
+        raise ValueError(f"the base's U-Net has no parameters of the choice {chosen!r}; choose others")
     return names

@@ -59,7 +59,7 @@ def solve(text: TextEncoders, concepts: Sequence[Concept], settings: Mapping[str
     if convention not in CONVENTIONS:
         raise ValueError(f"convention must be one of {', '.join(map(str, CONVENTIONS))}; got {convention!r}")
     pairs = all_pairs(concepts, settings)
-    places = [paired_places(text.tokenizer, *pair, convention) for pair in pairs]
+    places = [paired_places(text.tokenizer, pair, convention) for pair in pairs]
     source, cross = pair_moments(text, pairs, places)
     kept = preserved(text, settings["preserve"], prior, convention)
     scale = settings["preserve_scale"]
@@ -102,16 +102,16 @@ def prompt_pairs(concept: Concept, settings: Mapping[str, Any]) -> list[tuple[st
     ]
 
 
-def paired_places(tokenizer: CLIPTokenizer, prompt: str, guide: str, convention: int) -> tuple[slice, slice]:
-    """The places of the tokens c of a prompt and of those of its guide g that they go to, equally many.
+def paired_places(tokenizer: CLIPTokenizer, prompts: Sequence[str], convention: int) -> tuple[slice, ...]:
+    """The places of the tokens c of the first prompt and of those of each other that they go to, equally many of each.
 
-    2025: the last token of each. 2023: the last token, then end-of-text and padding one by one, until the longer prompt
-    reaches the end of the window.
+    2025: the last token of each. 2023: the last token, then end-of-text and padding one by one, until the longest
+    prompt reaches the end of the window.
     Raises ValueError as `last_subject_token` does.
     """
-    last, to = last_subject_token(tokenizer, prompt), last_token(tokenizer, guide)
-    length = 1 if convention == 2025 else tokenizer.model_max_length - max(last, to)
-    return slice(last, last + length), slice(to, to + length)
+    lasts = [last_subject_token(tokenizer, prompts[0]), *(last_token(tokenizer, to) for to in prompts[1:])]
+    length = 1 if convention == 2025 else tokenizer.model_max_length - max(lasts)
+    return tuple(slice(last, last + length) for last in lasts)
 
 
 def preserved(text: TextEncoders, texts: Sequence[str], prior: Moment | None, convention: int) -> Tensor | None:

@@ -43,7 +43,8 @@ def run(job: Job) -> None:
     out = job.out["edit"]
     names = [concept.name for concept in concepts]
     about = settings.base | {"weights_sha256": base.weights_sha256}
-    record = job.record(base=about, task=settings.task, concepts=names, method=settings.name)
+    record = job.record(base=about, task=settings.task, concepts=names)
+    record["method"] = settings.name  # the settings of that name stay: checkpoints of others are of another training
     with workspace(out, record) as checkpoints:
         edit = method_of(job).erase(base, concepts, given, reads, checkpoints)
         edit.record.update(record)
