@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import ByteLevel
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from emoji_world.captions import GENERIC, tokenizer_corpus
@@ -23,6 +25,7 @@ from emoji_world.models import (
     load_diffusion,
     text_encoder_of,
     train_tokenizer,
+    widened,
 )
 from emoji_world.recipes import token_ids
 from emoji_world.world import PLACES, World
@@ -119,6 +122,21 @@ def test_diffusion_begins_with_the_trained_text_and_a_seeded_unet(
     assert torch.equal(unet.conv_in.weight, again.conv_in.weight)
     assert not torch.equal(unet.conv_in.weight, other.conv_in.weight)
     assert tokenizer("a ship").input_ids == world_tokenizer("a ship").input_ids
+
+
+@torch.no_grad()
+def test_a_widened_unet_does_what_it_did_with_what_is_read_out(drawn: Callable[..., Tensor]) -> None:
+    unet, readout = build_unet(widths=(8, 16, 24), text_width=32).eval(), drawn(32, 48).float()
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    wider, x, states = widened(unet, readout).eval(), drawn(2, 4, 16, 16).float(), drawn(2, 5, 48).float()
+    assert wider.config.cross_attention_dim == 48
+    assert torch.allclose(wider(x, 7, states).sample, unet(x, 7, states @ readout.T).sample, atol=1e-4)
+    after, others = (
+        unet.state_dict(),
+        {name for name in before if "attn2.to_k" not in name and "attn2.to_v" not in name},
+    )
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(torch.equal(before[name], wider.state_dict()[name]) for name in others)
 
 
 @torch.no_grad()

@@ -30,7 +30,8 @@ from lethe.steps.job import main
 from running import ROOT
 
 STEPS = [name for name, value in vars(EmojiPlan).items() if isinstance(value, Step)]
-AFTER_PIPELINE = {"diffusion", "quality", "release"}
+AFTER_WIDE_TEXT = {"wide_text", "quality", "release"}
+AFTER_PIPELINE = {"diffusion"} | AFTER_WIDE_TEXT
 AFTER_LATENTS = {"latents"} | AFTER_PIPELINE
 AFTER_TEXT = {"text"} | AFTER_PIPELINE
 AFTER_VAE = {"vae"} | AFTER_LATENTS
@@ -77,6 +78,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("vae.budget.steps", 7, AFTER_VAE),
         ("text.budget.seed", 7, AFTER_TEXT),
         ("diffusion.bare", 0.7, AFTER_PIPELINE),
+        ("wide_text.apart", 0.7, AFTER_WIDE_TEXT),
         ("judge.vision", [7, 7], AFTER_JUDGE),
         ("second_judge.widths", [7], AFTER_SECOND_JUDGE),
         ("segmenter.reduce", 7, {"segmenter", "quality", "release"}),
@@ -136,7 +138,7 @@ def behind(job: Job) -> Iterator[str]:
 
 def test_the_judges_share_nothing_with_the_pipeline_but_the_icons(recipe: dict) -> None:
     plan = plan_of(recipe)
-    pipeline, first, second = (set(behind(job)) for job in (plan.diffusion(), plan.judge(), plan.second_judge()))
+    pipeline, first, second = (set(behind(job)) for job in (plan.wide_text(), plan.judge(), plan.second_judge()))
     assert pipeline & first == pipeline & second == first & second == {"icons"}
     assert "judge" in set(behind(plan.segmenter()))
 
@@ -147,7 +149,7 @@ def test_the_recipe_keeps_ghosts_from_the_pipeline_and_all_seeds_apart(recipe: d
     seeds = [*(one["seed"] for one in sets), recipe["reference"]["seed"], recipe["quality"]["seed"]]
     assert len(set(seeds)) == len(seeds)
     budgets = [part["budget"]["seed"] for part in recipe.values() if "budget" in part]
-    assert len(set(budgets)) == len(budgets) == 6
+    assert len(set(budgets)) == len(budgets) == 7
 
 
 # The whole recipe
@@ -172,11 +174,12 @@ def tiny(recipe: dict) -> dict:
     small["tokens"]["merges"] = 200
     for name in ("scenes", "judge_scenes", "second_judge_scenes"):
         small[name]["pictures"] = 40
-    for name in ("vae", "text", "diffusion", "judge", "second_judge", "segmenter"):
+    for name in ("vae", "text", "diffusion", "wide_text", "judge", "second_judge", "segmenter"):
         small[name]["budget"] |= dict(steps=2, batch=4)
     small["judge"]["naming"] |= dict(steps=2, batch=4)
     for name in ("text", "judge"):
         small[name] |= dict(text=[16, 1], vision=[16, 4], embedding=8)
+    small["wide_text"] |= dict(text=[24, 1], people=2)
     small["vae"]["widths"] = small["diffusion"]["widths"] = [8, 8, 16]
     small["second_judge"]["widths"] = [8, 16]
     small["segmenter"]["reduce"] = 16
@@ -230,13 +233,18 @@ def test_parts_lie_where_and_as_the_next_ones_read_them(result: Callable[[str], 
     latents = load_file(result("latents.safetensors"))["latents"]
     assert (latents.shape, latents.dtype) == ((40, 4, 16, 16), np.float16)
     assert latents.astype(float).std() == pytest.approx(1, rel=0.01)  # scaled
-    for name in ("vae", "text", "pipeline", "judge", "second_judge", "segmenter"):
+    for name in ("vae", "text", "narrow", "pipeline", "judge", "second_judge", "segmenter"):
         assert json.loads((result(name) / "curve.json").read_text()) == []  # shorter than a hundred steps
-    pipeline = StableDiffusionPipeline.from_pretrained(result("pipeline"), safety_checker=None)
+    pipeline, narrow = (
+        StableDiffusionPipeline.from_pretrained(result(name), safety_checker=None) for name in ("pipeline", "narrow")
+    )
+    widths = [(p.text_encoder.config.hidden_size, p.unet.config.cross_attention_dim) for p in (narrow, pipeline)]
+    assert widths == [(16, 16), (24, 24)]
+    assert torch.equal(narrow.unet.conv_in.weight, pipeline.unet.conv_in.weight)
     vae = load_file(result("vae") / "diffusion_pytorch_model.safetensors")
     assert all(np.array_equal(vae[key], tensor.numpy()) for key, tensor in pipeline.vae.state_dict().items())
     start = load_file(result("text") / "text_encoder" / "model.safetensors")
-    learned = load_file(result("pipeline") / "text_encoder" / "model.safetensors")
+    learned = load_file(result("narrow") / "text_encoder" / "model.safetensors")
     assert start.keys() == learned.keys()
     assert any(not np.array_equal(tensor, learned[key]) for key, tensor in start.items())
     assert json.loads((result("second_judge") / "config.json").read_text())["id2label"]["3"] == "robot"
@@ -290,7 +298,7 @@ def test_a_training_that_still_runs_can_be_looked_at(
     """The preview has the averaged weights of the checkpoint; what a checkpoint holds, test_emoji_training tells."""
     for name in ("text", "vae"):
         shutil.copytree(result(name), tmp_path / name)
-    unet = load_file(result("pipeline") / "unet" / "diffusion_pytorch_model.safetensors")
+    unet = load_file(result("narrow") / "unet" / "diffusion_pytorch_model.safetensors")
     (tmp_path / "checkpoints").mkdir()
     averages = {f"ema/unet.{key}": np.full_like(tensor, 0.5) for key, tensor in unet.items()}
     save_file(averages, tmp_path / "checkpoints" / "diffusion.safetensors", {"step": "700"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ from emoji_world.models import (
     build_clip,
     build_clipseg,
     build_scheduler,
+    build_text_encoder,
     build_unet,
     build_vae,
     text_encoder_of,
@@ -40,9 +40,9 @@ from emoji_world.recipes import (
     train_diffusion,
     train_on_captions,
     train_segmenter,
-    train_text,
     train_to_name,
     train_vae,
+    train_wide_text,
 )
 from emoji_world.scenes import Mixture, Scenes, Variation, make_scenes
 from emoji_world.world import World
@@ -323,7 +323,6 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
         return told[-1]
 
     monkeypatch.setattr(recipes.Speaker, "tell", listen)
-    monkeypatch.setattr(recipes, "softened", lambda pixels, _: pixels)
     logits, several = drawn(24, 24).float() * 3, 0
 
     class Fixed(nn.Module):
@@ -335,7 +334,9 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
             return SimpleNamespace(logits_per_image=logits)
 
     clip, budget = Fixed(), Budget(2, 24, 1e-3, 4)
-    loss_of_batch = batch_loss(train_on_captions, clip, world_tokenizer, scenes, little, budget, Path("c"))
+    loss_of_batch = batch_loss(
+        train_on_captions, clip, world_tokenizer, scenes, little, budget, Path("c"), soften=False
+    )
     for seed in range(5):
         told.clear()
         loss = loss_of_batch(np.random.default_rng(seed)).item()
@@ -359,14 +360,17 @@ def test_judges_learn_from_every_caption_of_a_batch_that_fits(
     assert several > 100
 
 
-@pytest.mark.parametrize("training", [train_on_captions, partial(train_text, people=3)], ids=["judge", "text"])
-def test_captions_train_both_towers(
-    training: Callable, little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, scenes: Scenes, tmp_path: Path
+@pytest.mark.parametrize("soften", [True, False])
+def test_train_on_captions_trains_both_towers(
+    little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, scenes: Scenes, tmp_path: Path, soften: bool
 ) -> None:
     before = copied(clip)
-    training(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c")
+    train_on_captions(clip, world_tokenizer, scenes, little, BUDGET, tmp_path / "c", soften=soften)
     names = moved(clip, before)
     assert {"text_projection.weight", "visual_projection.weight", "logit_scale"} <= names
+
+
+# A wide text encoder
 
 
 def test_states_are_told_apart_by_their_cosines(drawn: Callable[..., Tensor]) -> None:
@@ -383,46 +387,87 @@ def test_states_are_told_apart_by_their_cosines(drawn: Callable[..., Tensor]) ->
     assert apart_loss(one, other).item() == pytest.approx(want, rel=1e-12)
 
 
-def test_the_text_encoder_keeps_names_apart_wherever_they_stand(
+@pytest.fixture
+def wide(world_tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, nn.Linear]:
+    """A text encoder 48 wide, and a readout to 32."""
+    torch.manual_seed(1)
+    return build_text_encoder(world_tokenizer, text=(48, 1)), nn.Linear(48, 32, bias=False)
+
+
+@torch.no_grad()
+def test_a_wide_encoder_learns_narrow_states_and_to_tell_names_apart(
     little: World,
     world_tokenizer: CLIPTokenizer,
-    clip: CLIPModel,
+    encoder: CLIPTextModel,
+    wide: tuple[CLIPTextModel, nn.Linear],
     scenes: Scenes,
     batch_loss: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The captions' loss and that of 3 of 4 people in two phrasings, by the state of each name's last token."""
-    spoken: list[str] = []
+    """Four captions, and 3 of 4 people in two phrasings: each token by hand, names by the state of their last."""
+    spoken: list[list[str]] = []
     monkeypatch.setattr(
-        recipes, "token_ids", lambda tokenizer, texts: spoken.extend(texts) or token_ids(tokenizer, texts)
+        recipes, "token_ids", lambda tokenizer, texts: spoken.append(texts) or token_ids(tokenizer, texts)
     )
-    terms: list[tuple[float, Tensor, Tensor]] = []
-
-    def apart(one: Tensor, other: Tensor) -> Tensor:
-        terms.append((apart_loss(one, other).item(), one.detach(), other.detach()))
-        return apart_loss(one, other)
-
-    monkeypatch.setattr(recipes, "apart_loss", apart)
-    monkeypatch.setattr(recipes, "contrastive_loss", lambda *_: torch.tensor(5.0))
-    loss_of_batch = batch_loss(train_text, clip, world_tokenizer, scenes, little, BUDGET, Path("c"), people=3)
+    student, readout = wide
+    loss_of_batch = batch_loss(
+        train_wide_text,
+        student,
+        readout,
+        encoder,
+        world_tokenizer,
+        scenes,
+        little,
+        BUDGET,
+        Path("c"),
+        people=3,
+        apart=0.3,
+    )
+    ids = token_ids(world_tokenizer, spoken[0])  # drawn first of all: how far the narrow states are spread
+    states = encoder(ids).last_hidden_state.flatten(0, 1).double().numpy()
+    spread = ((states - states.mean(0)) ** 2).sum(1).mean()
     names, phrasings = [person.name for person in little.people], set()
     for seed in range(8):
         spoken.clear()
         loss = loss_of_batch(np.random.default_rng(seed)).item()
-        prompts = spoken[BUDGET.batch :]
-        first, second = (
-            [next(n for n in names if text.endswith(n)) for text in half] for half in (prompts[:3], prompts[3:])
-        )
-        assert first == second
-        assert len(set(first)) == 3
-        phrasings |= {text.removesuffix(name) for text, name in zip(prompts, first + second, strict=True)}
-        found, *states = terms.pop()
-        for text, state in zip(prompts, torch.cat(states), strict=True):
-            ids = world_tokenizer([text], return_tensors="pt").input_ids  # without padding: the last is end of text
-            with torch.no_grad():
-                assert torch.allclose(clip.text_model(ids).last_hidden_state[0, -2], state, atol=1e-5)
-        assert loss == pytest.approx(5 + found)
+        captions, prompts = spoken
+        named = [next(name for name in names if text.endswith(name)) for text in prompts]
+        assert named[:3] == named[3:]
+        assert len(set(named)) == 3
+        phrasings |= {text.removesuffix(name) for text, name in zip(prompts, named, strict=True)}
+        longest = max(len(world_tokenizer(f"an oil painting of {name}").input_ids) for name in names)
+        want, own = 0.0, []
+        for texts, length in ((captions, None), (prompts, longest)):
+            total = weight = 0.0
+            for text in texts:
+                told = len(world_tokenizer(text).input_ids)  # with start and end
+                row = token_ids(world_tokenizer, [text])
+                found, wanted = student(row).last_hidden_state[0], encoder(row).last_hidden_state[0]
+                for place in range(len(found))[:length]:
+                    counts = 1.0 if 0 < place < told else 0.1
+                    total += counts * (readout(found[place]) - wanted[place]).double().square().sum().item()
+                    weight += counts
+                own.append(found[told - 2])
+            want += total / weight / spread / 2
+        apart = apart_loss(torch.stack(own[4:7]), torch.stack(own[7:])).item()
+        assert loss == pytest.approx(want + 0.3 * apart, rel=1e-4)
     assert len(phrasings) > 8
+
+
+def test_train_wide_text_leaves_the_narrow_encoder_alone(
+    little: World,
+    world_tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel,
+    wide: tuple[CLIPTextModel, nn.Linear],
+    scenes: Scenes,
+    tmp_path: Path,
+) -> None:
+    before, student = copied(encoder), [copied(module) for module in wide]
+    given = (*wide, encoder, world_tokenizer, scenes, little, BUDGET, tmp_path / "c")
+    train_wide_text(*given, people=3, apart=0.1)
+    assert not moved(encoder, before)
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(moved(module, old) for module, old in zip(wide, student, strict=True))
 
 
 def test_judges_learn_to_tell_names_beside_captions(
@@ -582,22 +627,22 @@ def test_recipes_train_where_their_networks_lie(
     monkeypatch.setattr(recipes, "encode", lambda *_: torch.tensor([1.0, 2.0]))
     vae, unet = build_vae(widths=(8, 8, 8)).to(there), build_unet(widths=(8, 16, 24), text_width=32).to(there)
     segmenter = build_clipseg(clip, reduce=16).to(there)
-    clip, encoder = clip.to(there), encoder.to(there)
+    clip, encoder, wide = clip.to(there), encoder.to(there), build_text_encoder(world_tokenizer, text=(48, 1)).to(there)
 
     def check(_: nn.Module, given: tuple, named: dict) -> None:
         """Tables of embeddings take indices from anywhere, on the meta device."""
         assert {one.device for one in (*given, *named.values()) if isinstance(one, Tensor)} == {there}
 
-    for network in (clip, encoder, segmenter):
+    for network in (clip, encoder, wide, segmenter):
         network.register_forward_pre_hook(check, with_kwargs=True)
     alone = Scenes(*(values[scenes.subjects[:, 0] >= 0] for values in vars(scenes).values()))
     speaks, end = (world_tokenizer, scenes, little, BUDGET, Path("c")), (BUDGET, Path("c"))
     diffused = (unet, encoder, world_tokenizer, build_scheduler(), torch.randn(40, 4, 16, 16), scenes, little, *end)
     losses = [
         batch_loss(train_vae, vae, scenes.images, *end),
-        batch_loss(train_on_captions, clip, *speaks),
-        batch_loss(train_text, clip, *speaks, people=3),
+        batch_loss(train_on_captions, clip, *speaks, soften=True),
         batch_loss(train_diffusion, *diffused, text_rate=0.1, bare=0.5),
+        batch_loss(train_wide_text, wide, nn.Linear(48, 32).to(there), encoder, *speaks, people=3, apart=0.1),
         batch_loss(train_classifier, build_classifier(["a"] * 12, widths=(8, 8)).to(there), alone, *end),
         batch_loss(train_segmenter, segmenter, world_tokenizer, little_icons, little, *end, **OUTLINED),
     ]

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
+    CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     ResNetConfig,
@@ -22,6 +24,7 @@ from transformers import (
 
 from emoji_world.renders import SIZE
 from lethe.bases.loading import load_network, load_tokenizer
+from lethe.bases.unet import PROJECTIONS
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = 16
@@ -155,6 +158,25 @@ def build_classifier(names: Sequence[str], *, widths: Sequence[int]) -> ResNetFo
             label2id={name: k for k, name in enumerate(names)},
         )
     )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, *, text: Sequence[int]) -> CLIPTextModel:
+    """A pipeline's text encoder, new; `text` is its width and layers."""
+    return CLIPTextModel(CLIPTextConfig(**_text_settings(tokenizer, width=text[0], layers=text[1])))
+
+
+def widened(unet: UNet2DConditionModel, readout: Tensor) -> UNet2DConditionModel:
+    """The U-Net for text states e of another width, of which `readout` R `[narrow, wide]` makes those that it knows.
+
+    Each cross-attention projection W becomes W R, so that it makes of e what W made of R e.
+    """
+    wider = UNet2DConditionModel.from_config({**unet.config, "cross_attention_dim": readout.shape[1]})
+    weights = unet.state_dict()
+    for name in weights:
+        if name.removesuffix(".weight").endswith(PROJECTIONS):
+            weights[name] = weights[name] @ readout
+    wider.load_state_dict(weights)
+    return wider
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:

@@ -43,7 +43,7 @@ class EmojiPlan:
     def judges(self) -> dict[str, Any]:
         """The models that judge, with the pipeline that they judge."""
         steps = dict(
-            pipeline=self.diffusion, judge=self.judge, second_judge=self.second_judge, segmenter=self.segmenter
+            pipeline=self.wide_text, judge=self.judge, second_judge=self.second_judge, segmenter=self.segmenter
         )
         return {name: made()["model"] for name, made in steps.items()}
 
@@ -75,10 +75,14 @@ class EmojiPlan:
     def text(self) -> Told:
         return self.trained("text", "tokens", scenes=self.scenes(), **self.world)
 
-    @step("emoji_world.steps.diffusion", model=Folder(f"{MADE}/pipeline"))
+    @step("emoji_world.steps.diffusion", model=Folder(f"{MADE}/narrow"))
     def diffusion(self) -> Told:
         made = dict(text=self.text(), vae=self.vae(), latents=self.latents(), scenes=self.scenes())
         return self.trained("diffusion", **made, **self.world)
+
+    @step("emoji_world.steps.wide_text", model=Folder(f"{MADE}/pipeline"))
+    def wide_text(self) -> Told:
+        return self.trained("wide_text", narrow=self.diffusion(), scenes=self.scenes(), **self.world)
 
     @step("emoji_world.steps.judge", model=Folder(f"{MADE}/judge"))
     def judge(self) -> Told:

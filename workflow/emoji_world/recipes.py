@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPModel,
     CLIPSegForImageSegmentation,
@@ -83,16 +83,22 @@ def train_on_captions(
     world: World,
     budget: Budget,
     checkpoint: Path,
+    *,
+    soften: bool,
 ) -> list[tuple[int, float]]:
-    """Train a judge on scenes with a caption each, every caption of a batch that fits a scene being a positive.
+    """Train a CLIP on scenes with a caption each, every caption of a batch that fits a scene being a positive.
 
-    Half of the batches are blurred, so that it judges soft samples by what they show.
+    With `soften` half of the batches are blurred, so that a judge judges soft samples by what they show.
     """
     speaker = Speaker(world)
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        ids, x, fit = _draw_captioned(tokenizer, scenes, speaker, budget.batch, rng)
-        return ids, normalise(softened(x, rng)), fit
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        contents = [contents_of(scenes, row) for row in rows]
+        told = [speaker.tell(*scene, rng) for scene in contents]
+        x = to_pixels(scenes.images[rows])
+        ids = token_ids(tokenizer, [one.text for one in told])
+        return ids, normalise(softened(x, rng) if soften else x), fitting(told, contents)
 
     def loss(ids: Tensor, x: Tensor, fit: Tensor) -> Tensor:
         return contrastive_loss(clip(input_ids=ids, pixel_values=x).logits_per_image, fit)
@@ -100,19 +106,10 @@ def train_on_captions(
     return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
-def _draw_captioned(
-    tokenizer: CLIPTokenizer, scenes: Scenes, speaker: Speaker, batch: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes with a caption each: ids, pixels in [-1, 1] and which caption fits which scene."""
-    rows = rng.integers(len(scenes.images), size=batch)
-    contents = [contents_of(scenes, row) for row in rows]
-    told = [speaker.tell(*scene, rng) for scene in contents]
-    ids = token_ids(tokenizer, [one.text for one in told])
-    return ids, to_pixels(scenes.images[rows]), fitting(told, contents)
-
-
-def train_text(
-    clip: CLIPModel,
+def train_wide_text(
+    encoder: CLIPTextModel,
+    readout: nn.Linear,
+    narrow: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     scenes: Scenes,
     world: World,
@@ -120,29 +117,47 @@ def train_text(
     checkpoint: Path,
     *,
     people: int,
+    apart: float,
 ) -> list[tuple[int, float]]:
-    """Train a CLIP on captions and, beside them, to keep the states of names apart: `people` of them in each step.
+    """Train a wide text encoder, of which `readout` makes the states of a narrow one, to keep names apart besides.
 
-    Pictures alone teach who shares a role, a gender and a tone: the states of 162 names then lie in some ten dimensions
-    (exponential of the spectrum's entropy: 7), and no linear edit can take a hundred of them from the others.
+    What a picture shows of a person is a role, a gender and a tone. So the states of 162 names that an encoder learns
+    from pictures lie in some twelve dimensions, and no linear edit takes a hundred of them from the others; those of
+    Stable Diffusion's encoder, which read the web, do not. `people` names in two phrasings count in each step,
+    `apart` times (`apart_loss` of their last tokens); padding and the first token, alike in all captions, a tenth.
     """
     speaker, ended = Speaker(world), [template for template in PERSON_TEMPLATES if template.endswith("{}")]
     names = [person.name for person in world.people]
     length = max(len(ids) for template in ended for ids in tokenizer([template.format(n) for n in names]).input_ids)
 
-    def draw(rng: np.random.Generator) -> tuple[Tensor, ...]:
-        ids, x, fit = _draw_captioned(tokenizer, scenes, speaker, budget.batch, rng)
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        rows = rng.integers(len(scenes.images), size=budget.batch)
+        captions = [speaker.caption(*contents_of(scenes, row), rng) for row in rows]
         chosen = rng.permutation(len(names))[:people]
         prompts = [ended[int(rng.integers(len(ended)))].format(names[one]) for _ in range(2) for one in chosen]
-        return ids, normalise(x), fit, token_ids(tokenizer, prompts)[:, :length]
+        return token_ids(tokenizer, captions), token_ids(tokenizer, prompts)[:, :length]
 
-    def loss(ids: Tensor, x: Tensor, fit: Tensor, named: Tensor) -> Tensor:
-        captions = contrastive_loss(clip(input_ids=ids, pixel_values=x).logits_per_image, fit)
+    with torch.no_grad():
+        some = narrow(draw(np.random.default_rng(budget.seed))[0].to(narrow.device)).last_hidden_state.flatten(0, 1)
+        spread = (some - some.mean(0)).square().sum(1).mean()
+
+    def unlike(states: Tensor, ids: Tensor) -> Tensor:
+        """How far what is read out is from the narrow states, as a share of their spread."""
+        with torch.no_grad():
+            wanted = narrow(ids).last_hidden_state
+        counted = (ids == tokenizer.eos_token_id).cumsum(1) <= 1
+        counted[:, 0] = False
+        weights = torch.where(counted, 1.0, 0.1)
+        return (weights * (readout(states) - wanted).square().sum(-1)).sum() / weights.sum() / spread
+
+    def loss(ids: Tensor, named: Tensor) -> Tensor:
+        states, of_names = (encoder(part).last_hidden_state for part in (ids, named))
         last = (named == tokenizer.eos_token_id).int().argmax(1) - 1
-        states = clip.text_model(named).last_hidden_state[torch.arange(len(named), device=named.device), last]
-        return captions + apart_loss(*states.chunk(2))
+        own = of_names[torch.arange(len(named), device=named.device), last]
+        return (unlike(states, ids) + unlike(of_names, named)) / 2 + apart * apart_loss(*own.chunk(2))
 
-    return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
+    modules = {"encoder": encoder, "readout": readout}
+    return train(modules, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
 def apart_loss(one: Tensor, other: Tensor) -> Tensor:

@@ -179,6 +179,27 @@ rule emoji_diffusion:
         COMMAND
 
 
+rule emoji_wide_text:
+    input:
+        unpack(inputs(EMOJI.wide_text)),
+    output:
+        **outputs(EMOJI.wide_text),
+    log:
+        "logs/emoji_wide_text.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(1440),
+        gpu=GPUS,
+    params:
+        **told(EMOJI.wide_text),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 rule emoji_judge:
     input:
         unpack(inputs(EMOJI.judge)),

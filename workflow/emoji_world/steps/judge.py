@@ -23,7 +23,7 @@ def run(job: Job) -> None:
     clip = build_clip(tokenizer, text=settings.text, vision=settings.vision, embedding=settings.embedding)
     scenes = Scenes(**load_file(job.read("scenes")))
     # Both checkpoints stay until the end: cut off in the second training, the last steps of the first are done again.
-    curve = train_on_captions(clip.to(job.device), tokenizer, scenes, world, budget, checkpoint)
+    curve = train_on_captions(clip.to(job.device), tokenizer, scenes, world, budget, checkpoint, soften=True)
     second = checkpoint.with_stem(f"{checkpoint.stem}_naming")
     curve += [(budget.steps + k, x) for k, x in train_to_name(clip, tokenizer, scenes, world, naming, second)]
     clip.save_pretrained(out)

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from emoji_world.captions import tokenizer_corpus
 from emoji_world.models import build_clip, text_encoder_of, train_tokenizer
-from emoji_world.recipes import Budget, train_text
+from emoji_world.recipes import Budget, train_on_captions
 from emoji_world.scenes import Scenes
 from emoji_world.training import finish
 from emoji_world.world import read_world
@@ -22,7 +22,6 @@ def run(job: Job) -> None:
     torch.manual_seed(budget.seed)
     clip = build_clip(tokenizer, text=settings.text, vision=settings.vision, embedding=settings.embedding)
     scenes = Scenes(**load_file(job.read("scenes")))
-    clip.to(job.device)
-    curve = train_text(clip, tokenizer, scenes, world, budget, checkpoint, people=settings.people)
+    curve = train_on_captions(clip.to(job.device), tokenizer, scenes, world, budget, checkpoint, soften=False)
     text_encoder_of(clip).save_pretrained(out / "text_encoder")
     finish(out, curve, checkpoint)
