@@ -148,6 +148,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "methods.mace.lamb": (2.0, AFTER_TRAINING),
     "methods.mace.fusion": ("sum", AFTER_JOIN),
     "methods.mace.edit_form": ("factors", AFTER_JOIN),
+    "methods.mace.lora.form": ("supl", AFTER_TRAINING),
     "methods.mace.lora.rank": (2, AFTER_TRAINING),
     "methods.mace.lora.steps": (7, AFTER_TRAINING),
     "methods.mace.lora.learning_rate": (1.0e-4, AFTER_TRAINING),
@@ -826,6 +827,20 @@ def test_a_method_without_fusion_reads_no_lora() -> None:
     config = put(usual(), "methods.mace.fusion", "none")
     assert plan_of(config).edit("emoji", "objects", "mace").reads["loras"] == []
     assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
+
+
+@pytest.mark.parametrize("task", [False, True])
+def test_a_lora_is_told_its_anchor_only_where_it_keeps_off_it(task: bool) -> None:
+    """Under the default it is told neither of anchors nor of forms, and lies where it lay before there were any."""
+    config, places = put(usual(), "methods.mace.lora_base", "task" if task else "concept"), []
+    for form in ("mace", "supl"):
+        plan = plan_of(put(config, "methods.mace.lora.form", form))
+        jobs = plan.loras("emoji", "objects", "mace")
+        places.append(paths_made(jobs))
+        told = [(job.told.settings.get("anchor"), job.told.settings["lora"].get("form")) for job in jobs]
+        of = [plan.concepts[slug].anchor for slug in plan.task_slugs("objects")]
+        assert told == ([(None, None)] * 2 if form == "mace" else [(anchor, "supl") for anchor in of])
+    assert not places[0] & places[1]
 
 
 def test_adapters_are_of_concepts_and_shared() -> None:

@@ -256,6 +256,7 @@ def _lora(
             moments=[made["moments"]],
             priors=[priors.get("prior"), priors.get("domain_prior")],
             preserved_images=preserved,
+            anchor=concept.anchor,
         )
     names = sorted({name.split(".lora")[0] for name in state})
     return {n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names}

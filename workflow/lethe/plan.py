@@ -250,6 +250,8 @@ class Plan:
         settings = self.method(task, name)
         without = set(settings) - set(RECIPE) if jobs["job"] == "lora" else set(jobs.get("without", ()))
         chosen = {key: value for key, value in settings.items() if key not in without}
+        if jobs["job"] == "lora" and chosen["lora"]["form"] == "mace":  # so that addresses from before forms stay
+            chosen["lora"] = {key: value for key, value in chosen["lora"].items() if key != "form"}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
         self.recipes[digest] = chosen
         return digest
@@ -285,6 +287,7 @@ class Plan:
             concept=of.name, seed=self.config["seed"], templates_used=self.config["templates"]["used"]
         )
         settings |= {key: value for key, value in chosen.items() if key not in ("prior", "domain_prior")}
+        settings |= dict(anchor=of.anchor) if chosen["lora"].get("form") == "supl" else {}
         preserves = chosen["lora"]["preservation_weight"] > 0
         reads = dict(
             images=self.images(base, concept),
