@@ -108,8 +108,12 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "images.count": (3, AFTER_IMAGES),
     "images.prompts.object": ("one {}", AFTER_IMAGES),
     "images.prompts.person": ("one {}", NOTHING),
-    "images.prompts.style": ("in the style of {}", AFTER_IMAGES),
+    "images.prompts.style": ("in the style of {}", AFTER_IMAGES - {"anchor_images"}),
     "images.prompts.explicit": ("one {}", NOTHING),
+    "images.anchor_prompts.object": (["one {}", "two {}"], AFTER_ANCHOR_IMAGES),
+    "images.anchor_prompts.person": ("resources/templates/other.txt", NOTHING),
+    "images.anchor_prompts.style": (None, AFTER_ANCHOR_IMAGES),
+    "images.anchor_prompts.explicit": (["one {}"], NOTHING),
     "images.scheduler": ("ddim", AFTER_IMAGES),
     "images.steps": (7, AFTER_IMAGES),
     "images.guidance": (7.0, AFTER_IMAGES),
@@ -303,6 +307,10 @@ CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/templates/style.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
     ("resources/templates/object.txt", "a picture of", "a sketch of", NOTHING),
     (f"{OWN_TEMPLATES}/person.txt", "a picture of", "a sketch of", NOTHING),
+    # Prompts of anchors' images, of which there are eight
+    ("resources/templates/anchors.txt", "picture 8", "sketch 8", AFTER_ANCHOR_IMAGES),
+    ("resources/templates/anchors.txt", "picture 9", "sketch 9", NOTHING),
+    ("resources/templates/anchors.txt", "", "# the end\n", NOTHING),
     # Texts of priors: every byte counts, as they may be too many to be read when planning
     ("resources/captions.csv", "a ship 3", "a bird 3", AFTER_PRIOR),
     ("resources/captions.csv", "ship 3,x", "ship 3,y", AFTER_PRIOR),
@@ -827,6 +835,16 @@ def test_a_method_without_fusion_reads_no_lora() -> None:
     config = put(usual(), "methods.mace.fusion", "none")
     assert plan_of(config).edit("emoji", "objects", "mace").reads["loras"] == []
     assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
+
+
+def test_of_the_prompts_of_anchors_as_many_count_as_there_are_images(planned: dict[str, MadeBy]) -> None:
+    """Whether they are in a list or in a file."""
+    images = plan_of(usual()).anchor_images("emoji", plan_of(usual()).slugs['Hokusai\'s "wave"'])
+    assert [file.content for file in images.reads["prompts"]] == [tuple(f"picture {k} of {{}}" for k in range(1, 9))]
+    assert not {"prompt", "prompts", "anchor_prompts"} & images.told.settings["images"].keys()
+    listed = put(usual(), "images.anchor_prompts.style", [f"picture {k} of {{}}" for k in range(1, 10)])
+    told = plan_of(listed).anchor_images("emoji", plan_of(usual()).slugs['Hokusai\'s "wave"']).told
+    assert (told.reads, len(told.settings["images"]["prompts"])) == ({}, 8)
 
 
 @pytest.mark.parametrize("task", [False, True])
