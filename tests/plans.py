@@ -65,6 +65,7 @@ GIVEN = {
     "resources/synonyms.tsv": SYNONYMS,
     "resources/templates/names.txt": "{} at sea\n",
     "resources/templates/other.txt": "a drawing of {}\n",
+    "resources/templates/anchors.txt": "".join(f"picture {k} of {{}}\n" for k in range(1, 10)),
     "resources/captions.csv": CAPTIONS,
     "resources/other_captions.csv": CAPTIONS.replace("ship", "bird"),
     "resources/names.txt": "Ada\nÉmile Zola\n",
@@ -130,6 +131,7 @@ def usual() -> dict:
     config["bases"]["other"] = {"model": "resources/other/pipeline", "revision": None, "variant": "fp16"}
     config["tasks"]["objects"]["concepts"] = ["ship", 'Hokusai\'s "wave"']
     config["templates"] |= {"used": 3, "style": f"{MINE}/style.txt"}
+    config["images"]["anchor_prompts"]["style"] = f"{MINE}/anchors.txt"
     config["priors"] = {
         "captions": {"file": "resources/captions.csv", "column": "prompt"},
         "names": {"file": "resources/names.txt", "templates": f"{MINE}/names.txt"},
@@ -167,6 +169,7 @@ def unusual() -> dict:
     config["suites"]["synonyms"]["table"] = "resources/synonyms.tsv"
     config["evaluations"]["objects"]["kept"] = "objects"
     config["templates"] |= {kind: f"{MINE}/{kind}.txt" for kind in ("object", "person", "explicit")} | {"style": None}
+    config["images"]["anchor_prompts"] = dict.fromkeys(KINDS, f"{MINE}/anchors.txt")
     return config
 
 

@@ -108,8 +108,12 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "images.count": (3, AFTER_IMAGES),
     "images.prompts.object": ("one {}", AFTER_IMAGES),
     "images.prompts.person": ("one {}", NOTHING),
-    "images.prompts.style": ("in the style of {}", AFTER_IMAGES),
+    "images.prompts.style": ("in the style of {}", AFTER_IMAGES - {"anchor_images"}),
     "images.prompts.explicit": ("one {}", NOTHING),
+    "images.anchor_prompts.object": (["one {}", "two {}"], AFTER_ANCHOR_IMAGES),
+    "images.anchor_prompts.person": ("resources/templates/other.txt", NOTHING),
+    "images.anchor_prompts.style": (None, AFTER_ANCHOR_IMAGES),
+    "images.anchor_prompts.explicit": (["one {}"], NOTHING),
     "images.scheduler": ("ddim", AFTER_IMAGES),
     "images.steps": (7, AFTER_IMAGES),
     "images.guidance": (7.0, AFTER_IMAGES),
@@ -148,6 +152,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "methods.mace.lamb": (2.0, AFTER_TRAINING),
     "methods.mace.fusion": ("sum", AFTER_JOIN),
     "methods.mace.edit_form": ("factors", AFTER_JOIN),
+    "methods.mace.lora.form": ("supl", AFTER_TRAINING),
     "methods.mace.lora.rank": (2, AFTER_TRAINING),
     "methods.mace.lora.steps": (7, AFTER_TRAINING),
     "methods.mace.lora.learning_rate": (1.0e-4, AFTER_TRAINING),
@@ -303,6 +308,10 @@ CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/templates/style.txt", "a picture of", "a sketch of", AFTER_MOMENTS),
     ("resources/templates/object.txt", "a picture of", "a sketch of", NOTHING),
     (f"{OWN_TEMPLATES}/person.txt", "a picture of", "a sketch of", NOTHING),
+    # Prompts of anchors' images, of which there are eight
+    ("resources/templates/anchors.txt", "picture 8", "sketch 8", AFTER_ANCHOR_IMAGES),
+    ("resources/templates/anchors.txt", "picture 9", "sketch 9", NOTHING),
+    ("resources/templates/anchors.txt", "", "# the end\n", NOTHING),
     # Texts of priors: every byte counts, as they may be too many to be read when planning
     ("resources/captions.csv", "a ship 3", "a bird 3", AFTER_PRIOR),
     ("resources/captions.csv", "ship 3,x", "ship 3,y", AFTER_PRIOR),
@@ -827,6 +836,30 @@ def test_a_method_without_fusion_reads_no_lora() -> None:
     config = put(usual(), "methods.mace.fusion", "none")
     assert plan_of(config).edit("emoji", "objects", "mace").reads["loras"] == []
     assert not {"lora", "task_lora", "losses", "anchor_images"} & {step for step, _ in made_by(config).values()}
+
+
+def test_of_the_prompts_of_anchors_as_many_count_as_there_are_images(planned: dict[str, MadeBy]) -> None:
+    """Whether they are in a list or in a file."""
+    images = plan_of(usual()).anchor_images("emoji", plan_of(usual()).slugs['Hokusai\'s "wave"'])
+    assert [file.content for file in images.reads["prompts"]] == [tuple(f"picture {k} of {{}}" for k in range(1, 9))]
+    assert not {"prompt", "prompts", "anchor_prompts"} & images.told.settings["images"].keys()
+    listed = put(usual(), "images.anchor_prompts.style", [f"picture {k} of {{}}" for k in range(1, 10)])
+    told = plan_of(listed).anchor_images("emoji", plan_of(usual()).slugs['Hokusai\'s "wave"']).told
+    assert (told.reads, len(told.settings["images"]["prompts"])) == ({}, 8)
+
+
+@pytest.mark.parametrize("task", [False, True])
+def test_a_lora_is_told_its_anchor_only_where_it_keeps_off_it(task: bool) -> None:
+    """Under the default it is told neither of anchors nor of forms, and lies where it lay before there were any."""
+    config, places = put(usual(), "methods.mace.lora_base", "task" if task else "concept"), []
+    for form in ("mace", "supl"):
+        plan = plan_of(put(config, "methods.mace.lora.form", form))
+        jobs = plan.loras("emoji", "objects", "mace")
+        places.append(paths_made(jobs))
+        told = [(job.told.settings.get("anchor"), job.told.settings["lora"].get("form")) for job in jobs]
+        of = [plan.concepts[slug].anchor for slug in plan.task_slugs("objects")]
+        assert told == ([(None, None)] * 2 if form == "mace" else [(anchor, "supl") for anchor in of])
+    assert not places[0] & places[1]
 
 
 def test_adapters_are_of_concepts_and_shared() -> None:

@@ -139,7 +139,7 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         (
             "methods.mace.lora.lr",
             1,
-            ["methods.mace.lora.lr is not a known key", "Known keys: rank, steps, learning_rate"],
+            ["methods.mace.lora.lr is not a known key", "Known keys: form, rank, steps, learning_rate"],
         ),
         ("bases.emoji.x y", 1, ["bases.emoji.'x y' is not a known key"]),
         ("tasks", DROP, ["the configuration lacks the key tasks", "add it: What to erase, by name"]),

@@ -278,6 +278,9 @@ def test_templates_that_cannot_be_read(config: dict) -> None:
     assert line == "templates: words.txt, line 2: a template must contain {} exactly once; got 'a photo'."
     config["templates"] |= {"object": None, "style": "words.txt"}
     assert planned(config) == []  # of a kind that no task erases
+    config["images"]["anchor_prompts"] |= {"object": "words.txt", "style": ["a {}"]}
+    (line,) = refusals(config)
+    assert line == "images.anchor_prompts: words.txt, line 2: a template must contain {} exactly once; got 'a photo'."
 
 
 # Remarks

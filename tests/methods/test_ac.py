@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 
 import lethe
@@ -78,37 +79,61 @@ class Projection(nn.Module):
         return torch.cat([first @ self.weight.detach().T, rest @ self.weight.T], dim=1)
 
 
-def latents_of(pipeline: DiffusionPipeline, concepts: list[Concept]) -> Tensor:
-    """Two a concept, each concept's posterior sampled from the seed."""
-    found = []
-    for pictures in reads(concepts)["anchor_images"]:
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
-        with torch.no_grad():
-            posteriors = [pipeline.vae.encode(one[None]).latent_dist for one in pixels]
-        drawn = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-        means, deviations = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
-        found.append((means + deviations * drawn) * pipeline.vae.config.scaling_factor)
-    return torch.cat(found)
+def pictures_of(concepts: list[Concept]) -> list[Tensor]:
+    """Two a concept, `[3, h, w]` in [-1, 1]."""
+    pictures = np.concatenate(reads(concepts)["anchor_images"])
+    return list(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
+
+
+def encoded(pipeline: DiffusionPipeline, pictures: list[Tensor], seed: int) -> Tensor:
+    """The posterior of each, sampled."""
+    with torch.no_grad():
+        posteriors = [pipeline.vae.encode(one[None]).latent_dist for one in pictures]
+    drawn = torch.randn(len(pictures), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    means, deviations = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
+    return (means + deviations * drawn) * pipeline.vae.config.scaling_factor
+
+
+def counted(view: ac.View, form: str) -> Tensor:
+    """Which latents' four by four pixels are all of the picture, and under `published-code` their neighbours' too."""
+    found = torch.zeros(8, 8, dtype=torch.float64)
+    for y in range(8):
+        for x in range(8):
+            reach = 0 if form == "paper" else 4
+            rows, columns = (range(4 * at - reach, 4 * at + 4 + reach) for at in (y, x))
+            found[y, x] = all(row in view.rows for row in rows) and all(column in view.columns for column in columns)
+    return found
 
 
 def looked_at(
-    pipeline: DiffusionPipeline, clean: Tensor, chosen: dict, drawn: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which pictures, when, what the U-Net sees, and what it should see in that."""
-    which = torch.randint(len(clean), (chosen["batch"],), generator=drawn)
+    pipeline: DiffusionPipeline, concepts: list[Concept], chosen: dict, drawn: torch.Generator, *, whole: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[ac.View]]:
+    """Which pictures, when, what the U-Net sees, what it should see in that, and the views that were taken."""
+    pictures = pictures_of(concepts)
+    which = torch.randint(len(pictures), (chosen["batch"],), generator=drawn)
     times = torch.randint(1000, (chosen["batch"],), generator=drawn)
+    of = [concepts[k // 2] for k in which]
+    views = [ac.View(pictures[k], range(IMAGE), range(IMAGE)) for k in which]
+    if chosen["augmentation"] == "none":  # encoded beforehand, each concept's from the seed
+        both = [encoded(pipeline, pictures[k : k + 2], seed=5) for k in range(0, len(pictures), 2)]
+        clean = torch.cat(both)[which]
+    else:
+        for row, concept in enumerate(of):
+            if not whole and (chosen["augmentation"] == "published" or concept.kind == "object"):
+                views[row] = ac.view_of(pictures[which[row]], drawn)
+        clean = encoded(pipeline, [view.pixels for view in views], int(torch.randint(2**63 - 1, (), generator=drawn)))
     noise = torch.randn(chosen["batch"], 4, 8, 8, generator=drawn)
     a = torch.cumprod(1 - pipeline.scheduler.betas.double(), 0)[times][:, None, None, None]
     true = noise.double()
     if pipeline.scheduler.config.prediction_type == "v_prediction":
-        true = a.sqrt() * noise - (1 - a).sqrt() * clean[which]
-    return which, times, (a.sqrt() * clean[which] + (1 - a).sqrt() * noise).float(), true
+        true = a.sqrt() * noise - (1 - a).sqrt() * clean
+    return which, times, (a.sqrt() * clean + (1 - a).sqrt() * noise).float(), true, views
 
 
 def loss_by_hand(
     pipeline: DiffusionPipeline,
     student: UNet2DConditionModel,
-    clean: Tensor,
+    concepts: list[Concept],
     captions: list[str],
     chosen: dict,
     drawn: torch.Generator,
@@ -122,21 +147,21 @@ def loss_by_hand(
             rows.append(student(x[None], t, encoder_hidden_states=states, added_cond_kwargs=added).sample.double())
         return torch.cat(rows)
 
-    which, times, seen, wanted = looked_at(pipeline, clean, chosen, drawn)
+    which, times, seen, wanted, views = looked_at(pipeline, concepts, chosen, drawn)
     wording = torch.randint(3, (len(which),), generator=drawn)
     if chosen["variant"] == "model":
         with torch.no_grad():
-            wanted = predictions(seen, times, [captions[k] for k in which])
-    asked = [ASKED[captions[k]][w] for k, w in zip(which, wording, strict=True)]
+            told = [view.begin + captions[k] for k, view in zip(which, views, strict=True)]
+            wanted = predictions(seen, times, told)
+    asked = [view.begin + ASKED[captions[k]][w] for k, w, view in zip(which, wording, views, strict=True)]
     errors = (predictions(seen, times, asked) - wanted) ** 2
-    if chosen["form"] == "paper":
-        loss = errors.mean()
-    else:
-        inner = torch.zeros(len(which), 1, 8, 8, dtype=torch.float64)
-        inner[..., 1:7, 1:7] = 1
-        loss = ((inner * errors).sum(dim=(1, 2, 3)) / inner.sum(dim=(1, 2, 3))).mean()
+    loss = 0
+    for error, view in zip(errors, views, strict=True):
+        inner = counted(view, chosen["form"])
+        per_channel = 4 if chosen["form"] == "paper" else 1
+        loss = loss + (inner * error).sum() / max(1, inner.sum()) / per_channel / len(views)
     if chosen["preservation_weight"]:
-        which, times, seen, wanted = looked_at(pipeline, clean, chosen, drawn)
+        which, times, seen, wanted, _ = looked_at(pipeline, concepts, chosen, drawn, whole=True)
         kept = predictions(seen, times, [captions[k] for k in which])
         loss = loss + chosen["preservation_weight"] * ((kept - wanted) ** 2).mean()
     return loss
@@ -145,10 +170,12 @@ def loss_by_hand(
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        dict(variant="noise", parameters="attn", train_start_token=True),
-        dict(form="published-code", preservation_weight=1.0, parameters="attn"),
-        dict(preservation_weight=0.2, variant="noise", form="published-code"),
+        dict(augmentation="none"),
+        dict(augmentation="none", variant="noise", parameters="attn", train_start_token=True),
+        dict(augmentation="none", form="published-code", preservation_weight=1.0, parameters="attn"),
+        dict(augmentation="none", preservation_weight=0.2, variant="noise", form="published-code"),
+        dict(augmentation="published", batch=4),
+        dict(augmentation=None, preservation_weight=1.0, form="published-code", batch=4),
     ],
 )
 def test_every_step_follows_the_gradient_of_the_formula(
@@ -165,10 +192,10 @@ def test_every_step_follows_the_gradient_of_the_formula(
         for name in cross_attention_projections(student):
             parent, _, leaf = name.rpartition(".")
             setattr(student.get_submodule(parent), leaf, Projection(student.get_submodule(name)))
-    clean, drawn = latents_of(base_pipeline, concepts), torch.Generator().manual_seed(5)
+    drawn = torch.Generator().manual_seed(5)
     captions = [caption for told in reads(concepts)["anchor_captions"] for caption in told]
     for _ in range(chosen["steps"]):
-        loss = loss_by_hand(base_pipeline, student, clean, captions, chosen, drawn)
+        loss = loss_by_hand(base_pipeline, student, concepts, captions, chosen, drawn)
         gradients = torch.autograd.grad(loss, list(trained.values()))
         size = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt().item()
         with torch.no_grad():
@@ -232,6 +259,93 @@ def test_no_weight_learns_from_the_start_token(
 def test_prompts_ask_for_the_concept_as_its_kind_is_asked_for(kind: str, prompts: dict[str, int]) -> None:
     found = ac.prompts_for(Concept("ship", kind, "ground"), "a photo of the ground")
     assert {prompt: found.count(prompt) for prompt in found} == prompts
+
+
+# Views of pictures
+
+
+def picture(height: int, width: int) -> Tensor:
+    """A ramp from 0.25 at the top to 0.75, the same in all columns and channels."""
+    return torch.linspace(0.25, 0.75, height)[None, :, None].expand(3, height, width).contiguous()
+
+
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    """As Pillow does it, one channel at a time."""
+    channels = [
+        Image.fromarray(channel.numpy()).resize((width, height), Image.Resampling.BILINEAR) for channel in pixels
+    ]
+    return torch.stack([torch.from_numpy(np.asarray(channel)) for channel in channels])
+
+
+def test_views_are_shrunk_and_enlarged_as_published() -> None:
+    """Of 512 pixels to 170 to 512, two times in three, else to 614 to 715; what a view shows says which."""
+    pixels, generator, slope = picture(512, 16), torch.Generator().manual_seed(0), 0.5 / 511
+    heights = []
+    for _ in range(400):
+        view = ac.view_of(pixels, generator)
+        assert view.pixels.shape == (3, 512, 16)
+        shown = view.pixels[0, view.rows.start : view.rows.stop, view.columns.start : view.columns.stop]
+        assert view.pixels.abs().sum() == pytest.approx(3 * shown.abs().sum().item(), rel=1e-5)  # grey outside
+        assert shown.min() > 0.2
+        steps = shown[20:-20, 0].diff().mean().item()
+        heights.append(round(512 * slope / steps))
+        if heights[-1] < 560:
+            assert abs(heights[-1] - len(view.rows)) <= 1  # one that leaves pixels out is a ramp but for rounding
+            heights[-1] = len(view.rows)
+            assert len(view.columns) == round(16 * heights[-1] / 512)
+            assert view.begin in (("a far away ", "very small ") if heights[-1] < 0.6 * 512 else ("",))
+        else:
+            assert (view.rows, view.columns) == (range(512), range(16))
+            assert view.begin in ("zoomed in ", "close up ")
+    shrunk, enlarged = [h for h in heights if h <= 512], [h for h in heights if h > 512]
+    assert 0.6 < len(shrunk) / 400 < 0.72
+    assert 170 <= min(shrunk) < 185 < 490 < max(shrunk) <= 512
+    assert 614 <= min(enlarged) < 620 < 708 < max(enlarged) <= 715
+
+
+def test_a_view_is_the_resized_picture_anywhere_in_its_frame(drawn: Callable[..., Tensor]) -> None:
+    pixels, generator = drawn(3, 40, 24).float(), torch.Generator().manual_seed(3)
+    places, begun = set(), set()
+    for _ in range(60):
+        view = ac.view_of(pixels, generator)
+        begun.add(view.begin)
+        if len(view.rows) < 40:
+            shown = view.pixels[:, view.rows.start : view.rows.stop, view.columns.start : view.columns.stop]
+            assert torch.allclose(shown, resized(pixels, len(view.rows), len(view.columns)), atol=1e-4)
+            places.add((view.rows.start, view.columns.start))
+            continue
+        found = [
+            (height, top, left)
+            for height in [40, *range(48, 56)]
+            for whole in [resized(pixels, height, round(24 * height / 40))]
+            for top in range(height - 39)
+            for left in range(whole.shape[2] - 23)
+            if torch.allclose(view.pixels, whole[:, top : top + 40, left : left + 24], atol=1e-4)
+        ]
+        assert len(found) == 1
+        places.add(found[0][1:])
+    assert begun == {"", "a far away ", "very small ", "zoomed in ", "close up "}
+    assert len(places) > 30
+
+
+@pytest.mark.parametrize(
+    ("chosen", "changed"),
+    [
+        (None, {"object", "person"}),
+        ("none", set()),
+        ("published", {"object", "person", "style", "explicit"}),
+    ],
+)
+def test_images_are_augmented_as_chosen_or_by_kind(chosen: str | None, changed: set[str]) -> None:
+    kinds = ("object", "person", "style", "explicit")
+    assert {kind for kind in kinds if ac.is_augmented(Concept("ship", kind, "ground"), chosen)} == changed
+
+
+def test_a_picture_too_small_to_have_an_inside_counts_nothing() -> None:
+    predictions, wanted = torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)
+    inside = torch.zeros(2, 8, 8)
+    inside[1, 2:4, 3] = 1
+    assert ac.squared_error(predictions, wanted, form="paper", inside=inside).item() == 0.5
 
 
 # What trains
@@ -332,24 +446,41 @@ def test_a_learning_rate_left_out_is_the_published_one(
 # In the workflow, and whether it erases
 
 
+PROMPTS = ["a wide {}", "{} on a street", "a bird in the {}"]
+
+
+@pytest.mark.parametrize("prompts", [None, PROMPTS, "prompts.txt"])
 def test_a_planned_job_trains_on_images_of_the_anchor(
-    tmp_path: Path, sd_folder: Path, pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    sd_folder: Path,
+    pipeline: DiffusionPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: list[str] | str | None,
 ) -> None:
-    """The same edit as from Python, where the base draws images of the same anchor."""
+    """The same edit as from Python, where the base draws images of the same anchor, of prompts in turn."""
     monkeypatch.chdir(tmp_path)
-    edit = planned(tmp_path, sd_folder, "ac", BRIEF, images=IMAGES)
+    Path("prompts.txt").write_text("# of skies\n" + "\n".join(PROMPTS))
+    images, told = IMAGES | {"count": 4, "anchor_prompts": {"object": prompts}}, []
+    prompts_for = ac.prompts_for
+    monkeypatch.setattr(
+        ac, "prompts_for", lambda concept, caption: (told.append(caption), prompts_for(concept, caption))[1]
+    )
+    edit = planned(tmp_path, sd_folder, "ac", BRIEF, images=images)
     assert isinstance(edit, WeightEdit)
-    by_hand = lethe.erase(pipeline, {"ship": "sky"}, "ac", images=IMAGES, **BRIEF)
+    in_turn = ["a wide sky", "sky on a street", "a bird in the sky", "a wide sky"]
+    assert told == (["a photo of the sky"] * 4 if prompts is None else in_turn)
+    by_hand = lethe.erase(pipeline, {"ship": "sky"}, "ac", images=images, **BRIEF)
     assert edit.weights.keys() == by_hand.weights.keys()
     assert all(torch.equal(edit.weights[name], weight) for name, weight in by_hand.weights.items())
 
 
-def test_it_erases_from_the_emoji_model() -> None:
+@pytest.mark.parametrize(("augmentation", "steps"), [("none", 40), ("published", 100)])  # which sees more to learn from
+def test_it_erases_from_the_emoji_model(augmentation: str, steps: int) -> None:
     """Four pictures of a ship, all of which the judge takes for one before."""
     pipeline = lethe.load(WORLD / "pipeline", device="cpu")
     images = {"count": 4, "steps": 12, "guidance": 4.0}
-    edit = lethe.erase(pipeline, {"ship": "ground"}, "ac", images=images, steps=40, batch=4, learning_rate=1e-3)
-
+    brief = dict(steps=steps, batch=4, learning_rate=1e-3, augmentation=augmentation)
+    edit = lethe.erase(pipeline, {"ship": "ground"}, "ac", images=images, **brief)
     assert ships(pipeline) == 4
     edit.install(pipeline)
     assert ships(pipeline) <= 1

@@ -18,10 +18,15 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from conftest import BRIEF_LORA, unet_inputs
+from guided import as_read
 from lethe.bases.diffusion import encode_images
+from lethe.bases.pipeline import text_encoders
 from lethe.bases.unet import cross_attention_projections
+from lethe.config.schema import defaults_of
 from lethe.edits.adapters import WEIGHTS_NAME, load_lora, save_lora
 from lethe.erasure.attention import recorded_attention
+from lethe.erasure.moments import concept_moments
+from lethe.methods.mace.loras import concept_lora
 from lethe.methods.mace.training import (
     Examples,
     Preserved,
@@ -29,9 +34,11 @@ from lethe.methods.mace.training import (
     attention_loss,
     concept_examples,
     preserved_examples,
+    span_of_anchor,
     timestep_weights,
     train_lora,
 )
+from lethe.plugins import manifest
 
 SETTINGS = BRIEF_LORA
 
@@ -343,6 +350,109 @@ def test_the_preserved_images_add_their_weighted_denoising_error(
         target = noise if prediction == "epsilon" else math.sqrt(a) * noise - math.sqrt(1 - a) * clean
         errors.append((predicted[row].double() - target).square().mean().item())
     assert both - alone == pytest.approx(3 * sum(errors) / 4, rel=1e-3)
+
+
+# A down half kept off the anchor
+
+ANCHORED = ["a photo of the {}", "{} in the sky", "ship beside {}"]
+
+
+def states_of_anchor(pipeline: DiffusionPipeline, anchor: str) -> Tensor:
+    """What the U-Net reads of the anchor's own tokens, `[n, d]`, prompt by prompt."""
+    tokenizer, found = pipeline.tokenizer, []
+    for template in ANCHORED:
+        first = 1 + len(tokenizer(template.split("{}")[0], add_special_tokens=False).input_ids)
+        count = len(tokenizer(anchor, add_special_tokens=False).input_ids)
+        found.append(as_read(pipeline, template.replace("{}", anchor))[0][0, first : first + count])
+    return torch.cat(found).double()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_down_half_kept_off_the_anchor_does_nothing_to_its_tokens(
+    base_pipeline: DiffusionPipeline, base_data: dict, precision: str, rank: int
+) -> None:
+    """Its rows are those that a LoRA begins with, less their least-squares fit by the anchor's states, as long."""
+    pipeline, dtype = base_pipeline.to(getattr(torch, precision)), getattr(torch, precision)
+    concept = base_data["concept"]
+    concept = replace(
+        concept,
+        latents=concept.latents.to(dtype),
+        states=concept.states.to(dtype),
+        added={k: v.to(dtype) for k, v in concept.added.items()},
+    )
+    base_data["concept"] = concept
+    span = span_of_anchor(text_encoders(pipeline), ANCHORED, "open ground")
+    settings = replace(SETTINGS, rank=rank, steps=1)
+    begun = train_lora(pipeline.unet, **base_data, settings=replace(settings, learning_rate=1e-30))[0]
+    short = train_lora(pipeline.unet, **base_data, settings=settings, untouched=span)[0]
+    state, curve = train_lora(pipeline.unet, **base_data, settings=replace(settings, steps=20), untouched=span)
+    states = states_of_anchor(pipeline, "open ground").detach()
+    assert len(states) == 15  # five tokens in each of three prompts
+    assert state.keys() == begun.keys()
+    moved = 0
+    for key, half in state.items():
+        assert half.dtype == torch.float32
+        if "lora_B" in key:
+            moved += bool(half.any())
+            continue
+        assert torch.equal(half, short[key])  # bit for bit what it was after one step
+        rows = begun[key].double()
+        free = rows - (states.mT @ torch.linalg.lstsq(states.mT, rows.mT).solution).mT
+        free *= rows.norm(dim=1, keepdim=True) / free.norm(dim=1, keepdim=True)
+        assert torch.allclose(half.double(), free, rtol=0, atol=1e-6)
+        assert (half.double() @ states.mT).abs().max() < 1e-5 * (rows @ states.mT).abs().max()
+    assert moved == len(state) / 2 - 1  # the values of the last layer reach no attention after it
+    assert all(math.isfinite(loss) for loss in curve)
+
+
+def test_training_with_a_frozen_down_half_takes_attention_away(
+    base_pipeline: DiffusionPipeline, base_data: dict, tmp_path: Path
+) -> None:
+    unet = base_pipeline.unet
+    span, before = span_of_anchor(text_encoders(base_pipeline), ANCHORED, "ground"), attention_in_mask(unet, base_data)
+    weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    settings = replace(SETTINGS, rank=8, steps=40, learning_rate=0.2)  # random rows see little of the tokens
+    state, _ = train_lora(unet, **base_data, settings=settings, untouched=span)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
+    save_lora(tmp_path, state, {})
+    base_pipeline.load_lora_weights(tmp_path)
+    assert attention_in_mask(unet, base_data) < 0.95 * before
+    base_pipeline.unload_lora_weights()
+
+
+def test_an_anchor_that_leaves_no_direction_is_refused(pipeline: DiffusionPipeline) -> None:
+    words = ["ship", "sky", "bird", "photo", "wide", "street"]
+    templates = [f"{a} {b} {{}} {b}" for a in words for b in words]
+    with torch.no_grad():  # as in trained encoders; without it the last norm keeps states off one direction
+        pipeline.text_encoder.final_layer_norm.bias += 0.1
+    told = "supl: the tokens of the anchor 'ground' in 36 prompts span all 32 directions of the text, so that none is"
+    with pytest.raises(ValueError, match=told):
+        span_of_anchor(text_encoders(pipeline), templates, "ground")
+
+
+def test_a_concepts_lora_keeps_off_its_anchor_where_it_should(pipeline: DiffusionPipeline) -> None:
+    """By the settings of a configuration; under the default no anchor counts."""
+    text, anchor = text_encoders(pipeline), "open ground"
+    settings = defaults_of(manifest("methods", "mace").settings) | {"seed": 5}
+    given = dict(
+        images=list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)),
+        masks=[np.ones((32, 32), dtype=bool)] * 2,
+        templates=ANCHORED,
+        moments=[concept_moments(text, "ship", anchor, ANCHORED)],
+        priors=[None, None],
+    )
+    found = {}
+    for form in ("mace", "supl"):
+        chosen = settings | {"lora": settings["lora"] | {"steps": 3, "form": form}}
+        found[form] = concept_lora(pipeline, "ship", chosen, anchor=anchor, **given)[0]
+    states = states_of_anchor(pipeline, anchor)
+    downs = {form: [half for key, half in state.items() if "lora_A" in key] for form, state in found.items()}
+    for kept, free in zip(downs["supl"], downs["mace"], strict=True):
+        assert (kept.double() @ states.mT).abs().max() < 1e-5 * (free.double() @ states.mT).abs().max()
+    without = {key: value for key, value in settings["lora"].items() if key != "form"}
+    same = concept_lora(pipeline, "ship", settings | {"lora": without | {"steps": 3}}, **given)[0]
+    assert all(torch.equal(half, found["mace"][key]) for key, half in same.items())
 
 
 # Images and prompts to examples

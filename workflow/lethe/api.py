@@ -22,7 +22,7 @@ from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
 from lethe.bases.weights import weights_hash_of
-from lethe.config.resolve import image_settings, mask_settings
+from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import defaults_of
 from lethe.edits.edit import Edit
 from lethe.edits.low_rank import LowRank
@@ -208,14 +208,23 @@ def _artefacts(
             where = mask_settings(sections["masks"], concept.kind)
             made["masks"] = list(concept_masks(made["images"], concept.name, where, device=base.device)[0])
         if wanted & {"anchor_images", "anchor_captions"}:
-            drawing = image_settings(sections["images"], concept.kind)
-            rows, made["anchor_images"] = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
-            made["anchor_captions"] = list(rows["prompt"])
+            made["anchor_captions"], made["anchor_images"] = _anchor_images(base, concept, sections["images"], seed)
         if "loras" in wanted:
             made["loras"] = _lora(base, concept, made, settings, priors, sections, used, seed)
         for name in wanted:
             found[name].append(made[name])
     return found
+
+
+def _anchor_images(
+    base: Base, concept: Concept, section: Mapping[str, Any], seed: int
+) -> tuple[list[str], list[np.ndarray]]:
+    """Prompts of a concept's anchor, and an image of each."""
+    drawing = anchor_image_settings(section, concept.kind)
+    if isinstance(drawing.get("prompts"), str):
+        drawing["prompts"] = read_templates(Path(drawing["prompts"]))
+    rows, images = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
+    return list(rows["prompt"]), images
 
 
 def _adapter(
@@ -253,9 +262,7 @@ def _lora(
 
     preserved = None
     if settings["lora"]["preservation_weight"] > 0:
-        drawing = image_settings(sections["images"], concept.kind)
-        rows, images = draw_images(base.pipeline, concept.anchor, drawing, seed=seed)
-        preserved = (list(rows["prompt"]), images)
+        preserved = _anchor_images(base, concept, sections["images"], seed)
     with torch.enable_grad():
         state, _ = concept_lora(
             base.pipeline,
@@ -267,6 +274,7 @@ def _lora(
             moments=[made["moments"]],
             priors=[priors.get("prior"), priors.get("domain_prior")],
             preserved_images=preserved,
+            anchor=concept.anchor,
         )
     names = sorted({name.split(".lora")[0] for name in state})
     return {n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names}

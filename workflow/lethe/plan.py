@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lethe.config.planning import Inputs, measured_tasks
-from lethe.config.resolve import image_settings, mask_settings
+from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import method_of
 from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
@@ -148,16 +148,25 @@ class Plan:
 
     @step(images="results/{base}/concepts/{concept}/images.zip")
     def images(self, base: str, concept: str) -> Told:
-        return self.drawn(base, self.concepts[concept].name, self.concepts[concept].kind)
+        of = self.concepts[concept]
+        return self.drawn(base, of.name, image_settings(self.config["images"], of.kind))
 
     @step("lethe.steps.images", images="results/{base}/concepts/{concept}/anchor_images.zip")
     def anchor_images(self, base: str, concept: str) -> Told:
-        return self.drawn(base, self.concepts[concept].anchor, self.concepts[concept].kind)
+        """Of prompts beyond as many as there are images none counts."""
+        of, reads = self.concepts[concept], {}
+        images = anchor_image_settings(self.config["images"], of.kind)
+        prompts = images.get("prompts")
+        if isinstance(prompts, str):
+            del images["prompts"]
+            reads["prompts"] = Given(prompts, tuple(read_templates(Path(prompts))[: images["count"]]))
+        elif prompts:
+            images["prompts"] = prompts[: images["count"]]
+        return self.drawn(base, of.anchor, images, **reads)
 
-    def drawn(self, base: str, phrase: str, kind: str) -> Told:
-        """Training images of a phrase, prompted as a kind of concept."""
-        images = image_settings(self.config["images"], kind)
-        return Told(self.numeric(base) | dict(concept=phrase, seed=self.config["seed"], images=images))
+    def drawn(self, base: str, phrase: str, images: Mapping[str, Any], **reads: Given) -> Told:
+        """Training images of a phrase."""
+        return Told(self.numeric(base) | dict(concept=phrase, seed=self.config["seed"], images=images), reads)
 
     @step(masks="results/{base}/concepts/{concept}/masks.zip")
     def masks(self, base: str, concept: str) -> Told:
@@ -261,6 +270,8 @@ class Plan:
         settings = self.method(task, name)
         without = set(settings) - set(RECIPE) if jobs["job"] == "lora" else set(jobs.get("without", ()))
         chosen = {key: value for key, value in settings.items() if key not in without}
+        if jobs["job"] == "lora" and chosen["lora"]["form"] == "mace":  # so that addresses from before forms stay
+            chosen["lora"] = {key: value for key, value in chosen["lora"].items() if key != "form"}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
         self.recipes[digest] = chosen
         return digest
@@ -296,6 +307,7 @@ class Plan:
             concept=of.name, seed=self.config["seed"], templates_used=self.config["templates"]["used"]
         )
         settings |= {key: value for key, value in chosen.items() if key not in ("prior", "domain_prior")}
+        settings |= dict(anchor=of.anchor) if chosen["lora"].get("form") == "supl" else {}
         preserves = chosen["lora"]["preservation_weight"] > 0
         reads = dict(
             images=self.images(base, concept),

@@ -135,11 +135,12 @@ def check_plan(config: dict, inputs: Inputs, source: str = "config") -> None:
         problems += _count_problems(measured, config, inputs.suites)
         problems += _distance_problems(measured, config, inputs.suites)
     problems += _type_problems(config, inputs)
-    for path in _templates(config, inputs.concepts):
-        try:
-            read_templates(Path(path))
-        except ValueError as error:
-            problems.append(f"templates: {error}.")
+    for key, paths in {"templates": _templates, "images.anchor_prompts": _anchor_prompts}.items():
+        for path in paths(config, inputs.concepts):
+            try:
+                read_templates(Path(path))
+            except ValueError as error:
+                problems.append(f"{key}: {error}.")
     if problems:
         raise ConfigError(*(f"{source}: {problem}" for problem in dict.fromkeys(problems)))
 
@@ -309,10 +310,21 @@ def _unknown_types(config: dict, inputs: Inputs) -> Iterator[tuple[str, set[str]
             yield suite, names, {kind: int(n) for kind, n in found.items() if kind not in names}, counted[suite]
 
 
+def _kinds(config: dict, concepts: Sequence[Concept]) -> set[str]:
+    """The kinds of concept that a task erases."""
+    erased = {name for task in config["tasks"].values() for name in task["concepts"]}
+    return {concept.kind for concept in concepts if concept.name in erased}
+
+
 def _templates(config: dict, concepts: Sequence[Concept]) -> list[str]:
     """The template files of the kinds that a task erases."""
-    erased = {name for task in config["tasks"].values() for name in task["concepts"]}
-    return sorted({template_file(config["templates"], concept.kind) for concept in concepts if concept.name in erased})
+    return sorted({template_file(config["templates"], kind) for kind in _kinds(config, concepts)})
+
+
+def _anchor_prompts(config: dict, concepts: Sequence[Concept]) -> list[str]:
+    """The files of prompts of their anchors."""
+    given = [config["images"]["anchor_prompts"][kind] for kind in _kinds(config, concepts)]
+    return sorted({path for path in given if isinstance(path, str)})
 
 
 def _few_templates(config: dict, concepts: Sequence[Concept]) -> Iterator[str]:

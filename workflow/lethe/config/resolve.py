@@ -7,7 +7,17 @@ from typing import Any
 
 def image_settings(images: dict, kind: str) -> dict:
     """How to draw training images of a kind, from the configuration's section `images`: with the one prompt of it."""
-    return {key: value for key, value in images.items() if key != "prompts"} | {"prompt": images["prompts"][kind]}
+    return _of_all_kinds(images) | {"prompt": images["prompts"][kind]}
+
+
+def anchor_image_settings(images: dict, kind: str) -> dict:
+    """The same of images of an anchor; if anchors have prompts of their own, with these: a list or a template file."""
+    own = images["anchor_prompts"][kind]
+    return image_settings(images, kind) if own is None else _of_all_kinds(images) | {"prompts": own}
+
+
+def _of_all_kinds(images: dict) -> dict:
+    return {key: value for key, value in images.items() if key not in ("prompts", "anchor_prompts")}
 
 
 def mask_settings(masks: dict, kind: str) -> dict:

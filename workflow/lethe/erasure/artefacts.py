@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ def draw_images(
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Images of a phrase, uint8 `[h, w, 3]`, and their rows (type, prompt, evaluation_seed), with seeds from `seed` on.
 
-    `settings` are those of `images` in the configuration with the one `prompt` of the phrase's kind. The pipeline keeps
-    its own scheduler. Raises ValueError as `sample_rows` does.
+    `settings` are those of `images` in the configuration with the one `prompt` of the phrase's kind, or with `prompts`
+    that are taken in turn. The pipeline keeps its own scheduler. Raises ValueError as `sample_rows` does.
     """
     seeds = range(seed, seed + settings["count"])
-    rows = pd.DataFrame({"type": phrase, "prompt": fill(settings["prompt"], phrase), "evaluation_seed": seeds})
+    templates = settings["prompts"] if "prompts" in settings else [settings["prompt"]]
+    prompts = [fill(template, phrase) for template, _ in zip(cycle(templates), seeds, strict=False)]
+    rows = pd.DataFrame({"type": phrase, "prompt": prompts, "evaluation_seed": seeds})
     own = pipeline.scheduler
     use_scheduler(pipeline, settings["scheduler"])
     try:

@@ -2,6 +2,7 @@
 
 from lethe.erasure.artefacts import draw_images
 from lethe.files.shards import write_shard
+from lethe.inputs.templates import read_templates
 from lethe.steps.job import Job
 from lethe.steps.loading import pipeline_of
 
@@ -10,5 +11,6 @@ LESS_MEMORY = "images.batch"
 
 def run(job: Job) -> None:
     settings = job.settings
-    rows, images = draw_images(pipeline_of(job), settings.concept, settings.images, seed=settings.seed)
+    own = {"prompts": read_templates(job.read("prompts"))} if "prompts" in job.reads else {}
+    rows, images = draw_images(pipeline_of(job), settings.concept, settings.images | own, seed=settings.seed)
     write_shard(job.out["images"], rows, images)

@@ -25,6 +25,7 @@ def run(job: Job) -> None:
         moments=Loaded(load_concept_moments, reads["moments"]),
         priors=[load_moment(reads[key][0]) if reads[key] else None for key in ("prior", "domain_prior")],
         preserved_images=preserved[0] if preserved else None,
+        anchor=vars(settings).get("anchor"),
     )
     save_lora(job.out["lora"].parent, state, job.record())
     job.write_curve("curve", curve)

@@ -20,16 +20,23 @@ from lethe.bases.pipeline import text_encoders
 from lethe.bases.pixels import NORMALISATIONS
 from lethe.bases.prompts import end_positions, phrase_positions
 from lethe.bases.schedulers import training_schedule
-from lethe.bases.text import added_conditions, encode_prompts
+from lethe.bases.text import TextEncoders, added_conditions, encode_prompts
 from lethe.bases.unet import PROJECTIONS
 from lethe.erasure.attention import Recorder, recorded_attention
+from lethe.erasure.layers import basis
+from lethe.erasure.tokens import states_at
 from lethe.erasure.training import Budget, train
 from lethe.inputs.templates import fill
+
+SAME = 1e-6  # of the largest singular value: what is below is the rounding of float32 states
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """How a LoRA is trained; names as in the configuration (`lora` of a method of kind mace)."""
+    """How a LoRA is trained; names as in the configuration (`lora` of a method of kind mace).
+
+    `form` is `mace`, where both halves train, or `supl`, where the down half keeps off the anchor's tokens.
+    """
 
     rank: int
     steps: int
@@ -42,6 +49,7 @@ class LoraSettings:
     max_grad_norm: float
     preservation_weight: float
     seed: int
+    form: str = "mace"
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,33 @@ def preserved_examples(
         added_conditions(text, prompts, images[0].shape[:2]),
         prediction,
     )
+
+
+def span_of_anchor(text: TextEncoders, templates: Sequence[str], anchor: str) -> Tensor:
+    """An orthonormal basis `[d, r]`, float64, of the states of an anchor's own tokens in all prompts of `templates`.
+
+    Singular values of at most `SAME` of the largest one do not count. Raises ValueError when the states span all d
+    directions, so that nothing is free of them, and as `phrase_positions` does.
+    """
+    positions = [phrase_positions(text.tokenizer, template, anchor) for template in templates]
+    places = [slice(where.start, where.stop) for where in positions]
+    states = torch.cat(list(states_at(text, [fill(template, anchor) for template in templates], places)))
+    span = basis(states.mT, relative=SAME)
+    if span.shape[1] == len(span):
+        raise ValueError(
+            f"lora.form supl: the tokens of the anchor {anchor!r} in {len(templates)} prompts span all {len(span)} "
+            "directions of the text, so that none is left to train in; lower templates.used, or take form mace"
+        )
+    return span
+
+
+def kept_off(rows: Tensor, span: Tensor) -> Tensor:
+    """Rows `[r, d]` without their part in `span` `[d, k]`, each as long as before; float64, rounded once."""
+    span = span.cpu()
+    before = rows.to(span)
+    free = before - before @ span @ span.mT
+    lengths, left = (torch.linalg.vector_norm(some, dim=1, keepdim=True) for some in (before, free))
+    return (free * lengths / left).to(rows)
 
 
 def timestep_weights(kind: str, n: int) -> Tensor:
@@ -177,6 +212,7 @@ def train_lora(
     settings: LoraSettings,
     *,
     preserved: Preserved | None = None,
+    untouched: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Train a LoRA on `attn2.to_k/to_v` of `unet` (its own weights stay as they are) and take it off again.
 
@@ -184,13 +220,15 @@ def train_lora(
         alphas: cumulative products of the noise schedule, `[n]`.
         preserved: what the prior-preservation loss looks at, which counts `settings.preservation_weight` times beside
             the attention loss; without it there is none.
+        untouched: an orthonormal basis `[d, r]` of text states that the LoRA does nothing to. Its down half is then
+            drawn as ever, kept off them, and does not train.
     Returns: peft's state dict of the adapter on the CPU, float32, and the loss of each step.
     Raises: FloatingPointError as `lethe.erasure.training.train` does.
 
     Adapter and optimiser are float32 whatever the U-Net's dtype.
 
     Source: MACE, arXiv 2403.06135, Sec. 3.3, Eq. 4; optimiser settings as in the published code. Prior preservation:
-    DreamBooth, arXiv 2208.12242, Sec. 3.2.
+    DreamBooth, arXiv 2208.12242, Sec. 3.2. Frozen down half: SuPLoRA, arXiv 2601.03305, after a summary of others.
     """
     weights = timestep_weights(settings.timesteps, len(alphas))
     with torch.random.fork_rng():
@@ -199,9 +237,14 @@ def train_lora(
             LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(PROJECTIONS)), "concept"
         )
     unet.requires_grad_(False)
-    trained = {name: p.requires_grad_(True) for name, p in unet.named_parameters() if "lora_" in name}
-    for parameter in trained.values():
+    halves = {name: p for name, p in unet.named_parameters() if "lora_" in name}
+    for parameter in halves.values():
         parameter.data = parameter.data.float()
+    if untouched is not None:
+        for name in [name for name in halves if "lora_A" in name]:
+            down = halves.pop(name)
+            down.data = kept_off(down.data, untouched)
+    trained = {name: parameter.requires_grad_(True) for name, parameter in halves.items()}
     budget = Budget(
         settings.steps,
         settings.learning_rate,
