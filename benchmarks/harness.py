@@ -9,9 +9,11 @@ import argparse
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -50,6 +52,24 @@ def in_turns(rounds: int, sides: Mapping[str, Callable[[], object]]) -> dict[str
             taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
             least[name] = {clock: min(taken[clock], least[name][clock]) for clock in taken}
     return least
+
+
+def alone(file: str, options: Mapping[str, object], *flags: str) -> dict[str, float]:
+    """Run a benchmark's file in a process of its own; the JSON object of its last line."""
+    words = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, file, *words, *flags]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_mib() -> float:
+    """The peak resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def least_of(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The least of each figure over runs of the same."""
+    return {key: min(run[key] for run in runs) for key in runs[0]}
 
 
 def finish(args: argparse.Namespace, **result: object) -> None:

@@ -87,17 +87,17 @@ def forward(encoder: CLIPTextModel, ids: Tensor) -> None:
 def theirs(weight: Tensor, states: Tensor) -> Tensor:
     """Sum of W p p^T for one projection, caption by caption; the sum of p p^T is made too, as each cache holds both."""
     left, right = torch.zeros_like(weight), torch.zeros(weight.shape[1], weight.shape[1])
-    for p in states:
+    for p in states.split(1):
         left += published.by_prompt(p @ weight.mT, p)
         right += published.by_prompt(p, p)
     return left
 
 
-def text_model(*, tiny: bool) -> TextEncoders:
-    """A tokenizer with a window of 77, and a text encoder with random weights."""
+def text_model(*, tiny: bool, layers: int = 12) -> TextEncoders:
+    """A tokenizer with a window of 77, and a text encoder of `layers` layers (2 if tiny) with random weights."""
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77)
     torch.manual_seed(0)
-    size = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    size = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=layers, num_attention_heads=12)
     if tiny:
         size = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
     config = CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, eos_token_id=tokenizer.eos_token_id, **size)

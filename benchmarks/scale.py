@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -54,10 +51,8 @@ def main() -> None:
         for _ in range(args.rounds):
             for n in counts:
                 options = {"--folder": folder, "--join": n, "--threads": args.threads}
-                words = [str(word) for option in options.items() for word in option] + ["--tiny"] * args.tiny
-                done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
-                runs[n].append(json.loads(done.stdout.splitlines()[-1]))
-    least = {n: {key: min(run[key] for run in found) for key in found[0]} for n, found in runs.items()}
+                runs[n].append(harness.alone(__file__, options, *["--tiny"] * args.tiny))
+    least = {n: harness.least_of(found) for n, found in runs.items()}
     first, before, last = counts[0], counts[-2], counts[-1]
     harness.finish(
         args,
@@ -69,18 +64,20 @@ def main() -> None:
 
 
 def join(shape: str, folder: Path, concepts: int) -> dict[str, float]:
-    """Join `concepts` concepts; seconds of the join, and the peak resident memory of the whole process in MiB."""
+    """Join `concepts` concepts; its seconds, and the peak resident memory of the process before and after, in MiB."""
     d, _ = SHAPES[shape]
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(out, d, generator=generator) for name, out in widths_of(shape).items()}
     moments = [folder / f"moments{k % FILES}.safetensors" for k in range(concepts)]
     loras = [folder / f"lora{k % FILES}.safetensors" for k in range(concepts)]
+    before = harness.peak_mib()
     wall, cpu = time.perf_counter(), time.process_time()
     erase(weights, Loaded(load_concept_moments, moments), Loaded(load_lora, loras), torch.eye(d).double(), SETTINGS)
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+        "before_mib": before,
+        "peak_mib": harness.peak_mib(),
     }
 
 

@@ -30,22 +30,36 @@ def run(name: str, *options: str) -> dict:
 
 @pytest.mark.parametrize(("layers", "measured"), [((), "2 of 6"), (("--all-layers",), "6 of 6")])
 def test_closed_form(layers: tuple[str, ...], measured: str) -> None:
-    result = run("closed_form", "--timed-prompts", "2", *layers)
+    result = run("closed_form", *layers)
     assert result["published_projections_measured"] == measured
     for concepts in (5, 50):
         assert 0 < result[f"difference_{concepts}"] < 1e-5  # float32 against float64
-        ours, token, prompt = (result["seconds"][f"{side}_{concepts}"] for side in ("ours", "by_token", "by_prompt"))
-        assert result[f"ratio_{concepts}"] == pytest.approx(token["cpu"] / ours["cpu"], rel=1e-2)
+        sides = ("ours", "by_position", "by_prompt")
+        ours, position, prompt = (result["seconds"][f"{side}_{concepts}"] for side in sides)
+        assert result[f"ratio_{concepts}"] == pytest.approx(position["cpu"] / ours["cpu"], rel=1e-2)
         assert result[f"ratio_{concepts}_by_prompt"] == pytest.approx(prompt["cpu"] / ours["cpu"], rel=1e-2)
 
 
 def test_both_sums_of_the_published_side_agree(monkeypatch: pytest.MonkeyPatch, drawn: Callable[..., Tensor]) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     published = importlib.import_module("published")
-    values, keys = drawn(9, 5), drawn(9, 4, seed=1)
-    whole = sum(torch.outer(v, k) for v, k in zip(values, keys, strict=True))
-    assert torch.allclose(published.by_token(values, keys), whole, rtol=1e-12)
+    values, keys = drawn(3, 9, 5), drawn(3, 9, 4, seed=1)
+    whole = sum(torch.outer(values[prompt, place], keys[prompt, place]) for prompt in range(3) for place in range(9))
+    assert torch.allclose(published.by_position(values, keys), whole, rtol=1e-12)
     assert torch.allclose(published.by_prompt(values, keys), whole, rtol=1e-12)
+
+
+def test_closed_form_methods() -> None:
+    result = run("closed_form_methods")
+    # each of 5 concepts and its guide, 5 names, and under 2023 the empty prompt; RECE makes them twice; SPEED's
+    # invariants are the empty prompt; OCE has one guide for all; 30 prompts with the phrase and 30 with its anchor
+    prompts = {"uce": 16, "rece": 32, "speed": 16, "oce": 11, "mace": 0, "mace_moments": 60}
+    for side, read in prompts.items():
+        taken = result[side]
+        assert taken["prompts"] == read
+        assert (taken["text"] > 0) == (read > 0)
+        assert taken["solve"] > 0
+        assert taken["peak_mib"] >= taken["before_mib"] > 0
 
 
 def test_scale() -> None:

@@ -21,6 +21,7 @@ from lethe.inputs.templates import fill
 log = logging.getLogger(__name__)
 
 PART = 4096  # distinct texts of a part: a whole number of batches, minutes of a CPU
+BLOCK = 192  # columns of a moment that are multiplied at once: narrower products are slower, wider ones spare less
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,32 @@ def second_moment(batches: Iterable[Tensor], counts: Sequence[int] | None = None
     """Sum e e^T over every embedding of `batches` (`[..., d]`, any floating dtype), accumulated in float64.
 
     With `counts`, batches are `[n, ..., d]`, and each of their entries, over all batches in turn, counts that often.
+    The sum is symmetric to the last bit, and only one half of it is multiplied out.
     Raises ValueError when there is no embedding, or `counts` has another number of entries than the batches.
     """
     total, tokens, seen = None, 0, 0
     for batch in batches:
         rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
-        share = rows.new_ones(len(batch)) if counts is None else rows.new_tensor(counts[seen : seen + len(batch)])
-        seen += len(batch)
-        if len(share) < len(batch):
-            break
-        each = share.repeat_interleave(len(rows) // max(1, len(batch)))
-        weighted = (rows * each[:, None]).mT
-        total = weighted @ rows if total is None else total.addmm_(weighted, rows)
-        tokens += int(each.sum())
+        weighted, each = rows, len(rows) // max(1, len(batch))
+        if counts is None:
+            tokens += len(rows)
+        else:
+            share = rows.new_tensor(counts[seen : seen + len(batch)])
+            seen += len(batch)
+            if len(share) < len(batch):
+                break
+            tokens += each * int(share.sum())
+            weighted = rows * share.repeat_interleave(each)[:, None]
+        total = rows.new_zeros(rows.shape[1], rows.shape[1]) if total is None else total
+        for start in range(0, len(total), BLOCK):
+            stop = start + BLOCK
+            total[start:stop, :stop].addmm_(weighted[:, start:stop].mT, rows[:, :stop])
     if counts is not None and seen != len(counts):
         raise ValueError(f"second_moment: `counts` must have one number for each entry; got {len(counts)} for {seen}")
     if total is None or tokens == 0:
         raise ValueError("second_moment: `batches` must hold at least one embedding; got none")
-    return Moment(total, tokens)
+    below = total.tril(-1)
+    return Moment(total.tril_().add_(below.mT), tokens)
 
 
 def moment_in_parts(
@@ -121,15 +130,29 @@ def concept_moments(text: TextEncoders, phrase: str, anchor: str, templates: Seq
     prompts = [fill(template, phrase) for template in templates]
     anchors = [fill(template, anchor) for template in templates]
     check_tokens(text, [*prompts, *anchors])
-    with_phrase = torch.cat(list(encode_prompts(text, prompts))).to(torch.float64)
-    with_anchor = torch.cat(list(encode_prompts(text, anchors))).to(torch.float64)
-    source, target = [], []
-    for row, template in enumerate(templates):
-        f, g = aligned_positions(text.tokenizer, template, phrase, anchor)
-        source.append(with_phrase[row, f])
-        target.append(with_anchor[row, g])
-    f, g = torch.cat(source), torch.cat(target)
-    return ConceptMoments(f.mT @ f, g.mT @ f, second_moment([with_phrase]).matrix)
+    with_phrase = torch.cat(list(encode_prompts(text, prompts)))
+    with_anchor = torch.cat(list(encode_prompts(text, anchors)))
+    places = [aligned_positions(text.tokenizer, template, phrase, anchor) for template in templates]
+    return aligned_moments(with_phrase, with_anchor, places)
+
+
+def aligned_moments(
+    phrases: Tensor, anchors: Tensor, places: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> ConceptMoments:
+    """The moments of one concept from the states of its prompts and of their anchors, `[prompts, window, d]`.
+
+    `places` are those of f and of g in each prompt, equally many. Nearly every token is an f, so F is G less the sum
+    over the few that are not, and one half of a product makes both.
+    """
+    aligned, wanted = zip(*places, strict=True)
+    others = [[place for place in range(phrases.shape[1]) if place not in at] for at in aligned]
+
+    def states(of: Tensor, chosen: Sequence[Sequence[int]]) -> Tensor:
+        return torch.cat([prompt[[*at]] for prompt, at in zip(of, chosen, strict=True)]).to(torch.float64)
+
+    f, g, rest = states(phrases, aligned), states(anchors, wanted), states(phrases, others)
+    fusion = second_moment([phrases]).matrix
+    return ConceptMoments(fusion - rest.mT @ rest, g.mT @ f, fusion)
 
 
 def total_moments(moments: Iterable[ConceptMoments]) -> ConceptMoments:
