@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from conftest import model_stand_ins
-from lethe.config.planning import read_inputs
+from lethe.config.planning import I2P, read_inputs
 from lethe.config.schema import frame, schema_of, with_defaults
 from lethe.jobs import Job, Made
 from lethe.plan import Plan
@@ -132,7 +132,7 @@ def usual() -> dict:
     config["templates"] |= {"used": 3, "style": f"{MINE}/style.txt"}
     config["priors"] = {
         "captions": {"file": "resources/captions.csv", "column": "prompt"},
-        "names": {"file": "resources/names.txt", "templates": f"{MINE}/names.txt"},
+        "names": {"file": "resources/names.txt", "words": [1, 2], "templates": f"{MINE}/names.txt"},
         "words": {"file": "resources/words.txt", "templates": ["a photo of {}", "{} at sea"]},
         "coco": {"coco": COCO},
     }
@@ -148,6 +148,10 @@ def usual() -> dict:
     config["suites"]["reference"] = {"file": "resources/reference.csv", "rows": 20}
     config["suites"]["scenes"] = {"file": "resources/scenes.csv", "columns": columns}
     config["suites"]["spare"] = {"file": "resources/other.csv"}
+    config["suites"]["few"] = config["suites"]["objects"] | {"words": [1, 2]}
+    config["suites"]["drawn"] = {"coco": COCO[1], "rows": 30, "seed": 3}
+    named = {"type": "kind", "prompt": "text", "evaluation_seed": "sd_seed"}
+    config["suites"]["i2p"] = {"file": I2P, "columns": named, "rows": 14}
     config["sampling"] |= {"batch": 5, "shard_size": 12}
     config["measures"]["other"] = {"kind": "clip", "model": "resources/other/clip"}
     measured = config["evaluations"]["objects"]
@@ -160,7 +164,7 @@ def usual() -> dict:
 def unusual() -> dict:
     """The same where each choice is another one: base, segmenter, priors, what LoRAs train on, how anchors are kept."""
     config = usual()
-    config["tasks"]["objects"] |= {"base": "other", "suites": ["spare"]}
+    config["tasks"]["objects"] |= {"base": "other", "suites": ["spare", "few", "drawn", "i2p"]}
     config["masks"]["segmenter"] = "grounded-sam"
     config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
     config["methods"]["mace"]["lora"]["preservation_weight"] = 0.0
