@@ -17,7 +17,7 @@ from PIL import Image
 from conftest import model_stand_ins
 from lethe.config.planning import I2P, read_inputs
 from lethe.config.schema import frame, schema_of, with_defaults
-from lethe.jobs import Job, Made
+from lethe.jobs import Job
 from lethe.plan import Plan
 from lethe.records.fingerprints import sha256_of
 from running import ROOT
@@ -232,23 +232,12 @@ def plan_of(config: dict) -> Plan:
     return Plan(config, read_inputs(config), locate=locate, hash_file=kept_hash)
 
 
-def jobs_of(plan: Plan) -> list[Job]:
-    """Every job of a run: those of tables, pictures and samples, and all whose outputs they read."""
-    found, waiting = {}, [*plan.tables, *plan.figures, *plan.samples]
-    while waiting:
-        job = waiting.pop()
-        if id(job) not in found:
-            found[id(job)] = job
-            waiting += [file.job for files in job.reads.values() for file in files if isinstance(file, Made)]
-    return list(found.values())
-
-
 def made_by(config: dict) -> MadeBy:
     """Every output of a run: which step makes it, and the digest of its job.
 
     What samples and measures the base as it is goes by another name than what does so with an edit.
     """
-    return {path: (name_of(job), job.digest) for job in jobs_of(plan_of(config)) for path in job.outputs.values()}
+    return {path: (name_of(job), job.digest) for job in plan_of(config).jobs for path in job.outputs.values()}
 
 
 def name_of(job: Job) -> str:

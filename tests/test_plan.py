@@ -36,7 +36,6 @@ from plans import (
     SHIPPED,
     MadeBy,
     Steps,
-    jobs_of,
     kept_hash,
     keys_of_schema,
     leaves,
@@ -620,7 +619,7 @@ def test_a_file_reruns_what_reads_what_changed_in_it(
 def test_the_tables_name_every_file_that_is_read() -> None:
     counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS if steps}
     for configured in CONFIGURATIONS.values():
-        jobs = jobs_of(plan_of(configured()))
+        jobs = plan_of(configured()).jobs
         given = {file.path for job in jobs for files in job.reads.values() for file in files if isinstance(file, Given)}
         assert given <= counted
     assert {f"{PIPELINE}/{name}" for name in loaded_files(Path(PIPELINE))} <= counted
@@ -646,7 +645,7 @@ def paths_of(config: dict) -> dict[str, str | list[str]]:
 
 def reads(config: dict) -> dict[str, list[str]]:
     """The paths that the job of each output reads."""
-    jobs = jobs_of(plan_of(config))
+    jobs = plan_of(config).jobs
     return {o: [f.path for files in job.reads.values() for f in files] for job in jobs for o in job.outputs.values()}
 
 
@@ -1027,7 +1026,7 @@ def test_a_task_without_an_evaluation_samples_its_suites_and_has_no_table() -> N
         for edit in ("original", "shown/mace-naive")
         for shard in plan.shards("shown", "spare")
     }
-    made = {job.step.name for job in jobs_of(plan)}
+    made = {job.step.name for job in plan.jobs}
     assert {"edit", "lora", "sample", "examples"} <= made
     assert not {"measure", "texts", "reference", "table"} & made
 
@@ -1100,7 +1099,7 @@ def test_configurations_of_bases_of_the_hub_plan_without_a_network(name: str, mo
     inputs = read_inputs(config)
     check_plan(config, inputs)
     plan = Plan(config, inputs, locate=lambda *_: None, hash_file=kept_hash)
-    steps = {job.step.name for job in jobs_of(plan)}
+    steps = {job.step.name for job in plan.jobs}
     assert {"base", "coco_annotations", "prior", "moments", "task_lora", "edit", "measure", "table"} <= steps
     assert {job.outputs["table"] for job in plan.tables} == {"results/tables/cifar10.csv"}
     recipes = {plan.recipe(task, "mace") for task in config["tasks"]}
@@ -1157,7 +1156,7 @@ def every_job() -> list[Job]:
     configurations = [configured() for configured in CONFIGURATIONS.values()]
     configurations.append(put(several(), "tables.both.costs", True))
     configurations.append(check_config(adapting, made=("results/",)))
-    return [job for config in configurations for job in jobs_of(plan_of(config))]
+    return [job for config in configurations for job in plan_of(config).jobs]
 
 
 def of_digest(job: Job, **parts: Any) -> str:

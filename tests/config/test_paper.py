@@ -16,7 +16,7 @@ from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.schema import method_of
 from lethe.jobs import Job
 from lethe.plan import Plan
-from plans import jobs_of, kept_hash
+from plans import kept_hash
 from running import ROOT
 
 FILES = sorted(path.stem for path in (ROOT / "config" / "paper").glob("*.yaml"))
@@ -57,7 +57,7 @@ def planned(name: str) -> tuple[dict, Plan, list[Job]]:
     check_plan(config, inputs)
     assert remarks(config, inputs) == []
     plan = Plan(config, inputs, locate=lambda *_: None, hash_file=kept_hash)
-    return config, plan, jobs_of(plan)
+    return config, plan, plan.jobs
 
 
 def rows_of(plan: Plan, job: Job) -> int:

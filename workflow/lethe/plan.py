@@ -36,6 +36,7 @@ class Slice(NamedTuple):
     types: list[str] | None
     number: int
     digest: str
+    rows: int
 
 
 class Plan:
@@ -375,13 +376,16 @@ class Plan:
         """Names of the shards of a task's rows of a suite, after what is in them: tasks share what they have alike."""
         types, size, names = self.sampled(task)[suite], self.config["sampling"]["shard_size"], []
         if suite in self.inputs.fetched:
-            digests = fetched_digests(self.config["suites"][suite], size)
+            count, digests = self.inputs.fetched[suite], fetched_digests(self.config["suites"][suite], size)
         else:
             rows = self.inputs.suites[suite]
-            digests = shard_digests(rows if types is None else rows[rows["type"].isin(types)], size)
+            chosen = rows if types is None else rows[rows["type"].isin(types)]
+            count, digests = len(chosen), shard_digests(chosen, size)
         for number, digest in enumerate(digests):
             names.append(digest[:12])
-            self.slices.setdefault((suite, digest[:12]), Slice(suite, types, number, digest))
+            self.slices.setdefault(
+                (suite, digest[:12]), Slice(suite, types, number, digest, min(size, count - number * size))
+            )
         return names
 
     def sampled_edit(self, base: str, edit: str) -> Job | None:
@@ -628,6 +632,27 @@ class Plan:
             drawn = [*self.beside_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
             found[table] = [path for job in (self.table(table), *drawn) for path in job.outputs.values()]
         return found
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Every job of a run: those of tables, pictures and samples, and all whose outputs they read."""
+        found: dict[int, Job] = {}
+        waiting = [*self.tables, *self.figures, *self.samples]
+        while waiting:
+            job = waiting.pop()
+            if id(job) not in found:
+                found[id(job)] = job
+                waiting += [file.job for files in job.reads.values() for file in files if isinstance(file, Made)]
+        return list(found.values())
+
+    def images_of(self, job: Job) -> int:
+        """How many images a job draws."""
+        if job.step.module == "lethe.steps.images":
+            return self.config["images"]["count"]
+        if job.step.name != "sample":
+            return 0
+        about = job.told.settings["about"]
+        return self.slices[about["suite"], about["shard"]].rows
 
     @cached_property
     def samples(self) -> list[Job]:
