@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 from conftest import model_stand_ins
-from lethe.config.planning import read_inputs
+from lethe.config.planning import I2P, read_inputs
 from lethe.config.schema import frame, schema_of, with_defaults
-from lethe.jobs import Job, Made
+from lethe.jobs import Job
 from lethe.plan import Plan
 from lethe.records.fingerprints import sha256_of
 from running import ROOT
@@ -134,7 +134,7 @@ def usual() -> dict:
     config["images"]["anchor_prompts"]["style"] = f"{MINE}/anchors.txt"
     config["priors"] = {
         "captions": {"file": "resources/captions.csv", "column": "prompt"},
-        "names": {"file": "resources/names.txt", "templates": f"{MINE}/names.txt"},
+        "names": {"file": "resources/names.txt", "words": [1, 2], "templates": f"{MINE}/names.txt"},
         "words": {"file": "resources/words.txt", "templates": ["a photo of {}", "{} at sea"]},
         "coco": {"coco": COCO},
     }
@@ -150,6 +150,10 @@ def usual() -> dict:
     config["suites"]["reference"] = {"file": "resources/reference.csv", "rows": 20}
     config["suites"]["scenes"] = {"file": "resources/scenes.csv", "columns": columns}
     config["suites"]["spare"] = {"file": "resources/other.csv"}
+    config["suites"]["few"] = config["suites"]["objects"] | {"words": [1, 2]}
+    config["suites"]["drawn"] = {"coco": COCO[1], "rows": 30, "seed": 3}
+    named = {"type": "kind", "prompt": "text", "evaluation_seed": "sd_seed"}
+    config["suites"]["i2p"] = {"file": I2P, "columns": named, "rows": 14}
     config["sampling"] |= {"batch": 5, "shard_size": 12}
     config["measures"]["other"] = {"kind": "clip", "model": "resources/other/clip"}
     measured = config["evaluations"]["objects"]
@@ -162,7 +166,7 @@ def usual() -> dict:
 def unusual() -> dict:
     """The same where each choice is another one: base, segmenter, priors, what LoRAs train on, how anchors are kept."""
     config = usual()
-    config["tasks"]["objects"] |= {"base": "other", "suites": ["spare"]}
+    config["tasks"]["objects"] |= {"base": "other", "suites": ["spare", "few", "drawn", "i2p"]}
     config["masks"]["segmenter"] = "grounded-sam"
     config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
     config["methods"]["mace"]["lora"]["preservation_weight"] = 0.0
@@ -231,23 +235,12 @@ def plan_of(config: dict) -> Plan:
     return Plan(config, read_inputs(config), locate=locate, hash_file=kept_hash)
 
 
-def jobs_of(plan: Plan) -> list[Job]:
-    """Every job of a run: those of tables, pictures and samples, and all whose outputs they read."""
-    found, waiting = {}, [*plan.tables, *plan.figures, *plan.samples]
-    while waiting:
-        job = waiting.pop()
-        if id(job) not in found:
-            found[id(job)] = job
-            waiting += [file.job for files in job.reads.values() for file in files if isinstance(file, Made)]
-    return list(found.values())
-
-
 def made_by(config: dict) -> MadeBy:
     """Every output of a run: which step makes it, and the digest of its job.
 
     What samples and measures the base as it is goes by another name than what does so with an edit.
     """
-    return {path: (name_of(job), job.digest) for job in jobs_of(plan_of(config)) for path in job.outputs.values()}
+    return {path: (name_of(job), job.digest) for job in plan_of(config).jobs for path in job.outputs.values()}
 
 
 def name_of(job: Job) -> str:

@@ -36,7 +36,6 @@ from plans import (
     SHIPPED,
     MadeBy,
     Steps,
-    jobs_of,
     kept_hash,
     keys_of_schema,
     leaves,
@@ -69,6 +68,8 @@ AFTER_IMAGES = {"images", "anchor_images"} | AFTER_MASKS
 AFTER_ROWS = AFTER_SAMPLING  # of a suite that the figure shows
 AFTER_QUALITY_ROWS = AFTER_SAMPLING - {"examples"}
 AFTER_CLASSES = {"texts", "table"}
+SAMPLES = {"base:sample", "sample"}  # of a suite that is measured by nothing
+AFTER_DRAW = {"suite"} | SAMPLES
 AFTER_REFERENCE = {"reference", "table"}
 AFTER_JUDGE = {"measure", "base:measure"} | AFTER_CLASSES | AFTER_REFERENCE
 AFTER_NETWORK = {"base"} | AFTER_IMAGES | AFTER_SAMPLING
@@ -135,12 +136,15 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "priors.captions.file": ("resources/other_captions.csv", AFTER_PRIOR),
     "priors.captions.column": ("title", AFTER_PRIOR),
     "priors.names.file": ("resources/words.txt", AFTER_PRIOR),
+    "priors.names.words": ([1, 1], AFTER_PRIOR),
     "priors.names.templates": ("resources/templates/other.txt", AFTER_PRIOR),
     "priors.words.file": ("resources/names.txt", NOTHING),
     "priors.words.templates": (["one {}"], NOTHING),
     "priors.coco.coco": (COCO[:1], NOTHING),
     "downloads.coco_annotations.url": ("file:///data/annotations.zip", NOTHING),
     "downloads.coco_annotations.sha256": (None, NOTHING),
+    "downloads.i2p.url": ("file:///data/i2p.csv", NOTHING),
+    "downloads.i2p.sha256": ("a" * 64, NOTHING),
     "methods.mace.kind": (TWIN, AFTER_JOIN),
     "methods.mace.prior": ("words", AFTER_PRIOR),
     "methods.mace.domain_prior": (None, AFTER_TRAINING),
@@ -182,6 +186,19 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "suites.scenes.columns.width": ("side", AFTER_ROWS),
     "suites.scenes.columns.height": ("side", AFTER_ROWS),
     "suites.spare.file": ("resources/reference.csv", NOTHING),
+    "suites.few.table": ("resources/other_things.tsv", NOTHING),
+    "suites.few.column": ("other", NOTHING),
+    "suites.few.words": ([2, 2], NOTHING),
+    "suites.few.prompt": ("one {}", NOTHING),
+    "suites.few.seeds": ([2, 3], NOTHING),
+    "suites.drawn.coco": (COCO[0], NOTHING),
+    "suites.drawn.rows": (31, NOTHING),
+    "suites.drawn.seed": (4, NOTHING),
+    "suites.i2p.file": ("resources/scenes.csv", NOTHING),
+    "suites.i2p.columns.type": ("label", NOTHING),
+    "suites.i2p.columns.prompt": ("words", NOTHING),
+    "suites.i2p.columns.evaluation_seed": ("seed", NOTHING),
+    "suites.i2p.rows": (13, NOTHING),
     "sampling.scheduler": ("ddim", AFTER_SAMPLING),
     "sampling.steps": (7, AFTER_SAMPLING),
     "sampling.guidance": (7.0, AFTER_SAMPLING),
@@ -241,6 +258,19 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "templates.style": ("resources/templates/style.txt", of_task(AFTER_MOMENTS)),
     "suites.spare.file": ("resources/reference.csv", {"base:sample", "sample"}),
     "suites.synonyms.type_column": ("other", AFTER_ROWS),
+    "suites.few.table": ("resources/other_things.tsv", SAMPLES),
+    "suites.few.column": ("other", SAMPLES),
+    "suites.few.words": ([1, 3], SAMPLES),
+    "suites.few.prompt": ("one {}", SAMPLES),
+    "suites.few.seeds": ([2, 3], SAMPLES),
+    "suites.drawn.coco": (COCO[0], AFTER_DRAW),
+    "suites.drawn.rows": (31, AFTER_DRAW),
+    "suites.drawn.seed": (4, AFTER_DRAW),
+    "suites.i2p.file": ("resources/scenes.csv", SAMPLES),
+    "suites.i2p.columns.type": ("label", AFTER_DRAW),
+    "suites.i2p.columns.prompt": ("words", AFTER_DRAW),
+    "suites.i2p.columns.evaluation_seed": ("seed", AFTER_DRAW),
+    "suites.i2p.rows": (13, AFTER_DRAW),
     "images.count": (3, of_task(AFTER_IMAGES)),
     "masks.when_nothing_found": ("error", of_task(AFTER_MASKS)),
     "masks.clipseg.model": ("resources/other/clipseg", NOTHING),
@@ -256,8 +286,10 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "priors.words.file": ("resources/names.txt", of_task(AFTER_PRIOR)),
     "priors.words.templates": (["one {}"], of_task(AFTER_PRIOR)),
     "priors.coco.coco": (COCO[:1], of_task(AFTER_PRIOR)),
-    "downloads.coco_annotations.url": ("file:///data/a.zip", {"coco_annotations"} | of_task(AFTER_PRIOR)),
-    "downloads.coco_annotations.sha256": (None, {"coco_annotations"} | of_task(AFTER_PRIOR)),
+    "downloads.coco_annotations.url": ("file:///data/a.zip", {"coco_annotations"} | of_task(AFTER_PRIOR) | AFTER_DRAW),
+    "downloads.coco_annotations.sha256": (None, {"coco_annotations"} | of_task(AFTER_PRIOR) | AFTER_DRAW),
+    "downloads.i2p.url": ("file:///data/i2p.csv", {"i2p"} | AFTER_DRAW),
+    "downloads.i2p.sha256": ("a" * 64, {"i2p"} | AFTER_DRAW),
     "methods.mace.lora_base": ("concept", AFTER_TRAINING),
     "methods.mace.lora.rank": (2, of_task(AFTER_TRAINING)),
     "methods.mace.lora.preservation_weight": (0.5, {"anchor_images"} | of_task(AFTER_TRAINING)),
@@ -411,6 +443,9 @@ MODULES: dict[str, Steps] = {
     "pictures/contact_sheets.py": {"mask_sheets"},
     "measures/stored.py": AFTER_JUDGE,
     "inputs/priors.py": AFTER_PRIOR,
+    "inputs/coco.py": AFTER_PRIOR,
+    "inputs/words.py": AFTER_PRIOR | AFTER_SAMPLING | AFTER_CLASSES,
+    "steps/suite.py": NOTHING,
     "erasure/masks.py": AFTER_MASKS,
     "erasure/attention.py": AFTER_TRAINING,
     "erasure/closed_form.py": AFTER_TRAINING,
@@ -593,7 +628,7 @@ def test_a_file_reruns_what_reads_what_changed_in_it(
 def test_the_tables_name_every_file_that_is_read() -> None:
     counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS if steps}
     for configured in CONFIGURATIONS.values():
-        jobs = jobs_of(plan_of(configured()))
+        jobs = plan_of(configured()).jobs
         given = {file.path for job in jobs for files in job.reads.values() for file in files if isinstance(file, Given)}
         assert given <= counted
     assert {f"{PIPELINE}/{name}" for name in loaded_files(Path(PIPELINE))} <= counted
@@ -619,7 +654,7 @@ def paths_of(config: dict) -> dict[str, str | list[str]]:
 
 def reads(config: dict) -> dict[str, list[str]]:
     """The paths that the job of each output reads."""
-    jobs = jobs_of(plan_of(config))
+    jobs = plan_of(config).jobs
     return {o: [f.path for files in job.reads.values() for f in files] for job in jobs for o in job.outputs.values()}
 
 
@@ -1024,7 +1059,7 @@ def test_a_task_without_an_evaluation_samples_its_suites_and_has_no_table() -> N
         for edit in ("original", "shown/mace-naive")
         for shard in plan.shards("shown", "spare")
     }
-    made = {job.step.name for job in jobs_of(plan)}
+    made = {job.step.name for job in plan.jobs}
     assert {"edit", "lora", "sample", "examples"} <= made
     assert not {"measure", "texts", "reference", "table"} & made
 
@@ -1053,6 +1088,36 @@ def test_two_shards_of_equal_rows_stay_two(own: Path) -> None:
     assert paths_made(jobs) <= made_by(config).keys()
 
 
+def test_a_suite_to_be_fetched_has_its_shards_before_and_after(own: Path) -> None:
+    """What lies there already changes no name: the address of a shard is what its suite says, and its place."""
+    config = put(usual(), "tasks.objects.suites", ["drawn", "i2p"])
+    plan, before = plan_of(config), made_by(config)
+    assert {suite: len(plan.shards("objects", suite)) for suite in ("drawn", "i2p")} == {"drawn": 3, "i2p": 2}
+    names = [name for suite in ("drawn", "i2p") for name in plan.shards("objects", suite)]
+    assert len(set(names)) == 5
+    for path in (COCO[1], "results/i2p/i2p_benchmark.csv"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("something")
+    assert made_by(config) == before
+    Path("mine.json").write_text("mine")
+    mine = plan_of(put(config, "suites.drawn.coco", "mine.json"))
+    assert mine.shards("objects", "drawn") == plan.shards("objects", "drawn")
+    assert [file.path for file in mine.suite("drawn").reads["source"]] == ["mine.json"]
+    Path("mine.json").write_text("another")
+    changed = plan_of(put(config, "suites.drawn.coco", "mine.json")).suite("drawn")
+    assert len({changed.digest, mine.suite("drawn").digest, plan.suite("drawn").digest}) == 3
+
+
+def test_a_suites_table_is_made_of_what_counts_in_its_rows(own: Path) -> None:
+    digest = {name: plan_of(usual()).suite(name).digest for name in ("objects", "scenes")}
+    replace_in("resources/things.tsv", "hound", "hunter")
+    replace_in("resources/scenes.csv", "128,y", "128,z")
+    assert {name: plan_of(usual()).suite(name).digest for name in digest} == digest
+    replace_in("resources/things.tsv", "dog", "cat")
+    replace_in("resources/scenes.csv", "a puppy", "the puppy")
+    assert all(plan_of(usual()).suite(name).digest != before for name, before in digest.items())
+
+
 @pytest.mark.parametrize("name", ["sd14", "sd21", "sdxl"])
 def test_configurations_of_bases_of_the_hub_plan_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> None:
@@ -1067,7 +1132,7 @@ def test_configurations_of_bases_of_the_hub_plan_without_a_network(name: str, mo
     inputs = read_inputs(config)
     check_plan(config, inputs)
     plan = Plan(config, inputs, locate=lambda *_: None, hash_file=kept_hash)
-    steps = {job.step.name for job in jobs_of(plan)}
+    steps = {job.step.name for job in plan.jobs}
     assert {"base", "coco_annotations", "prior", "moments", "task_lora", "edit", "measure", "table"} <= steps
     assert {job.outputs["table"] for job in plan.tables} == {"results/tables/cifar10.csv"}
     recipes = {plan.recipe(task, "mace") for task in config["tasks"]}
@@ -1124,7 +1189,7 @@ def every_job() -> list[Job]:
     configurations = [configured() for configured in CONFIGURATIONS.values()]
     configurations.append(put(several(), "tables.both.costs", True))
     configurations.append(check_config(adapting, made=("results/",)))
-    return [job for config in configurations for job in jobs_of(plan_of(config))]
+    return [job for config in configurations for job in plan_of(config).jobs]
 
 
 def of_digest(job: Job, **parts: Any) -> str:

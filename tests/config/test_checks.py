@@ -257,7 +257,7 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         ("suites.objects.file", "x.csv", ["suites.objects must hold either file", "or table", "prompt, seeds, file"]),
         ("suites.objects.table", DROP, ["suites.objects must hold either file", "its keys: column, prompt, seeds"]),
         ("suites.objects", [], ["suites.objects must hold keys and values", "got []"]),
-        ("suites.objects.rows", 3, ["suites.objects.rows is not a known key", "Known keys: table, column, prompt"]),
+        ("suites.objects.rows", 3, ["suites.objects.rows is not a known key", "Known keys: table, column, words"]),
         ("suites.objects.column", DROP, ["suites.objects lacks the key column", "add it: The column"]),
         ("suites.reference.rows", 0, ["suites.reference.rows must be a whole number, 1 or more"]),
         ("tasks.objects.base", "emojy", ["tasks.objects.base: bases has no entry 'emojy'", "did you mean emoji?"]),

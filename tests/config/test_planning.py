@@ -401,3 +401,44 @@ def test_a_thousand_concepts_are_told_of_in_one_line(config: dict) -> None:
     assert max(map(len, told)) < 400
     assert any("'thing 3', 'thing 4', 'thing 5' and 994 more" in line for line in told), told
     assert any("(and 999 more like it)" in line for line in told)
+
+
+# Rows that a run draws or fetches
+
+
+def fetched(config: dict, **suite: object) -> dict:
+    config["suites"]["fetched"] = {"file": "results/i2p/i2p_benchmark.csv", "rows": 70} | suite
+    return config
+
+
+def test_rows_that_are_yet_to_be_fetched_are_as_many_as_the_suite_says(config: dict) -> None:
+    config["evaluations"]["objects"] |= {"quality": "fetched", "reference_images": "results/real.zip"}
+    for kept in ({}, {"file": "./results//i2p/i2p_benchmark.csv"}):
+        assert read_inputs(fetched(config, **kept)).fetched == {"fetched": 70}
+        assert planned(config) == ["suites.reference: no task and no evaluation of one uses it, so nothing samples it."]
+    (line,) = refusals(fetched(config, rows=64))
+    assert line.startswith(
+        "evaluations.objects.quality: suite fetched has 64 images, and fid needs more than the 64 dim"
+    )
+    config["suites"]["fetched"] = {"coco": "results/coco/captions_val2014.json", "rows": 25, "seed": 1}
+    assert read_inputs(config).fetched == {"fetched": 25}
+    assert "fetched" not in read_inputs(config).suites
+
+
+def test_a_suite_to_be_fetched_must_say_how_many_rows_it_has(config: dict) -> None:
+    config["tasks"]["objects"]["suites"] = ["fetched"]
+    del fetched(config)["suites"]["fetched"]["rows"]
+    (line,) = refusals(config)
+    assert line.startswith(
+        "suites.fetched lacks the key rows: results/i2p/i2p_benchmark.csv is fetched by a run; add it"
+    )
+
+
+@pytest.mark.parametrize("role", ["erased", "generality", "kept"])
+def test_rows_that_count_by_type_must_be_known_when_planning(config: dict, role: str) -> None:
+    config["evaluations"]["objects"][role] = "fetched"
+    (line,) = refusals(fetched(config))
+    assert line.startswith(
+        f"evaluations.objects.{role}: suite fetched does not fit here, as its rows count towards acc_"
+    )
+    assert line.endswith("make results/suites/fetched.csv, and name a copy of it outside results as a suite's file.")

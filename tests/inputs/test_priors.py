@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bad_input import PICKLE, Case, Place, each_of, file_for, refusals
-from lethe.inputs.priors import prior_files, prior_texts, read_coco_captions
+from lethe.inputs.coco import read_coco_captions
+from lethe.inputs.priors import prior_files, prior_texts
 from running import coco_file
 
 
@@ -44,6 +45,15 @@ def test_other_json_is_refused_by_place(tmp_path: Path, content: object, words: 
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         read_coco_captions(tmp_path / "bad.json")
     assert "\n" not in str(caught.value)
+
+
+def test_some_of_the_texts_of_a_file_are_named_by_their_places(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("Ada\nÉmile\n\nIda\n", encoding="utf-8")
+    prior = {"file": str(names), "words": [2, 3], "templates": ["{}", "the {}"]}
+    assert prior_texts(prior) == ["Émile", "the Émile", "Ida", "the Ida"]
+    with pytest.raises(ValueError, match=r"names\.txt: words must be at most 3, which is how many there are; got 9"):
+        prior_texts(prior | {"words": [2, 9]})
 
 
 def test_names_are_put_into_every_template_of_a_file_or_list(tmp_path: Path) -> None:

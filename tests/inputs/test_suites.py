@@ -67,6 +67,16 @@ def test_each_word_stands_in_each_of_several_prompts(table: str) -> None:
     ]
 
 
+def test_words_are_taken_by_their_places_from_one_on(table: str) -> None:
+    suite = {"table": table, "column": "concept", "prompt": "{}", "seeds": [1, 1]}
+    for words, found in {(1, 1): ["ship"], (2, 3): ["AC/DC", "NA"], (1, 3): ["ship", "AC/DC", "NA"]}.items():
+        assert list(suite_rows(suite | {"words": list(words)})["prompt"]) == found
+    split = suite | {"column": "synonyms", "words": [2, 4]}
+    assert list(suite_rows(split)["prompt"]) == ["boat", "watercraft", "null"]
+    with pytest.raises(ValueError, match=r"concepts\.tsv: words must be at most 3, which is how many there are; got 4"):
+        suite_rows(suite | {"words": [3, 4]})
+
+
 def test_one_seed_is_a_range_of_one(table: str) -> None:
     rows = suite_rows({"table": table, "column": "concept", "prompt": "{}", "seeds": [0, 0]})
     assert list(rows["evaluation_seed"]) == [0, 0, 0]

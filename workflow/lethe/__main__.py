@@ -121,7 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         "costs",
         parents=[folder],
         help="say what the jobs of a run cost",
-        description="Sum time, memory and GPU-hours of the jobs behind a results folder, by step and per concept.",
+        description="Sum time, memory and GPU-hours of the jobs behind a results folder, by step and per concept. With "
+        "--plan, say what a run of a configuration would take: jobs, images, GPU-hours and disk.",
+    )
+    costs.add_argument("--plan", type=Path, metavar="FILE", help="a configuration, to say what a run of it would take")
+    costs.add_argument(
+        "--images-per-second", type=float, help="with --plan, what a GPU draws; by default as RESULTS has it"
     )
     costs.set_defaults(run=_costs)
 
@@ -275,21 +280,49 @@ def _settings(args: argparse.Namespace) -> None:
     if args.keys:
         print(tables_of_keys(), end="")
         return
-    import yaml
-
-    try:
-        config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{args.config}: this is no YAML ({' '.join(str(error).split())})") from None
+    config = _yaml(args.config)
     check_config(config, source=str(args.config), files=[args.config], made=("results/",))
     for key, value, origin in resolved(config, str(args.config)):
         print(plain(f"{key}: {value}  # {origin}"))
 
 
+def _yaml(path: Path) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: this is no YAML ({' '.join(str(error).split())})") from None
+
+
 def _costs(args: argparse.Namespace) -> None:
     from lethe.records.costs import costs, lines
 
+    if args.plan is not None:
+        _expected_costs(args)
+        return
+    if args.images_per_second is not None:
+        raise ValueError("--images-per-second is for a plan; name a configuration with --plan")
     for line in lines(costs(args.results)):
+        print(plain(line))
+
+
+def _expected_costs(args: argparse.Namespace) -> None:
+    from lethe.config.checks import check_config
+    from lethe.config.planning import check_plan, read_inputs
+    from lethe.plan import Plan
+    from lethe.records.estimates import lines, planned_steps, seen
+
+    rate, source = args.images_per_second, str(args.plan)
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ValueError(f"--images-per-second must be a number above 0; got {rate}")
+    config = check_config(_yaml(args.plan), source=source, files=[args.plan], made=("results/",))
+    inputs = read_inputs(config, source)
+    check_plan(config, inputs, source)
+    plan = Plan(config, inputs, locate=lambda *_: None)  # what models hold changes no number here
+    for line in lines(
+        planned_steps(plan.jobs, plan.images_of), seen(args.results), args.results, images_per_second=rate
+    ):
         print(plain(line))
 
 

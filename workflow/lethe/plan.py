@@ -9,12 +9,13 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lethe.config.planning import Inputs, measured_tasks
+from lethe.config.planning import I2P, Inputs, measured_tasks
 from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import method_of
+from lethe.files.shards import COLUMNS, OWN_SETTINGS
 from lethe.inputs.concepts import slug_of
 from lethe.inputs.priors import prior_files
-from lethe.inputs.suites import shard_digests, suite_file
+from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, without_place
 from lethe.inputs.templates import read_templates, template_file
 from lethe.jobs import PLACES, Folder, Given, Job, Made, Told, spelled, step
 from lethe.pictures.examples import shown_columns
@@ -35,6 +36,7 @@ class Slice(NamedTuple):
     types: list[str] | None
     number: int
     digest: str
+    rows: int
 
 
 class Plan:
@@ -188,6 +190,15 @@ class Plan:
     def coco_annotations(self) -> Told:
         return Told(self.config["downloads"]["coco_annotations"])
 
+    @step(prompts=I2P, record="results/i2p/source.json")
+    def i2p(self) -> Told:
+        return Told(self.config["downloads"]["i2p"])
+
+    @cached_property
+    def fetched(self) -> dict[str, Made]:
+        """The files that a run fetches where something reads them, by their paths."""
+        return {path: job[name] for job in (self.coco_annotations(), self.i2p()) for name, path in job.outputs.items()}
+
     @step(prior="results/priors/{text}/{prior}.safetensors")
     def prior(self, text: str, prior: str) -> Told:
         chosen = self.config["priors"][prior]
@@ -197,8 +208,7 @@ class Plan:
 
     def sources(self, prior: Mapping[str, Any]) -> list[Made | Given]:
         """The files that hold a prior's texts."""
-        made = {path: self.coco_annotations()[name] for name, path in self.coco_annotations().outputs.items()}
-        return [made.get(spelled(path)) or self.given(path) for path in prior_files(prior)]
+        return [self.fetched.get(spelled(path)) or self.given(path) for path in prior_files(prior)]
 
     # Methods
 
@@ -363,6 +373,9 @@ class Plan:
         if measured := self.measured.get(task):
             for role in measured.roles:
                 suite = measured.chosen[role]
+                if suite in self.inputs.fetched:
+                    found[suite] = None
+                    continue
                 types = self.inputs.suites[suite]["type"]
                 used = set(types[measured.used(role, types)].unique())
                 if found.setdefault(suite, []) is not None:
@@ -372,14 +385,30 @@ class Plan:
                 found[suite] = None
         return found
 
+    @step(rows="results/suites/{suite}.csv")
+    def suite(self, suite: str) -> Told:
+        """The rows of a suite. Where they are drawn or fetched, these are what samples read."""
+        source, path = self.config["suites"][suite], str(suite_file(self.config["suites"][suite]))
+        if suite in self.inputs.fetched:
+            settings = dict(said=without_place(source), count=self.inputs.fetched[suite])
+            return Told(settings, dict(source=self.fetched.get(spelled(path)) or self.given(path)), dict(rows=source))
+        rows = self.inputs.suites[suite]
+        return Told(dict(count=None), dict(source=Given(path, shard_digests(rows, len(rows)))), dict(rows=source))
+
     def shards(self, task: str, suite: str) -> list[str]:
         """Names of the shards of a task's rows of a suite, after what is in them: tasks share what they have alike."""
-        rows, types = self.inputs.suites[suite], self.sampled(task)[suite]
-        chosen = rows if types is None else rows[rows["type"].isin(types)]
-        names = []
-        for number, digest in enumerate(shard_digests(chosen, self.config["sampling"]["shard_size"])):
+        types, size, names = self.sampled(task)[suite], self.config["sampling"]["shard_size"], []
+        if suite in self.inputs.fetched:
+            count, digests = self.inputs.fetched[suite], fetched_digests(self.config["suites"][suite], size)
+        else:
+            rows = self.inputs.suites[suite]
+            chosen = rows if types is None else rows[rows["type"].isin(types)]
+            count, digests = len(chosen), shard_digests(chosen, size)
+        for number, digest in enumerate(digests):
             names.append(digest[:12])
-            self.slices.setdefault((suite, digest[:12]), Slice(suite, types, number, digest))
+            self.slices.setdefault(
+                (suite, digest[:12]), Slice(suite, types, number, digest, min(size, count - number * size))
+            )
         return names
 
     def sampled_edit(self, base: str, edit: str) -> Job | None:
@@ -389,8 +418,13 @@ class Plan:
     @step(shard="results/{base}/samples/{edit}/{suite}/{shard}.zip")
     def sample(self, base: str, edit: str, suite: str, shard: str) -> Told:
         """A shard is what its rows are; where in its suite they stand only helps to find them."""
-        source, where = self.config["suites"][suite], self.slices[suite, shard]
-        settings = self.numeric(base) | dict(sampling=self.config["sampling"], digest=where.digest)
+        rows, where = self.config["suites"][suite], self.slices[suite, shard]
+        source, digest = Given(str(suite_file(rows)), None), where.digest
+        if suite in self.inputs.fetched:  # its rows are what their own job made of them
+            source, digest = self.suite(suite)["rows"], None
+            own = {key: key for key in OWN_SETTINGS if key in rows.get("columns", {})}
+            rows = dict(file=source.path, columns={key: key for key in COLUMNS} | own)
+        settings = self.numeric(base) | dict(sampling=self.config["sampling"], digest=digest)
         about = dict(base=base, edit=edit, suite=suite, shard=shard)
         made = self.sampled_edit(base, edit)
         plugins = []
@@ -398,10 +432,8 @@ class Plan:
             task, name = edit.split("/")
             said = self.methods(task)[name]
             plugins = [said.module] if said.more.get("form") == "guidance" else []
-        reads = dict(source=Given(str(suite_file(source)), None), edit=made)
-        return Told(
-            settings | dict(about=about), reads, dict(rows=source, types=where.types, shard=where.number), plugins
-        )
+        aside = dict(rows=rows, types=where.types, shard=where.number)
+        return Told(settings | dict(about=about), dict(source=source, edit=made), aside, plugins)
 
     # Measures
 
@@ -620,6 +652,27 @@ class Plan:
             drawn = [*self.beside_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
             found[table] = [path for job in (self.table(table), *drawn) for path in job.outputs.values()]
         return found
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Every job of a run: those of tables, pictures and samples, and all whose outputs they read."""
+        found: dict[int, Job] = {}
+        waiting = [*self.tables, *self.figures, *self.samples]
+        while waiting:
+            job = waiting.pop()
+            if id(job) not in found:
+                found[id(job)] = job
+                waiting += [file.job for files in job.reads.values() for file in files if isinstance(file, Made)]
+        return list(found.values())
+
+    def images_of(self, job: Job) -> int:
+        """How many images a job draws."""
+        if job.step.module == "lethe.steps.images":
+            return self.config["images"]["count"]
+        if job.step.name != "sample":
+            return 0
+        about = job.told.settings["about"]
+        return self.slices[about["suite"], about["shard"]].rows
 
     @cached_property
     def samples(self) -> list[Job]:

@@ -29,7 +29,7 @@ from lethe.inputs.hub import hub_problem
 from lethe.messages import ConfigError, has_control, nearest, sentence, shown
 from lethe.plugins import kinds, manifest
 
-SEEDS = ("suites.*.seeds", "figures.examples.seeds")
+PAIRS = ("suites.*.seeds", "suites.*.words", "priors.*.words", "figures.examples.seeds")  # first and last
 HOLDS = {"base": "model_index.json"}  # the file that the folder of a model of a class holds; of any other, config.json
 # What keys of earlier versions are called now.
 MOVED = {
@@ -55,7 +55,7 @@ def check_config(
     schema = schema_of(config)
     found = list(walk(config, schema))
     problems = [*_text_problems(config), *_schema_problems(config, schema)]
-    problems += [*_link_problems(config, found), *_seed_problems(config), *_disk_problems(config, found, made)]
+    problems += [*_link_problems(config, found), *_pair_problems(config), *_disk_problems(config, found, made)]
     table_problems: tuple[str, ...] = ()
     try:
         problems += _concept_problems(config)
@@ -296,11 +296,11 @@ def _evaluation_problems(config: dict) -> Iterator[str]:
             yield f"tables.{name}: its tasks must have evaluations of one kind; they are {told}; leave some out."
 
 
-def _seed_problems(config: Any) -> Iterator[str]:
-    for pattern in SEEDS:
-        for place, seeds, _ in _find(config, pattern):
-            if len(seeds) == 2 and all(type(seed) is int for seed in seeds) and seeds[0] > seeds[1]:
-                yield f"{_at(place)} must be [first, last] with first <= last; got {seeds}; swap the two."
+def _pair_problems(config: Any) -> Iterator[str]:
+    for pattern in PAIRS:
+        for place, pair, _ in _find(config, pattern):
+            if len(pair) == 2 and all(type(value) is int for value in pair) and pair[0] > pair[1]:
+                yield f"{_at(place)} must be [first, last] with first <= last; got {pair}; swap the two."
 
 
 def _concept_problems(config: Any) -> list[str]:

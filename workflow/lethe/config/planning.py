@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +19,12 @@ from lethe.files.tables import as_read, read_header, separator_of
 from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.suites import class_names, settings_elsewhere, suite_file, suite_rows
 from lethe.inputs.templates import read_templates, template_file
+from lethe.jobs import spelled
 from lethe.messages import ConfigError, shown
 from lethe.plugins import manifest
 
+I2P = "results/i2p/i2p_benchmark.csv"  # which a rule fetches
+FEW = "add it, to say how many rows to take of its 4703"
 EMBEDDED = "resources/emoji"  # whose models and tables know the emoji world and nothing else
 
 
@@ -72,12 +75,17 @@ def roles_of(kind: str) -> dict[str, dict]:
 class Inputs:
     """What a configuration names and files hold: concepts, the rows of suites, the classes of evaluations, by name.
 
-    An evaluation without classes has None.
+    An evaluation without classes has None. Of suites whose rows a run draws or fetches, `fetched` has their number.
     """
 
     concepts: Sequence[Concept]
     suites: Mapping[str, pd.DataFrame]
     classes: Mapping[str, Sequence[str] | None]
+    fetched: Mapping[str, int] = field(default_factory=dict)
+
+    def count(self, suite: str) -> int:
+        """How many rows a suite has."""
+        return self.fetched[suite] if suite in self.fetched else len(self.suites[suite])
 
 
 def read_inputs(config: dict, source: str = "config") -> Inputs:
@@ -86,7 +94,17 @@ def read_inputs(config: dict, source: str = "config") -> Inputs:
     Raises ConfigError with what is wrong with the concept table, a suite that an evaluation uses, a class table.
     """
     concepts = read_concepts(Path(config["concepts"]))
-    return Inputs(concepts, read_suites(config, source), read_classes(config, source))
+    return Inputs(concepts, read_suites(config, source), read_classes(config, source), fetched_suites(config))
+
+
+def fetched_suites(config: dict) -> dict[str, int]:
+    """How many rows each suite has whose rows are known only when a run drew or fetched them."""
+    return {name: suite["rows"] for name, suite in config["suites"].items() if is_fetched(suite) and "rows" in suite}
+
+
+def is_fetched(suite: dict) -> bool:
+    """Whether a run draws or fetches the rows of a suite, whatever lies there by now."""
+    return "coco" in suite or ("file" in suite and spelled(suite["file"]) == I2P)
 
 
 def read_suites(config: dict, source: str = "config") -> dict[str, pd.DataFrame]:
@@ -96,6 +114,10 @@ def read_suites(config: dict, source: str = "config") -> dict[str, pd.DataFrame]
     """
     rows, problems = {}, []
     for name, suite in config["suites"].items():
+        if is_fetched(suite):
+            if "rows" not in suite:
+                problems.append(f"{source}: suites.{name} lacks the key rows: {I2P} is fetched by a run; {FEW}.")
+            continue
         try:
             rows[name] = suite_rows(suite)
         except ValueError as error:
@@ -132,8 +154,8 @@ def check_plan(config: dict, inputs: Inputs, source: str = "config") -> None:
     problems: list[str] = []
     for measured in measured_tasks(config, inputs):
         problems += _class_problems(measured)
-        problems += _count_problems(measured, config, inputs.suites)
-        problems += _distance_problems(measured, config, inputs.suites)
+        problems += _count_problems(measured, config, inputs)
+        problems += _distance_problems(measured, config, inputs)
     problems += _type_problems(config, inputs)
     for key, paths in {"templates": _templates, "images.anchor_prompts": _anchor_prompts}.items():
         for path in paths(config, inputs.concepts):
@@ -213,13 +235,18 @@ def _class_problems(measured: Measured) -> Iterator[str]:
         )
 
 
-def _count_problems(measured: Measured, config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """Numbers that no row would count towards."""
+def _count_problems(measured: Measured, config: dict, inputs: Inputs) -> Iterator[str]:
+    """Numbers that no row would count towards, or nobody knows which."""
     for role, number in measured.counted.items():
         suite, wanted = measured.chosen[role], measured.counts(role)
-        if measured.used(role, suites[suite]["type"]).any():
+        if suite in inputs.fetched:
+            mend = f"make results/suites/{suite}.csv, and name a copy of it outside results as a suite's file"
+            told = f"its rows count towards {number} by their types, which are known only when they are fetched"
+            yield f"evaluations.{measured.evaluation}.{role}: suite {suite} does not fit here, as {told}; {mend}."
             continue
-        types = list(suites[suite]["type"].unique())
+        if measured.used(role, inputs.suites[suite]["type"]).any():
+            continue
+        types = list(inputs.suites[suite]["type"].unique())
         found = "no types" if types == [""] else f"the types {_some(types)}"
         of = "what is" if wanted is None else "classes that are"
         needs = _some(sorted(wanted)) if measured.roles[role]["counts"] == "erased" else f"{of} not erased"
@@ -234,14 +261,14 @@ def _count_problems(measured: Measured, config: dict, suites: Mapping[str, pd.Da
         )
 
 
-def _distance_problems(measured: Measured, config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+def _distance_problems(measured: Measured, config: dict, inputs: Inputs) -> Iterator[str]:
     """Too few images for a Frechet distance, where the dimensions of the embeddings are known; images that are none."""
     distance = manifest("tables", measured.chosen["kind"]).more.get("distance")
     if distance is None or None in (measured.chosen[distance["of"]], measured.chosen[distance["to"]]):
         return
     at, images = f"evaluations.{measured.evaluation}", measured.chosen[distance["to"]]
     dimensions = _dimensions(config["measures"][measured.chosen[distance["by"]]]["model"])
-    counts = {distance["of"]: len(suites[measured.chosen[distance["of"]]])}
+    counts = {distance["of"]: inputs.count(measured.chosen[distance["of"]])}
     if not images.startswith("results/"):
         try:
             counts[distance["to"]] = len(picture_names(Path(images)))
@@ -305,7 +332,7 @@ def _unknown_types(config: dict, inputs: Inputs) -> Iterator[tuple[str, set[str]
         elif counts != "all" and known.setdefault(suite, set()) is not None:
             known[suite] |= set(classes or ()) | (concepts if counts == "erased" else set())
     for suite, names in known.items():
-        if names is not None:
+        if names is not None and suite not in inputs.fetched:
             found = inputs.suites[suite]["type"].value_counts(sort=False)
             yield suite, names, {kind: int(n) for kind, n in found.items() if kind not in names}, counted[suite]
 
@@ -428,6 +455,8 @@ def _suite_remarks(config: dict, suites: Mapping[str, pd.DataFrame]) -> Iterator
     for name, suite in config["suites"].items():
         if name not in used:
             yield f"suites.{name}: no task and no evaluation of one uses it, so nothing samples it."
+            continue
+        if name not in suites:
             continue
         if repeated := int(suites[name].duplicated().sum()):
             yield (

@@ -17,7 +17,7 @@ FRAME = Path(__file__).with_name("config.schema.yaml")
 PLUGIN = "plug-in"  # the keyword of entries that a manifest describes
 # Of a section whose entries have forms: the key that tells each form, in the order of the schema, and what it holds.
 FORMS = {
-    "suites": {"file": "rows", "table": "words for a prompt"},
+    "suites": {"file": "rows", "table": "words for a prompt", "coco": "a COCO caption file"},
     "priors": {"file": "texts or names", "coco": "COCO caption files"},
 }
 

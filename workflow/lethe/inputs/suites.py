@@ -12,6 +12,7 @@ import pandas as pd
 from lethe.files.shards import COLUMNS, OWN_SETTINGS, file_columns, rows_from
 from lethe.files.tables import as_read, parse_table, separator_of
 from lethe.inputs.templates import fill
+from lethe.inputs.words import chosen_words
 from lethe.messages import has_control
 
 # What published prompt files call settings of the sampler: rows that have them are worth a look.
@@ -23,20 +24,22 @@ def suite_rows(suite: dict) -> pd.DataFrame:
 
     Either `file` (a CSV with these columns, or a TSV by its name; `columns` names others to take them from, and perhaps
     columns guidance, width and height; `rows` keeps the first so many), or every phrase in `column` of `table` (a TSV;
-    several phrases in a cell are split at ';') put into `prompt`, or into each of several, once for each seed from
-    `seeds[0]` to `seeds[1]`; the type is the row's `type_column`, else the phrase itself.
-    Raises ValueError naming the file when a column is missing or there are no rows, and file and line for what
-    `parse_table` or `rows_from` refuse.
+    several phrases in a cell are split at ';'; `words` names the first and the last to take) put into `prompt`, or into
+    each of several, once for each seed from `seeds[0]` to `seeds[1]`; the type is the row's `type_column`, else the
+    phrase itself.
+    Raises ValueError naming the file when a column is missing, there are fewer words, or there are no rows, and file
+    and line for what `parse_table` or `rows_from` refuse.
     """
     if "file" in suite:
         rows = _file_rows(Path(suite["file"]), suite.get("columns")).head(suite.get("rows"))
     else:
         first, last = suite["seeds"]
         prompts = [suite["prompt"]] if isinstance(suite["prompt"], str) else suite["prompt"]
+        words = phrases(suite["table"], suite["column"], suite.get("type_column"))
         rows = pd.DataFrame(
             [
                 (kind, fill(prompt, phrase), seed)
-                for kind, phrase in phrases(suite["table"], suite["column"], suite.get("type_column"))
+                for kind, phrase in chosen_words(words, suite.get("words"), suite["table"])
                 for prompt in prompts
                 for seed in range(first, last + 1)
             ],
@@ -64,6 +67,11 @@ def _file_rows(path: Path, columns: dict | None) -> pd.DataFrame:
     return table[[*COLUMNS, *(name for name in OWN_SETTINGS if name in wanted)]]
 
 
+def without_place(suite: dict) -> dict:
+    """What a suite says but where its file is."""
+    return {key: value for key, value in suite.items() if key not in ("file", "table", "coco")}
+
+
 def settings_elsewhere(header: list[str], columns: dict | None) -> list[str]:
     """Columns of a suite's file that look like settings of the sampler and that `columns` does not name."""
     named = set(file_columns(columns).values())
@@ -72,7 +80,7 @@ def settings_elsewhere(header: list[str], columns: dict | None) -> list[str]:
 
 def suite_file(suite: dict) -> Path:
     """The file that a suite's rows come from."""
-    return Path(suite["file"] if "file" in suite else suite["table"])
+    return Path(next(suite[form] for form in ("file", "table", "coco") if form in suite))
 
 
 def phrases(
@@ -140,3 +148,13 @@ def shard_digests(rows: pd.DataFrame, shard_size: int) -> list[str]:
         digests.append(hashlib.sha256(f"{shard}{again}".encode()).hexdigest())
         before[shard] += 1
     return digests
+
+
+def fetched_digests(suite: dict, shard_size: int) -> list[str]:
+    """What `shard_digests` gives, for a suite whose rows are known only when fetched and that says their number.
+
+    SHA-256, 64 hex digits, for each shard, of what the suite says but where its file is, and the shard's place.
+    """
+    said, starts = without_place(suite), range(0, suite["rows"], shard_size)
+    shards = [json.dumps([said, start, min(shard_size, suite["rows"] - start)], sort_keys=True) for start in starts]
+    return [hashlib.sha256(shard.encode()).hexdigest() for shard in shards]
