@@ -26,7 +26,14 @@ OBJECT_SOURCES = {  # what each column of the table with generality comes from: 
     "n_fid": ("quality",),
     "n_fid_reference": ("reference_images",),
 }
-SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")}  # of the columns with and without generality
+INCEPTION_SOURCES = {  # of the columns that stand in place of fid and n_fid where Inception's features are measured
+    "fid_inception": ("quality", "reference_images"),
+    "kid_inception": ("quality", "reference_images"),
+    "n_fid_inception": ("quality",),
+    "n_kid_inception": ("quality",),
+}
+# Of the columns with and without generality, and of either FID.
+SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")} | INCEPTION_SOURCES
 
 
 def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
@@ -34,10 +41,15 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
 
     `settings` are those of the evaluation, and `concepts`, what was erased. Raises ValueError as `object_scores` does.
     """
-    by = {name: found["clip"] for name, found in measures.items()}
+    by = {name: found["clip"] for name, found in measures.items() if "clip" in found}
+    features = {name: found["fid"] for name, found in measures.items() if "fid" in found}
     parts = {role: by.get(role) for role in ("erased", "generality", "kept", "quality")}
     scores = object_scores(
-        **parts, classes=by["classes"], reference=by.get("reference_images"), concepts=settings["concepts"]
+        **parts,
+        classes=by["classes"],
+        reference=features.get("reference_images", by.get("reference_images")),
+        concepts=settings["concepts"],
+        features=features.get("quality"),
     )
     details = scores.pop("details")
     images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
@@ -77,6 +89,8 @@ def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], colu
         **({"h_o": protocols.H_O} if "h_o" in columns else {"h_c": protocols.H_C}),
         **({"clip_score": protocols.CLIP_SCORE} if "clip_score" in columns else {}),
         **({"fid": FID.format(models["clip"])} if "fid" in columns else {}),
+        **({"fid_inception": protocols.FID_INCEPTION} if "fid_inception" in columns else {}),
+        **({"kid_inception": protocols.KID_INCEPTION} if "kid_inception" in columns else {}),
     }
 
 
@@ -94,13 +108,15 @@ def object_scores(
     classes: pd.DataFrame,
     reference: pd.DataFrame | None,
     concepts: Sequence[str],
+    features: pd.DataFrame | None = None,
 ) -> dict:
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
     that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP
-    score, and without it or `reference` no FID. `classes` has columns class,
-    text. Raises ValueError when a number would have no image, or is none.
+    score, and without it or `reference` no FID. `classes` has columns class, text. With `features` (a column of that
+    name, Inception's of the images of `quality`), FID and KID are of those and of the same column of `reference`.
+    Raises ValueError when a number would have no image, or is none.
     """
     names = list(classes["class"])
     index = {name: number for number, name in enumerate(names)}
@@ -139,7 +155,13 @@ def object_scores(
             len(quality),
         )
         if reference is not None:
-            scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
+            if features is None:
+                scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
+            else:
+                of_images, of_reference = as_array(features["features"]), as_array(reference["features"])
+                scores["fid_inception"] = protocols.fid(of_images, of_reference)
+                scores["kid_inception"] = 1000 * protocols.kid(of_images, of_reference)
+                counts |= {"n_fid_inception": len(features), "n_kid_inception": len(features)}
             counts["n_fid_reference"] = len(reference)
     if broken := [name for name, score in scores.items() if not np.isfinite(score)]:
         raise ValueError(f"object_scores: {broken[0]} is {scores[broken[0]]}; look at the measures behind it")
