@@ -181,9 +181,17 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
             "measures.inception",
             {"weights": "resources/inception.pt"},
             [
-                "measures.inception.weights: there is no file /",
+                "measures.inception.weights: there is no file '/",
                 "/resources/inception.pt'; correct the path, or put there "
                 "what can be had from https://nvlabs-fi-cdn.nvidia.com/",
+            ],
+        ),
+        (
+            "measures.identities",
+            {"resources": "resources/emoji"},
+            [
+                "measures.identities.resources: there is no file '/",
+                "/resources/emoji/face_recognition/labels.csv'; correct the path, or put there what can be had from htt",
             ],
         ),
         ("measures.inception", {"sha256": "f5"}, ["measures.inception.sha256 must be 64 hexadecimal digits in lower"]),
