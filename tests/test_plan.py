@@ -406,6 +406,7 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
 
 MODULES: dict[str, Steps] = {
     "tables/objects.py": {"table"},
+    "tables/not_erased.py": {"table"},
     "tables/row.py": {"table"},
     "steps/table.py": {"table"},
     "measures/clip.py": AFTER_JUDGE,

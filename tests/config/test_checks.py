@@ -191,7 +191,7 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
             {"resources": "resources/emoji"},
             [
                 "measures.identities.resources: there is no file '/",
-                "/resources/emoji/face_recognition/labels.csv'; correct the path, or put there what can be had from htt",
+                "/resources/emoji/face_recognition/labels.csv'; correct the path, or put there what can be had from",
             ],
         ),
         ("measures.inception", {"sha256": "f5"}, ["measures.inception.sha256 must be 64 hexadecimal digits in lower"]),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.measures.stored import as_array
-from lethe.tables import protocols
+from lethe.tables import not_erased, protocols
 from lethe.tables.row import Row
 
 OBJECT_SOURCES = {  # what each column of the table with generality comes from: roles, texts and references
@@ -60,6 +60,7 @@ HARMONIC = ("acc_e", "acc_s", "acc_g")  # in the order of `protocols.h_o`
 ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the rows of a role count towards
 
 
+notes = not_erased.notes
 FID = "clean-fid's Frechet distance over embeddings of {}; not an Inception FID"
 
 
@@ -166,32 +167,3 @@ def object_scores(
     if broken := [name for name, score in scores.items() if not np.isfinite(score)]:
         raise ValueError(f"object_scores: {broken[0]} is {scores[broken[0]]}; look at the measures behind it")
     return {**scores, **counts, "details": more}
-
-
-def notes(task: str, rows: Mapping[str, Row], remedies: Mapping[str, str]) -> list[str]:
-    """What to say of edits that did not erase: a sentence for each method of a task.
-
-    A concept is not erased when it is recognised as often as in the images of the base as it is (the method
-    `original`). Of a concept that is never recognised there, no number says whether it was erased.
-    """
-    found = []
-    before = rows["original"].details["acc_e_by_concept"]
-    if never := [concept for concept, share in before.items() if share == 0]:
-        told = f"the base as it is never draws {_few(never)} so that the judge knows it"
-        found.append(f"{task}: {told}; whether that was erased, these images cannot show")
-    for method, row in rows.items():
-        if method == "original":
-            continue
-        after, counts = row.details["acc_e_by_concept"], row.details["n_acc_e_by_concept"]
-        as_before = [concept for concept, share in after.items() if share >= before.get(concept, 0) > 0]
-        if as_before:
-            worst = max(as_before, key=after.__getitem__)
-            hits, once = (round(counts[worst] * share / 100) for share in (after[worst], before[worst]))
-            told = f"{len(as_before)} of {len(after)} concepts as before, such as {worst!r} ({hits} of {counts[worst]} "
-            mend = remedies.get(method) or f"look at the settings of {method}"
-            found.append(f"{task}/{method}: {told}images, before {once}): not erased; {mend}")
-    return found
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
