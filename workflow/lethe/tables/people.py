@@ -1,4 +1,4 @@
-"""The table of erased people: accuracies by a classifier of faces, their harmonic mean, and how many images show one."""
+"""The table of erased people: accuracies by a classifier of faces, their harmonic mean, how many images show a face."""
 
 from __future__ import annotations
 
