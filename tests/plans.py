@@ -80,6 +80,8 @@ GIVEN = {
     "resources/other.csv": REFERENCE.replace("sea", "home").replace("\n,", "\nship,"),
     "resources/scenes.csv": SCENES,
     "resources/other_scenes.csv": SCENES.replace("a dog", "the dog"),
+    "resources/inception.pt": "a network",
+    "resources/other_inception.pt": "another",
 }
 WEIGHTS = "weights"  # what a stand-in holds for them, before the file's path
 HALF = "pipeline/unet/diffusion_pytorch_model.fp16.safetensors"
@@ -156,6 +158,7 @@ def usual() -> dict:
     config["suites"]["i2p"] = {"file": I2P, "columns": named, "rows": 14}
     config["sampling"] |= {"batch": 5, "shard_size": 12}
     config["measures"]["other"] = {"kind": "clip", "model": "resources/other/clip"}
+    config["measures"]["features"] = {"kind": "inception", "weights": "resources/inception.pt"}
     measured = config["evaluations"]["objects"]
     measured |= {"classes": {"table": "resources/classes.tsv", "column": "object"}, "kept": "scenes"}
     measured["reference_images"] = "resources/reference.zip"
@@ -171,7 +174,7 @@ def unusual() -> dict:
     config["methods"]["mace"] |= {"prior": "coco", "domain_prior": "words", "lora_base": "task"}
     config["methods"]["mace"]["lora"]["preservation_weight"] = 0.0
     config["suites"]["synonyms"]["table"] = "resources/synonyms.tsv"
-    config["evaluations"]["objects"]["kept"] = "objects"
+    config["evaluations"]["objects"] |= {"kept": "objects", "fid": "features"}
     config["templates"] |= {kind: f"{MINE}/{kind}.txt" for kind in ("object", "person", "explicit")} | {"style": None}
     config["images"]["anchor_prompts"] = dict.fromkeys(KINDS, f"{MINE}/anchors.txt")
     return config

@@ -71,6 +71,7 @@ AFTER_CLASSES = {"texts", "table"}
 SAMPLES = {"base:sample", "sample"}  # of a suite that is measured by nothing
 AFTER_DRAW = {"suite"} | SAMPLES
 AFTER_REFERENCE = {"reference", "table"}
+AFTER_FEATURES = {"measure", "base:measure"} | AFTER_REFERENCE
 AFTER_JUDGE = {"measure", "base:measure"} | AFTER_CLASSES | AFTER_REFERENCE
 AFTER_NETWORK = {"base"} | AFTER_IMAGES | AFTER_SAMPLING
 AFTER_BASE = {"moments", "prior"} | AFTER_NETWORK
@@ -210,6 +211,9 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "measures.other.kind": (TWIN, NOTHING),
     "measures.other.model": ("resources/emoji/clip", NOTHING),
     "measures.other.revision": ("a" * 40, NOTHING),
+    "measures.features.kind": (TWIN, NOTHING),
+    "measures.features.weights": (None, NOTHING),
+    "measures.features.sha256": (None, NOTHING),
     "evaluations.objects.kind": (TWIN, {"table"}),
     "evaluations.objects.clip": ("other", AFTER_JUDGE),
     "evaluations.objects.classes.table": ("resources/more_classes.tsv", AFTER_CLASSES),
@@ -218,6 +222,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "evaluations.objects.erased": ("scenes", AFTER_ROWS),  # of which no row of what is erased was sampled
     "evaluations.objects.generality": (None, SHOWN),
     "evaluations.objects.kept": ("objects", AFTER_ROWS),
+    "evaluations.objects.fid": ("features", AFTER_FEATURES),
     "evaluations.objects.quality": ("scenes", AFTER_ROWS),
     "evaluations.objects.reference_images": ("resources/other.zip", AFTER_REFERENCE),
     "evaluations.other.kind": (TWIN, NOTHING),
@@ -228,6 +233,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "evaluations.other.erased": ("scenes", NOTHING),
     "evaluations.other.generality": (None, NOTHING),
     "evaluations.other.kept": ("objects", NOTHING),
+    "evaluations.other.fid": ("features", NOTHING),
     "evaluations.other.quality": ("scenes", NOTHING),
     "evaluations.other.reference_images": ("resources/other.zip", NOTHING),
     "figures.examples.seeds": ([2, 2], {"examples"}),
@@ -242,7 +248,8 @@ KEYS["methods.mace-naive.domain_prior"] = ("names", NOTHING)
 KEYS["methods.mace-naive.fusion"] = ("none", NOTHING)
 KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
 
-REFUSED = {"measures.judge.kind", "measures.other.kind"}  # as the evaluation wants the one that they are of
+# As the evaluation wants the one that they are of, and as the twin has other settings.
+REFUSED = {"measures.judge.kind", "measures.other.kind", "measures.features.kind"}
 
 # Keys that count otherwise in the second configuration.
 
@@ -290,6 +297,9 @@ UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "downloads.coco_annotations.sha256": (None, {"coco_annotations"} | of_task(AFTER_PRIOR) | AFTER_DRAW),
     "downloads.i2p.url": ("file:///data/i2p.csv", {"i2p"} | AFTER_DRAW),
     "downloads.i2p.sha256": ("a" * 64, {"i2p"} | AFTER_DRAW),
+    "measures.features.weights": ("resources/other_inception.pt", AFTER_FEATURES),
+    "measures.features.sha256": (None, AFTER_FEATURES),
+    "evaluations.objects.fid": (None, AFTER_REFERENCE),
     "methods.mace.lora_base": ("concept", AFTER_TRAINING),
     "methods.mace.lora.rank": (2, of_task(AFTER_TRAINING)),
     "methods.mace.lora.preservation_weight": (0.5, {"anchor_images"} | of_task(AFTER_TRAINING)),
@@ -423,6 +433,7 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/classes.tsv", "dog\t", "cat\t", AFTER_CLASSES | AFTER_ROWS),  # and a dog counts no more
     ("resources/other.csv", "home", "work", {"base:sample", "sample"}),
     ("resources/words.txt", "sky", "wind", of_task(AFTER_PRIOR)),
+    ("resources/inception.pt", "a network", "no network", AFTER_FEATURES),
     ("resources/emoji/detector/model.safetensors", "weights", "weightz", of_task(AFTER_MASKS)),
     ("resources/emoji/sam/preprocessor_config.json", "", "\n", of_task(AFTER_MASKS)),
     ("resources/emoji/clipseg/model.safetensors", "weights", "weightz", NOTHING),
@@ -436,6 +447,7 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
 
 MODULES: dict[str, Steps] = {
     "tables/objects.py": {"table"},
+    "tables/not_erased.py": {"table"},
     "tables/row.py": {"table"},
     "steps/table.py": {"table"},
     "measures/clip.py": AFTER_JUDGE,

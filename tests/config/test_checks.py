@@ -125,6 +125,27 @@ def test_what_is_allowed(config, place, value):
     check_config(config, source=SOURCE)
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "told"),
+    [
+        ({"fid": "inception", "reference_images": None}, "fid needs reference_images beside it; name what is missing"),
+        ({"fid": "inception", "quality": None, "reference_images": None}, "fid needs quality and reference_images bes"),
+        (
+            {"kind": "explicit", "nudenet": "nudenet", "explicit": "objects", "quality": "reference"},
+            "quality needs clip",
+        ),
+    ],
+)
+def test_what_a_setting_of_an_evaluation_needs_is_there(config: dict, evaluation: dict, told: str) -> None:
+    config["measures"] |= {"inception": {}, "nudenet": {}}
+    before = {} if "kind" in evaluation else config["evaluations"]["objects"]
+    config["evaluations"]["objects"] = before | evaluation
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, source=SOURCE)
+    (line,) = caught.value.args
+    assert line.startswith(f"{SOURCE}: evaluations.objects.{told}")
+
+
 def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict) -> None:
     put(config, "tasks.objects.concepts", {"first": 2})
     whole = check_config(config, source=SOURCE)
@@ -155,6 +176,29 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
             "evaluations.objects.clip",
             {"model": "resources/emoji/clip", "revision": None},
             ["evaluations.objects.clip names an entry of measures now; write measures: {judge: {kind: clip, model: "],
+        ),
+        (
+            "measures.inception",
+            {"weights": "resources/inception.pt"},
+            [
+                "measures.inception.weights: there is no file '/",
+                "/resources/inception.pt'; correct the path, or put there "
+                "what can be had from https://nvlabs-fi-cdn.nvidia.com/",
+            ],
+        ),
+        (
+            "measures.identities",
+            {"resources": "resources/emoji"},
+            [
+                "measures.identities.resources: there is no file '/",
+                "/resources/emoji/face_recognition/labels.csv'; correct the path, or put there what can be had from",
+            ],
+        ),
+        ("measures.inception", {"sha256": "f5"}, ["measures.inception.sha256 must be 64 hexadecimal digits in lower"]),
+        (
+            "evaluations.objects.fid",
+            "judge",
+            ["evaluations.objects.fid must be of the kind inception, and measures.judge is of the kind clip"],
         ),
         ("evaluations.objects.clip", "jugde", ["clip: measures has no entry 'jugde'; did you mean judge?"]),
         ("measures.judge.kind", "clipp", ["measures.judge: its kind must be one of clip", "got 'clipp'; did you mean"]),

@@ -205,6 +205,19 @@ def test_a_fid_against_too_few_images(config: dict) -> None:
     assert planned(config) == []
 
 
+def test_a_fid_of_inception_needs_more_images_than_its_features(config: dict) -> None:
+    config["measures"]["inception"] = {"kind": "inception"}
+    config["evaluations"]["objects"]["fid"] = "inception"
+    config["suites"]["reference"]["rows"] = 65
+    config["evaluations"]["objects"]["reference_images"] = "real.zip"
+    pictures(Path("real.zip"), *(f"{k}.jpg" for k in range(2049)))
+    (line,) = refusals(config)
+    assert line == (
+        "evaluations.objects.quality: suite reference has 65 images, and fid needs more than the 2048 dimensions of "
+        "what measures.inception gives; add some, or take a measure of fewer."
+    )
+
+
 def test_a_judge_of_which_only_the_hub_knows_is_not_asked(config: dict) -> None:
     config["measures"]["judge"]["model"] = "openai/clip-vit-base-patch32"
     config["suites"]["reference"]["rows"] = 5

@@ -29,6 +29,7 @@ from lethe.measures.nudenet import RELEASE, load, measure
 from lethe.measures.stored import read_measures, write_measure
 from lethe.plugins import kinds, manifest
 from lethe.tables import explicit
+from photographs import picture
 from running import ROOT
 
 FOUND = {  # by picture: the classes
@@ -41,13 +42,6 @@ FOUND = {  # by picture: the classes
 }
 BOX = ("box_x", "box_y", "box_width", "box_height")
 DEFAULTS = {"model": "320n"}
-
-
-def picture(name: str) -> np.ndarray:
-    """A picture of scikit-image, uint8 `[h, w, 3]` or `[h, w]`."""
-    skimage = pytest.importorskip("skimage", reason="scikit-image, whose photographs this needs, is not installed")
-    with Image.open(Path(skimage.data_dir) / f"{name}.png") as image:
-        return np.array(image)
 
 
 @pytest.fixture(scope="module")

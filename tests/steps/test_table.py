@@ -46,7 +46,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Pat
 
 
 def told(task: str, concept: str, shards: list[str]) -> tuple[str, dict]:
-    roles = dict(erased="s", kept="s", generality=None, quality=None)
+    roles = dict(erased="s", kept="s", generality=None, quality=None, fid=None)
     return task, dict(
         base="sd",
         concepts=[concept],
@@ -118,6 +118,36 @@ def test_texts_and_sources_are_found_by_what_they_say(files: dict[str, list[Path
     pd.read_parquet("results/classes.parquet").assign(evaluation="other").to_parquet("results/classes.parquet")
     with pytest.raises(ValueError, match="no measure is of .*'evaluation': 'e'.*; run snakemake again"):
         Measured(job_of(files, *BOTH), manifest("tables", "objects").more).of(BOTH[0][1], "original")
+
+
+def test_a_measure_that_is_not_named_is_not_asked_for(files: dict[str, list[Path]]) -> None:
+    found = Measured(job_of(files, *BOTH), manifest("tables", "objects").more)
+    assert found.named == {"clip": "judge"}
+
+
+def test_quality_and_real_images_are_those_of_the_measure_that_is_named(files: dict[str, list[Path]]) -> None:
+    task, one = told("one", "ship", ["a", "b"])
+    one["evaluation"] |= {"quality": "s", "fid": "inception"}
+    one["references"] = {"reference_images": ["fid", "real-00000000"]}
+    for path in list(files["measures"]):
+        about = pd.read_parquet(path, columns=["base", "edit", "suite", "shard"]).iloc[0].to_dict()
+        rows = pd.read_parquet(path, columns=["type", "prompt", "evaluation_seed"])
+        write_measure(path.with_suffix(".f"), rows, {"features": np.ones((2, 3))}, about | {"measure": "inception"})
+        files["measures"].append(path.with_suffix(".f"))
+    real = Path("results/real.parquet")
+    about = {"reference": "real-00000000", "measure": "inception"}
+    write_measure(real, pd.DataFrame({"name": ["x.png"]}).rename_axis("row"), {"features": np.zeros((1, 3))}, about)
+    files["references"].append(real)
+    found = Measured(job_of(files, (task, one)), manifest("tables", "objects").more).of(one, "original")
+    assert {role: sorted(by) for role, by in found.items()} == {
+        "erased": ["clip"],
+        "kept": ["clip"],
+        "quality": ["clip", "fid"],
+        "classes": ["clip"],
+        "reference_images": ["fid"],
+    }
+    assert (len(found["quality"]["fid"]), "image" in found["quality"]["fid"]) == (4, False)
+    assert list(found["quality"]["clip"]["shard"]) == list(found["quality"]["fid"]["shard"])
 
 
 def test_concepts_are_counted_with_their_interval_and_most_frequent_mistake() -> None:

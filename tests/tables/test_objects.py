@@ -68,6 +68,31 @@ def test_scores_of_quality(parts: dict[str, pd.DataFrame]) -> None:
     assert [scores[f"n_{name}"] for name in ("clip_score", "fid", "fid_reference")] == [11, 11, 8]
 
 
+@pytest.fixture
+def inception() -> dict[str, pd.DataFrame]:
+    """Features of the images of quality and of the real ones."""
+    rng = np.random.default_rng(5)
+    return {
+        name: pd.DataFrame({"features": list(rng.normal(shift, 1, (n, 4)).astype(np.float32))}).rename_axis("row")
+        for name, n, shift in (("quality", 11, 0), ("reference_images", 8, 1))
+    }
+
+
+def test_scores_of_quality_by_inception(parts: dict[str, pd.DataFrame], inception: dict[str, pd.DataFrame]) -> None:
+    plain = object_scores(**parts, concepts=["ship"])
+    parts["reference"] = inception["reference_images"]
+    scores = object_scores(**parts, concepts=["ship"], features=inception["quality"])
+    images, reference = (np.stack(list(table["features"])) for table in inception.values())
+    assert scores["fid_inception"] == protocols.fid(images, reference)
+    assert scores["kid_inception"] == 1000 * protocols.kid(images, reference)
+    assert [scores[f"n_{name}"] for name in ("fid_inception", "kid_inception", "fid_reference")] == [11, 11, 8]
+    assert not {"fid", "n_fid"} & set(scores)
+    assert {name: scores[name] for name in scores if name in plain} == {
+        name: plain[name] for name in plain if name not in ("fid", "n_fid")
+    }
+    assert set(scores) - {"details"} == set(SOURCES) - {"fid", "n_fid", "h_c"}
+
+
 def test_scores_of_several_concepts(parts: dict[str, pd.DataFrame]) -> None:
     parts["erased"] = measure(("ship", "bird", 2), ("bird", "bird", 3), ("cat", "cat", 9))
     parts["generality"] = measure(("bird", "cat", 1))
@@ -157,6 +182,19 @@ def test_a_row_without_quality_or_reference_images(
     assert {n: v for n, v in whole.items() if "fid" not in n and n != "details"} == found
     del measured["quality"]
     assert "clip_score" not in row(measured, {"concepts": ["ship"]}).cells
+
+
+def test_a_row_takes_fid_from_what_measured_the_real_images(
+    measured: dict[str, dict[str, pd.DataFrame]], inception: dict[str, pd.DataFrame]
+) -> None:
+    measured["quality"]["fid"] = inception["quality"]
+    measured["reference_images"] = {"fid": inception["reference_images"]}
+    cells = row(measured, {"concepts": ["ship"]}).cells
+    assert {"fid_inception", "kid_inception", "clip_score"} <= cells.keys()
+    assert "fid" not in cells
+    told = table_protocols({}, {"clip": "some/clip", "fid": None}, list(cells))
+    assert (told["fid_inception"], told["kid_inception"]) == (protocols.FID_INCEPTION, protocols.KID_INCEPTION)
+    assert "fid" not in told
 
 
 def test_what_a_mean_is_made_of_and_by_which_protocols() -> None:

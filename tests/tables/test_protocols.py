@@ -171,6 +171,43 @@ def test_fid_refuses_as_many_dimensions_as_images(n: int, m: int, name: str, got
     protocols.fid(rng.normal(size=(7, 6)), rng.normal(size=(7, 6)))
 
 
+# Kernel distance
+
+
+def test_kid_is_the_estimate_without_bias_where_every_image_is_drawn() -> None:
+    """Of equal numbers of images each draw is all of them: k(x, x') - 2 k(x, y) + k(y, y'), over pairs, by a loop."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(9, 5)), rng.normal(0.7, 1.3, size=(9, 5))
+    before, state = (x.copy(), y.copy()), np.random.get_state()[1].copy()
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / 5 + 1) ** 3
+
+    within = [sum(kernel(s[i], s[j]) for i in range(9) for j in range(9) if i != j) / (9 * 8) for s in (x, y)]
+    want = sum(within) - 2 * sum(kernel(a, b) for a in x for b in y) / 81
+    assert protocols.kid(x, y, subsets=3) == pytest.approx(want, rel=1e-9)
+    assert want > 0.1
+    assert np.array_equal(x, before[0])
+    assert np.array_equal(y, before[1])
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_kid_draws_by_its_seed_alone() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(0.5, 1, size=(60, 5)).astype(np.float32)
+    first = protocols.kid(x, y, subsets=5, size=20)
+    np.random.random(7)
+    assert protocols.kid(x, y, subsets=5, size=20) == first
+    assert protocols.kid(x, y, subsets=5, size=20, seed=1) != first
+    assert first == protocols.kid(x.astype(np.float64), y.astype(np.float64), subsets=5, size=20)
+
+
+@pytest.mark.parametrize(("n", "m", "name", "got"), [(1, 5, "images", 1), (5, 0, "reference", 0)])
+def test_kid_refuses_sets_without_a_pair(n: int, m: int, name: str, got: int) -> None:
+    with pytest.raises(ValueError, match=f"kid: `{name}` must hold at least 2 images; got {got}"):
+        protocols.kid(np.ones((n, 3)), np.ones((m, 3)))
+
+
 # Wilson's interval; the printed values are those of Newcombe, Statistics in Medicine 17 (1998), Table I, method 3.
 
 
@@ -195,9 +232,9 @@ def test_interval_solves_wilsons_equation_and_mirrors(n: int, share: float) -> N
 
 def test_names_say_a_version() -> None:
     names = [protocols.ACCURACY, protocols.CLASS_PROBABILITY, protocols.CLIP_SCORE, protocols.H_O]
-    names.append(protocols.H_C)
+    names += [protocols.H_C, protocols.FID_INCEPTION, protocols.KID_INCEPTION]
     assert all(name.partition("@")[2].isdigit() for name in names)
-    assert len(set(names)) == 5
+    assert len(set(names)) == 7
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 18), (3, 40), (200, 400), (60, 60)])

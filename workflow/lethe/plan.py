@@ -438,16 +438,31 @@ class Plan:
     # Measures
 
     def measure_settings(self, name: str) -> dict[str, Any]:
-        """The settings of a measure, models by what they are."""
+        """The settings of a measure, models and files by what they are."""
         settings = self.config["measures"][name]
         said = manifest("measures", settings["kind"])
         measure = self.with_models(settings, said.settings, f"measures.{name}")
+        for key, path in self.measure_files(name).items():
+            held = said.settings["properties"][key].get("holds")
+            content = (
+                {part: self.given(f"{path}/{part}").content for part in held} if held else self.given(path).content
+            )
+            measure[key] = content
         return dict(kind=said.name, name=name, measure=measure)
 
-    def measuring(self, name: str, reads: Mapping[str, Any], **more: Any) -> Told:
+    def measure_files(self, name: str) -> dict[str, str]:
+        """Where the files are that the settings of a measure name."""
+        settings = self.config["measures"][name]
+        rules = manifest("measures", settings["kind"]).settings["properties"]
+        return {key: settings[key] for key, rule in rules.items() if "file" in rule and settings[key] is not None}
+
+    def measuring(
+        self, name: str, reads: Mapping[str, Any], aside: Mapping[str, Any] | None = None, **more: Any
+    ) -> Told:
         """A job that measures something."""
         module = manifest("measures", self.config["measures"][name]["kind"]).module
-        return Told(self.measure_settings(name) | more, reads, plugins=[module])
+        where = dict(files=self.measure_files(name))
+        return Told(self.measure_settings(name) | more, reads, where | dict(aside or {}), plugins=[module])
 
     @step(measure="results/{base}/measures/{edit}/{suite}/{shard}.{measure}.parquet")
     def measure(self, base: str, edit: str, suite: str, shard: str, measure: str) -> Told:
@@ -465,8 +480,8 @@ class Plan:
         chosen = self.config["evaluations"][evaluation]
         table = Given(chosen[texts]["table"], self.inputs.classes[evaluation])
         about = dict(evaluation=evaluation, texts=texts)
-        told = self.measuring(measure, dict(table=table), prompt=chosen["class_prompt"], **about)
-        return Told(told.settings, told.reads, dict(column=chosen[texts]["column"]), told.plugins)
+        aside = dict(column=chosen[texts]["column"])
+        return self.measuring(measure, dict(table=table), aside, prompt=chosen["class_prompt"], **about)
 
     def references(self) -> list[str]:
         """Every set of real images that an evaluation compares with."""
@@ -489,10 +504,10 @@ class Plan:
     def measured_task(self, task: str) -> tuple[dict[str, Any], list[Job]]:
         """What a table is told of a task, and the measures of all its shards."""
         measured, base = self.measured[task], self.config["tasks"][task]["base"]
-        said = manifest("tables", measured.chosen["kind"])
         by_suite: dict[str, set[str]] = {}
         for role, shown in measured.roles.items():
-            by_suite.setdefault(measured.chosen[role], set()).update(measured.chosen[by] for by in shown["measures"])
+            names = {measured.chosen[by] for by in shown["measures"]} - {None}
+            by_suite.setdefault(measured.chosen[role], set()).update(names)
         jobs = [
             self.measure(base, edit, suite, shard, name)
             for edit in self.edits(task).values()
@@ -507,11 +522,7 @@ class Plan:
             evaluation=without_files(measured.chosen),
             name=measured.evaluation,
             remedies={name: said.more.get("remedy") for name, said in self.methods(task).items()},
-            references={
-                key: reference_name(measured.chosen[key])
-                for key in said.more.get("references", {})
-                if measured.chosen[key] is not None
-            },
+            references={key: [by, reference_name(measured.chosen[key])] for key, by in measured.references.items()},
             shards={suite: self.shards(task, suite) for suite in by_suite},
         )
         return told, jobs
@@ -532,9 +543,8 @@ class Plan:
             measures += jobs
             for name, by in said.more.get("texts", {}).items():
                 texts.append(self.texts(measured.evaluation, name, measured.chosen[by]))
-            for name, by in said.more.get("references", {}).items():
-                if measured.chosen[name] is not None:
-                    references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
+            for name, by in measured.references.items():
+                references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
         bases = dict.fromkeys(told["base"] for told in tasks.values())
         kind = manifest("tables", next(iter(tasks.values()))["evaluation"]["kind"])
         names = dict.fromkeys(m for told in tasks.values() for m in self.measures_of(told["evaluation"]))

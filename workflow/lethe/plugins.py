@@ -89,6 +89,8 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Each is `{is: TYPE, default: ..., means: ...}` with a type of the configuration's schema; `{one-of: [...]}`;
     `{entry-of: SECTION}`, to which `or-null: true` may be added; or a group of further `{settings: ...}`.
+    One that names a file says `file: KIND`, and may say `from`, where it can be had; of a folder (`file: folder`)
+    `holds` names the files that it must have, and that count.
     """
     properties, required = {}, []
     for name, said in settings.items():
@@ -110,7 +112,7 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
             properties[name] |= {"of-kind": said.pop("of-kind")} if "of-kind" in said else {}
         else:
             properties[name] = described | {"$ref": f"#/$defs/{said.pop('is')}"}
-        for keyword in ("file", "columns", "model"):
+        for keyword in ("file", "from", "holds", "columns", "model"):
             if keyword in said:
                 properties[name][keyword] = said.pop(keyword)
         if said:

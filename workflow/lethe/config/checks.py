@@ -287,7 +287,13 @@ def _method_problems(config: dict) -> Iterator[str]:
 
 
 def _evaluation_problems(config: dict) -> Iterator[str]:
-    """Tables over tasks that are not measured alike."""
+    """Evaluations with a setting and without another that it needs; tables over tasks that are not measured alike."""
+    for name, evaluation in config["evaluations"].items():
+        for key, needed in manifest("tables", evaluation["kind"]).more.get("needs", {}).items():
+            lacking = [other for other in needed if evaluation[other] is None]
+            if evaluation[key] is not None and lacking:
+                at = f"evaluations.{name}"
+                yield f"{at}.{key} needs {' and '.join(lacking)} beside it; name what is missing, or let {key} be null."
     for name, table in config["tables"].items():
         found = {task: config["tasks"][task]["evaluation"] for task in table["tasks"]}
         of_kinds = {task: config["evaluations"][e]["kind"] if e else None for task, e in found.items()}
@@ -367,13 +373,16 @@ def _file_problems(place: tuple, path: str, rule: dict, holder: dict, made: tupl
         return
     if path.startswith(made) or (rule["file"] == "images" and _is_folder(path)):
         return
+    lacking = [str(Path(path) / name) for name in rule.get("holds", ())] or [path]
+    if lacking := [name for name in lacking if not _is_file(name)]:
+        mend = f", or put there what can be had from {rule['from']}" if "from" in rule else ""
+        yield f"{_at(place)}: there is no file {_full(lacking[0])}; correct the path{mend}."
+        return
     keys = rule.get("columns", ())
     wanted = [((*place[:-1], key), holder[key]) for key in keys if isinstance(holder.get(key), str)]
     if rule["file"] == "rows":
         wanted = list(_suite_columns(place, holder.get("columns")))
-    if not _is_file(path):
-        yield f"{_at(place)}: there is no file {_full(path)}; correct the path."
-    elif wanted:
+    if wanted:
         separator = "\t" if rule["file"] == "table" else separator_of(path)
         yield from _column_problems(path, separator, wanted, comments=rule["file"] == "table")
     elif rule["file"] == "texts" and (problem := no_list_of_texts(Path(path))):

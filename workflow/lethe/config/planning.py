@@ -51,6 +51,13 @@ class Measured:
         """The number that the rows of a role count towards by their type."""
         return {role: said["towards"] for role, said in self.roles.items() if said["counts"] != "all"}
 
+    @property
+    def references(self) -> dict[str, str]:
+        """The sets of real images that the evaluation names, each with the setting that names what measures it."""
+        said = manifest("tables", self.chosen["kind"]).more.get("references", {})
+        named = {key: next(by for by in some if self.chosen[by] is not None) for key, some in said.items()}
+        return {key: by for key, by in named.items() if self.chosen[key] is not None}
+
     def counts(self, role: str) -> set[str] | None:
         """The types of a role's rows that count; None where all do that are not erased."""
         names = {concept.name for concept in self.erased}
@@ -267,7 +274,8 @@ def _distance_problems(measured: Measured, config: dict, inputs: Inputs) -> Iter
     if distance is None or None in (measured.chosen[distance["of"]], measured.chosen[distance["to"]]):
         return
     at, images = f"evaluations.{measured.evaluation}", measured.chosen[distance["to"]]
-    dimensions = _dimensions(config["measures"][measured.chosen[distance["by"]]]["model"])
+    by = measured.chosen[measured.references[distance["to"]]]
+    dimensions = _dimensions(config["measures"][by])
     counts = {distance["of"]: inputs.count(measured.chosen[distance["of"]])}
     if not images.startswith("results/"):
         try:
@@ -278,15 +286,18 @@ def _distance_problems(measured: Measured, config: dict, inputs: Inputs) -> Iter
         if dimensions is not None and count <= dimensions:
             of = f"suite {measured.chosen[key]}" if key == distance["of"] else images
             yield (
-                f"{at}.{key}: {of} has {count} images, and fid needs more than the {dimensions} dimensions of the "
-                "judge's embeddings; add some, or take a judge of fewer."
+                f"{at}.{key}: {of} has {count} images, and fid needs more than the {dimensions} dimensions of what "
+                f"measures.{by} gives; add some, or take a measure of fewer."
             )
 
 
-def _dimensions(model: str) -> int | None:
-    """How wide a CLIP's embeddings are, of a folder that says so."""
+def _dimensions(measure: Mapping) -> int | None:
+    """How wide what a measure gives of an image is, by its manifest; of a CLIP, by its folder, if that says so."""
+    said = manifest("measures", measure["kind"]).more
+    if "dimensions" in said:
+        return said["dimensions"]
     try:
-        content = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((Path(measure["model"]) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     width = content.get("projection_dim") if isinstance(content, dict) else None

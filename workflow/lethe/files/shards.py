@@ -311,3 +311,8 @@ def _image(archive: zipfile.ZipFile | _Folder, name: str, formats: Sequence[str]
 def image_name(row: int) -> str:
     """The name of a row's image inside its shard."""
     return f"{row:06d}.png"
+
+
+def image_names(rows: pd.DataFrame) -> list[str]:
+    """What messages call the images of rows: their names in the shard; of rows that are no shard's, the column name."""
+    return [image_name(row) for row in rows.index] if "prompt" in rows else list(rows["name"])

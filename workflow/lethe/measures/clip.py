@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from lethe.bases.folder import model_folder
 from lethe.bases.loading import check_image_side, load_network, load_processor, load_tokenizer, square_side
 from lethe.bases.text import count_cut
-from lethe.files.shards import image_name
+from lethe.files.shards import image_names
 from lethe.finite import require_directions
 
 BROKEN = "the evaluation CLIP's weights are broken, download them again"
@@ -55,8 +55,7 @@ def measure(model: Judge, images: Iterator[np.ndarray], rows: pd.DataFrame) -> d
 
     Raises ValueError as `image_embeddings` and `text_embeddings` do.
     """
-    names = [image_name(row) for row in rows.index] if "prompt" in rows else list(rows["name"])
-    columns = {"image": image_embeddings(model, images, names)}
+    columns = {"image": image_embeddings(model, images, image_names(rows))}
     return columns | (texts(model, list(rows["prompt"])) if "prompt" in rows else {})
 
 

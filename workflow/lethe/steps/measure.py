@@ -21,7 +21,7 @@ def run(job: Job) -> None:
         names = picture_names(archive)
         rows = pd.DataFrame({"name": names}).rename_axis("row")
     check_images(archive, names)
-    model = measure.load(settings.measure, job.device)
+    model = measure.load(settings.measure | settings.files, job.device)
     try:
         columns = measure.measure(model, read_pictures(archive, names), rows)
     except ValueError as error:

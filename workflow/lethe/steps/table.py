@@ -116,8 +116,8 @@ class Measured:
         self.named: dict[str, str] = {}  # measures by the setting that names them
         for _, told in job.settings.tasks:
             keys = {by for role in self.roles.values() for by in role["measures"]}
-            keys |= {*said.get("texts", {}).values(), *said.get("references", {}).values()}
-            self.named |= {key: told["evaluation"][key] for key in keys}
+            keys |= {*said.get("texts", {}).values(), *(by for by, _ in told["references"].values())}
+            self.named |= {key: told["evaluation"][key] for key in keys if told["evaluation"][key] is not None}
         self.said = said
         measures = read_measures(job.reads["measures"])
         self.none, self.measures = measures.iloc[:0], dict(list(measures.groupby(IDENTITY, sort=False)))
@@ -137,7 +137,7 @@ class Measured:
         for role, said in self.roles.items():
             if (suite := evaluation[role]) is None:
                 continue
-            for by in said["measures"]:
+            for by in (by for by in said["measures"] if evaluation[by] is not None):
                 rows = self.measures.get((told["base"], edit, suite, evaluation[by]), self.none)
                 if missing := set(told["shards"][suite]) - set(rows["shard"].unique()):
                     raise ValueError(
@@ -147,8 +147,8 @@ class Measured:
                 found.setdefault(role, {})[by] = rows.dropna(axis="columns", how="all")
         for name, by in self.said.get("texts", {}).items():
             found[name] = {by: self._other(evaluation=told["name"], texts=name, measure=evaluation[by])[1]}
-        for name, by in ((n, b) for n, b in self.said.get("references", {}).items() if n in told["references"]):
-            found[name] = {by: self._other(reference=told["references"][name], measure=evaluation[by])[1]}
+        for name, (by, reference) in told["references"].items():
+            found[name] = {by: self._other(reference=reference, measure=evaluation[by])[1]}
         return found
 
     def _other(self, **wanted: str) -> tuple[Path, pd.DataFrame]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.measures.stored import as_array
-from lethe.tables import protocols
+from lethe.tables import not_erased, protocols
 from lethe.tables.row import Row
 
 OBJECT_SOURCES = {  # what each column of the table with generality comes from: roles, texts and references
@@ -26,7 +26,14 @@ OBJECT_SOURCES = {  # what each column of the table with generality comes from: 
     "n_fid": ("quality",),
     "n_fid_reference": ("reference_images",),
 }
-SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")}  # of the columns with and without generality
+INCEPTION_SOURCES = {  # of the columns that stand in place of fid and n_fid where Inception's features are measured
+    "fid_inception": ("quality", "reference_images"),
+    "kid_inception": ("quality", "reference_images"),
+    "n_fid_inception": ("quality",),
+    "n_kid_inception": ("quality",),
+}
+# Of the columns with and without generality, and of either FID.
+SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")} | INCEPTION_SOURCES
 
 
 def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
@@ -34,10 +41,15 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
 
     `settings` are those of the evaluation, and `concepts`, what was erased. Raises ValueError as `object_scores` does.
     """
-    by = {name: found["clip"] for name, found in measures.items()}
+    by = {name: found["clip"] for name, found in measures.items() if "clip" in found}
+    features = {name: found["fid"] for name, found in measures.items() if "fid" in found}
     parts = {role: by.get(role) for role in ("erased", "generality", "kept", "quality")}
     scores = object_scores(
-        **parts, classes=by["classes"], reference=by.get("reference_images"), concepts=settings["concepts"]
+        **parts,
+        classes=by["classes"],
+        reference=features.get("reference_images", by.get("reference_images")),
+        concepts=settings["concepts"],
+        features=features.get("quality"),
     )
     details = scores.pop("details")
     images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
@@ -48,6 +60,7 @@ HARMONIC = ("acc_e", "acc_s", "acc_g")  # in the order of `protocols.h_o`
 ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the rows of a role count towards
 
 
+notes = not_erased.notes
 FID = "clean-fid's Frechet distance over embeddings of {}; not an Inception FID"
 
 
@@ -77,6 +90,8 @@ def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], colu
         **({"h_o": protocols.H_O} if "h_o" in columns else {"h_c": protocols.H_C}),
         **({"clip_score": protocols.CLIP_SCORE} if "clip_score" in columns else {}),
         **({"fid": FID.format(models["clip"])} if "fid" in columns else {}),
+        **({"fid_inception": protocols.FID_INCEPTION} if "fid_inception" in columns else {}),
+        **({"kid_inception": protocols.KID_INCEPTION} if "kid_inception" in columns else {}),
     }
 
 
@@ -94,13 +109,15 @@ def object_scores(
     classes: pd.DataFrame,
     reference: pd.DataFrame | None,
     concepts: Sequence[str],
+    features: pd.DataFrame | None = None,
 ) -> dict:
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
     that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP
-    score, and without it or `reference` no FID. `classes` has columns class,
-    text. Raises ValueError when a number would have no image, or is none.
+    score, and without it or `reference` no FID. `classes` has columns class, text. With `features` (a column of that
+    name, Inception's of the images of `quality`), FID and KID are of those and of the same column of `reference`.
+    Raises ValueError when a number would have no image, or is none.
     """
     names = list(classes["class"])
     index = {name: number for number, name in enumerate(names)}
@@ -139,37 +156,14 @@ def object_scores(
             len(quality),
         )
         if reference is not None:
-            scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
+            if features is None:
+                scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
+            else:
+                of_images, of_reference = as_array(features["features"]), as_array(reference["features"])
+                scores["fid_inception"] = protocols.fid(of_images, of_reference)
+                scores["kid_inception"] = 1000 * protocols.kid(of_images, of_reference)
+                counts |= {"n_fid_inception": len(features), "n_kid_inception": len(features)}
             counts["n_fid_reference"] = len(reference)
     if broken := [name for name, score in scores.items() if not np.isfinite(score)]:
         raise ValueError(f"object_scores: {broken[0]} is {scores[broken[0]]}; look at the measures behind it")
     return {**scores, **counts, "details": more}
-
-
-def notes(task: str, rows: Mapping[str, Row], remedies: Mapping[str, str]) -> list[str]:
-    """What to say of edits that did not erase: a sentence for each method of a task.
-
-    A concept is not erased when it is recognised as often as in the images of the base as it is (the method
-    `original`). Of a concept that is never recognised there, no number says whether it was erased.
-    """
-    found = []
-    before = rows["original"].details["acc_e_by_concept"]
-    if never := [concept for concept, share in before.items() if share == 0]:
-        told = f"the base as it is never draws {_few(never)} so that the judge knows it"
-        found.append(f"{task}: {told}; whether that was erased, these images cannot show")
-    for method, row in rows.items():
-        if method == "original":
-            continue
-        after, counts = row.details["acc_e_by_concept"], row.details["n_acc_e_by_concept"]
-        as_before = [concept for concept, share in after.items() if share >= before.get(concept, 0) > 0]
-        if as_before:
-            worst = max(as_before, key=after.__getitem__)
-            hits, once = (round(counts[worst] * share / 100) for share in (after[worst], before[worst]))
-            told = f"{len(as_before)} of {len(after)} concepts as before, such as {worst!r} ({hits} of {counts[worst]} "
-            mend = remedies.get(method) or f"look at the settings of {method}"
-            found.append(f"{task}/{method}: {told}images, before {once}): not erased; {mend}")
-    return found
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -10,6 +10,10 @@ from scipy.stats import binomtest
 ACCURACY = "clip-top1@1"  # share of images whose most similar class prompt is the expected class
 CLASS_PROBABILITY = "clip-softmax@1"  # mean of softmax(100 cos) at the expected class, as MACE's public code prints
 CLIP_SCORE = "clip-score-100cos@1"  # mean over images of 100 cos(image, prompt)
+FID_INCEPTION = (
+    "cleanfid-clean-fid@1"  # over features of clean-fid's Inception network, images resized by its mode clean
+)
+KID_INCEPTION = "cleanfid-clean-kid-x1000@1"  # over the same, 1000 times the mean over 100 subsets of up to 1000 images
 H_O = "h_o@1"
 H_C = "h_c@1"  # without generality: another number, which never stands in a column of h_o
 
@@ -54,6 +58,28 @@ def fid(images: np.ndarray, reference: np.ndarray) -> float:
                 f"got {len(features)}"
             )
     return float(fid_from_feats(images.astype(np.float64), reference.astype(np.float64)))
+
+
+def kid(images: np.ndarray, reference: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> float:
+    """Kernel distance of two feature sets `[n, d]`, by clean-fid: an estimate without bias, so it may be below 0.
+
+    The squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, the mean over `subsets` draws of `size`
+    images of each set, or of as many as the smaller one has. Source: arXiv 1801.01401, sec. 4. The draws are those of
+    `seed`, whatever was drawn before, and change nothing of what is drawn later.
+
+    Raises ValueError when a set has fewer than 2 images.
+    """
+    from cleanfid.fid import kernel_distance
+
+    for name, features in (("images", images), ("reference", reference)):
+        if len(features) < 2:
+            raise ValueError(f"kid: `{name}` must hold at least 2 images; got {len(features)}")
+    before = np.random.get_state()
+    np.random.seed(seed)  # clean-fid draws from numpy's own generator
+    try:
+        return kernel_distance(images.astype(np.float64), reference.astype(np.float64), subsets, size)
+    finally:
+        np.random.set_state(before)
 
 
 def h_o(erased: float, kept: float, generality: float) -> float:
