@@ -404,7 +404,7 @@ def test_a_wide_encoder_learns_narrow_states_and_to_tell_names_apart(
     batch_loss: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Four captions, and 3 of 4 people in two phrasings: each token by hand, names by the state of their last."""
+    """Four captions, and 3 of 4 people in two phrasings: each token by hand, names apart by three states of each."""
     spoken: list[list[str]] = []
     monkeypatch.setattr(
         recipes, "token_ids", lambda tokenizer, texts: spoken.append(texts) or token_ids(tokenizer, texts)
@@ -435,21 +435,21 @@ def test_a_wide_encoder_learns_narrow_states_and_to_tell_names_apart(
         assert named[:3] == named[3:]
         assert len(set(named)) == 3
         phrasings |= {text.removesuffix(name) for text, name in zip(prompts, named, strict=True)}
-        longest = max(len(world_tokenizer(f"an oil painting of {name}").input_ids) for name in names)
         want, own = 0.0, []
-        for texts, length in ((captions, None), (prompts, longest)):
+        for texts in (captions, prompts):
             total = weight = 0.0
             for text in texts:
                 told = len(world_tokenizer(text).input_ids)  # with start and end
                 row = token_ids(world_tokenizer, [text])
                 found, wanted = student(row).last_hidden_state[0], encoder(row).last_hidden_state[0]
-                for place in range(len(found))[:length]:
+                for place in range(len(found)):
                     counts = 1.0 if 0 < place < told else 0.1
                     total += counts * (readout(found[place]) - wanted[place]).double().square().sum().item()
                     weight += counts
-                own.append(found[told - 2])
+                own.append(found[[told - 2, told - 1, -1]])
             want += total / weight / spread / 2
-        apart = apart_loss(torch.stack(own[4:7]), torch.stack(own[7:])).item()
+        places = torch.stack(own, dim=1)
+        apart = sum(apart_loss(states[4:7], states[7:]).item() for states in places) / 3
         assert loss == pytest.approx(want + 0.3 * apart, rel=1e-4)
     assert len(phrasings) > 8
 

@@ -124,18 +124,18 @@ def train_wide_text(
     What a picture shows of a person is a role, a gender and a tone. So the states of 162 names that an encoder learns
     from pictures lie in some twelve dimensions, and no linear edit takes a hundred of them from the others; those of
     Stable Diffusion's encoder, which read the web, do not. `people` names in two phrasings count in each step,
-    `apart` times (`apart_loss` of their last tokens); padding and the first token, alike in all captions, a tenth.
+    `apart` times: the mean of `apart_loss` over their last tokens, the ends of text and the last padding, by each of
+    which a U-Net tells a person. Padding and the first token, alike in all captions, count a tenth as states.
     """
     speaker, ended = Speaker(world), [template for template in PERSON_TEMPLATES if template.endswith("{}")]
     names = [person.name for person in world.people]
-    length = max(len(ids) for template in ended for ids in tokenizer([template.format(n) for n in names]).input_ids)
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         rows = rng.integers(len(scenes.images), size=budget.batch)
         captions = [speaker.caption(*contents_of(scenes, row), rng) for row in rows]
         chosen = rng.permutation(len(names))[:people]
         prompts = [ended[int(rng.integers(len(ended)))].format(names[one]) for _ in range(2) for one in chosen]
-        return token_ids(tokenizer, captions), token_ids(tokenizer, prompts)[:, :length]
+        return token_ids(tokenizer, captions), token_ids(tokenizer, prompts)
 
     with torch.no_grad():
         some = narrow(draw(np.random.default_rng(budget.seed))[0].to(narrow.device)).last_hidden_state.flatten(0, 1)
@@ -152,9 +152,10 @@ def train_wide_text(
 
     def loss(ids: Tensor, named: Tensor) -> Tensor:
         states, of_names = (encoder(part).last_hidden_state for part in (ids, named))
-        last = (named == tokenizer.eos_token_id).int().argmax(1) - 1
-        own = of_names[torch.arange(len(named), device=named.device), last]
-        return (unlike(states, ids) + unlike(of_names, named)) / 2 + apart * apart_loss(*own.chunk(2))
+        end = (named == tokenizer.eos_token_id).int().argmax(1)
+        rows, padding = torch.arange(len(named), device=named.device), torch.full_like(end, named.shape[1] - 1)
+        told = [apart_loss(*of_names[rows, place].chunk(2)) for place in (end - 1, end, padding)]
+        return (unlike(states, ids) + unlike(of_names, named)) / 2 + apart * sum(told) / len(told)
 
     modules = {"encoder": encoder, "readout": readout}
     return train(modules, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
