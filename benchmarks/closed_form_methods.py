@@ -69,6 +69,7 @@ def main() -> None:
     made.add_argument("--retain", type=int, default=1000, help="names that SPEED retains")
     made.add_argument("--layers", type=int, default=1, help="of the text encoder")
     made.add_argument("--folder", type=Path, help="where the files of MACE's join lie (for the inner runs)")
+    made.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES, help="which of them")
     made.add_argument("--side", choices=SIDES, help="run this one in this process and print what it took")
     args = harness.start(made)
     if args.tiny:
@@ -78,11 +79,11 @@ def main() -> None:
         print(json.dumps(joined(shape, args) if args.side == "mace" else encoded(shape, args)))
         return
     options = {f"--{name}": getattr(args, name) for name in ("threads", "concepts", "preserve", "retain", "layers")}
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in args.sides}
     with tempfile.TemporaryDirectory() as folder:
         make_files(shape, Path(folder))
         for _ in range(args.rounds):
-            for side in SIDES:
+            for side in args.sides:
                 own = options | {"--folder": folder, "--side": side}
                 runs[side].append(harness.alone(__file__, own, *["--tiny"] * args.tiny))
     harness.finish(args, **{side: harness.least_of(found) for side, found in runs.items()})

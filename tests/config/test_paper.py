@@ -207,3 +207,22 @@ def test_a_person_or_style_that_is_erased_is_not_preserved() -> None:
         rows = (ROOT / "resources" / "names" / f"{table}.tsv").read_text(encoding="utf-8").splitlines()[1:]
         assert len(rows) == 200
         assert [row.split("\t")[0] for row in rows[words[0] - 1 : words[1]]] == list(kept.unique())
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("celebrities", "ablation"))])
+def test_with_the_classifiers_weights_people_are_measured_as_published(name: str) -> None:
+    """What stands in comments takes the place of the evaluation by CLIP."""
+    lines = Path("config", "paper", f"{name}.yaml").read_text().splitlines()
+    (measure,) = (line.replace("# ", "", 1) for line in lines if line.startswith("  # gcd:"))
+    (evaluation,) = (line.replace("# ", "", 1) for line in lines if line.startswith(f"  # {name}:"))
+    config = yaml.safe_load("\n".join(lines))
+    config["measures"] |= yaml.safe_load(measure)
+    config["evaluations"] = yaml.safe_load(evaluation)
+    checked = check_config(config, made=("results/", "resources/giphy"))
+    inputs = read_inputs(checked)
+    check_plan(checked, inputs)
+    plan = Plan(checked, inputs, locate=lambda *_: None, hash_file=kept_hash)
+    measured = {path for job in plan.jobs for path in job.outputs.values() if "/measures/" in path}
+    assert any(path.endswith(".gcd.parquet") for path in measured)
+    before = {path for job in planned(name)[2] for path in job.outputs.values() if path.endswith(".zip")}
+    assert {path for job in plan.jobs for path in job.outputs.values() if path.endswith(".zip")} == before
