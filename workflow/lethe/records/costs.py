@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,18 +48,25 @@ def costs(results: Path) -> Costs:
 
     Raises ValueError when there are no records, or one cannot be read.
     """
-    found, seen = Costs(), set()
-    for _, record in read_records(results):
-        step, run, outputs = record["step"], record["run"], sorted(record["outputs"])
-        job = (run["host"], run["started"], *outputs)
-        if job in seen:
-            continue
-        seen.add(job)
+    found = Costs()
+    for record in each_once(record for _, record in read_records(results)):
+        step, run = record["step"], record["run"]
         found.steps[step].add(run)
         found.total.add(run)
-        if concept := _CONCEPT.match(outputs[0]):
+        if concept := _CONCEPT.match(min(record["outputs"])):
             found.concepts[step].setdefault(concept.groups(), Cost()).add(run)
     return found
+
+
+def each_once(records: Iterable[dict]) -> Iterator[dict]:
+    """Records with each job once: a job with several outputs has a record beside each of them."""
+    seen = set()
+    for record in records:
+        run = record["run"]
+        job = (run["host"], run["started"], *sorted(record["outputs"]))
+        if job not in seen:
+            seen.add(job)
+            yield record
 
 
 def lines(found: Costs) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lethe.jobs import Job
-from lethe.records.costs import Cost
+from lethe.records.costs import Cost, each_once
 from lethe.records.records import read_record, record_paths
 
 SIDES = (512, 1024)  # of images of Stable Diffusion 1.x and XL
@@ -62,22 +62,17 @@ def seen(results: Path) -> Seen:
 
     Raises ValueError when a record cannot be read.
     """
-    found, counted = Seen(), set()
-    for path in record_paths(results, missing_ok=True):
-        record = read_record(path)
-        step, run, outputs = record["step"], record["run"], sorted(record["outputs"])
-        job = (run["host"], run["started"], *outputs)
-        if job in counted:
-            continue
-        counted.add(job)
+    found = Seen()
+    for record in each_once(map(read_record, record_paths(results, missing_ok=True))):
+        step = record["step"]
         if step in DRAWING:
-            archive = results / Path(outputs[0]).relative_to("results")
+            archive = results / Path(min(record["outputs"])).relative_to("results")
             if not zipfile.is_zipfile(archive):
                 continue
             with zipfile.ZipFile(archive) as opened:
                 found.images[step] += sum(name.endswith(".png") for name in opened.namelist())
             found.bytes += archive.stat().st_size
-        found.steps[step].add(run)
+        found.steps[step].add(record["run"])
     return found
 
 
