@@ -22,8 +22,6 @@ from lethe.pictures.examples import shown_columns
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
 
-# What of MACE's settings makes a LoRA: how it is trained, and the refined base that it is trained on.
-RECIPE = ("lora", "prior", "domain_prior", "preserve_weight", "scale_convention", "train_preserve_scale", "lamb")
 FILE_OF = {"anchor_captions": "anchor_images"}  # of artefacts that lie in the file of another
 EXAMPLES = dict(seeds=[1, 2], kept=7)  # of a figure that the configuration leaves out and somebody asks for by name
 COCO = "results/coco/"
@@ -277,9 +275,8 @@ class Plan:
         jobs = self.methods(task)[name].more.get("concept_jobs")
         if jobs is None:
             return None
-        settings = self.method(task, name)
-        without = set(settings) - set(RECIPE) if jobs["job"] == "lora" else set(jobs.get("without", ()))
-        chosen = {key: value for key, value in settings.items() if key not in without}
+        without = jobs.get("without", ())
+        chosen = {key: value for key, value in self.method(task, name).items() if key not in without}
         if jobs["job"] == "lora" and chosen["lora"]["form"] == "mace":  # so that addresses from before forms stay
             chosen["lora"] = {key: value for key, value in chosen["lora"].items() if key != "form"}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
