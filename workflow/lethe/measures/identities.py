@@ -86,11 +86,11 @@ def measure(
         if len(boxes):
             crops[number] = face_pixels(image, boxes[0], margin=model.margin)
     labels, best = [""] * len(counts), [float("nan")] * len(counts)
-    places = list(crops)
+    places, images_called = list(crops), image_names(rows)
     for start in range(0, len(places), batch):
         some = places[start : start + batch]
         found = probabilities(model, np.stack([crops[place] for place in some]))
-        names = [image_names(rows)[place] for place in some]
+        names = [images_called[place] for place in some]
         require_finite(found, of="probabilities of labels", names=names, mend=BROKEN)
         for place, shares in zip(some, found, strict=True):
             labels[place], best[place] = model.labels[int(shares.argmax())], float(shares.max())
