@@ -49,7 +49,7 @@ def whole_for(base: Path, drawn: Callable[..., Tensor]) -> WeightEdit:
 
 
 def layered(base: Path, folder: Path) -> Path:
-    """A copy of a tiny base whose U-Net has two layers a block, as Stable Diffusion's own, and a level without attention.
+    """A copy of a tiny base whose U-Net has two layers a block, as Stable Diffusion's, and a level without attention.
 
     The rules by which programs read names of modules count on both.
     """

@@ -1,7 +1,8 @@
 """How ComfyUI and AUTOMATIC1111's web UI find the modules that a LoRA file is about, written from their rules.
 
-Both hold a U-Net by its original names. A file's keys are `<name>.<part>`; what a name is differs between the two. Parts
-are read alike: `lora_up`, `lora_down` and `alpha` (a scale of alpha over rank), or `diff` and `diff_b`, added as they are.
+Both hold a U-Net by its original names. A file's keys are `<name>.<part>`; which names are found differs between the
+two. Parts are read alike: `lora_up`, `lora_down` and `alpha` (a scale of alpha over rank), or `diff` and `diff_b`,
+which are added as they are.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def in_comfyui(unet: Weights, file: Weights, diffusers_names: Mapping[str, str])
 
 
 def in_a1111(unet: Weights, file: Weights) -> Weights:
-    """The U-Net with the file in it: diffusers' paths are taken apart, by two layers a block, else a name is the own one.
+    """The U-Net with the file in it: diffusers' paths are taken apart, by two layers a block; else names are its own.
 
     Raises AssertionError on keys that are not found, and on a module without `diff` or `lora_down`.
     """

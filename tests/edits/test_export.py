@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import CPU, ROOT
-from edited import CONCEPTS, edited_pipeline, factored_for, image, record_for, tree
+from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.weights import projection_weights, weights_hash
 from lethe.edits.edit import Edit
