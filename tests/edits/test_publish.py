@@ -100,7 +100,7 @@ def test_each_refusal_is_a_sentence(
     assert "it is there already and public" in refusal(capsys, folder, NAME, "--private")
     assert there.files == {NAME: {".gitattributes": b""}}
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "did not take it (401 Client Error" in refusal(capsys, folder, NAME)
+    assert "did not take it (Client error '401 Unauthorized'" in refusal(capsys, folder, NAME)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert "this machine has no token of the hub; run `hf auth login`" in refusal(capsys, folder, NAME)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lethe.edits.cards import RECORD, method_of
 from lethe.edits.changes import check_base, check_changes_weights, edited_in, unet_files
 from lethe.edits.checkpoints import write_checkpoint
 from lethe.edits.edit import Edit
-from lethe.edits.forms import FORMS, LORAS
+from lethe.edits.forms import FORMS, LORAS, WHOLE
 from lethe.edits.loras import LoraOfEdit, differences, kohya_layers, lora_of, peft_layers
 from lethe.edits.modelspec import header_entries
 from lethe.files.tables import read_json
@@ -78,56 +79,51 @@ def export(
     with folder_written_whole(folder) as part:
         file = part / f"{folder.absolute().name}.safetensors"
         about, left_out = [], 0.0
-        described = Described(source, edit, form, cards.licence_of(front))
+        entries = partial(_entries, source, edit, form, cards.licence_of(front))
         if form == "diffusers":
             file, about = part, ["The edited pipeline: `DiffusionPipeline.from_pretrained` loads this folder."]
-            write_pipeline(source, edit, part, described.entries(about))
+            write_pipeline(source, edit, part, entries(about))
         elif form == "checkpoint":
-            about = ["A single-file checkpoint: the base's own, but for the edited tensors."]
-            write_checkpoint(source, edit, Path(str(checkpoint)), file, described.entries(about))
+            about = [
+                "A single-file checkpoint: the base's own, but for the edited tensors.",
+                "Its U-Net was compared with the base's, its text encoder and VAE were not.",
+            ]
+            write_checkpoint(source, edit, Path(checkpoint), file, entries(about))
         elif form == "diff":
             about = [
                 "What the edit adds to each weight that it changes, nothing left out; at strength 1 it is the edit."
             ]
-            _write(file, differences(source, edit), described.entries(about))
+            _write(file, differences(source, edit), entries(about))
         else:
-            lora = lora_of(source, edit, rank=int(str(rank)))
-            about, left_out = _said(lora, int(str(rank))), lora.left_out
+            lora = lora_of(source, edit, rank=rank)
+            about, left_out = _said(lora, rank), lora.left_out
             file = part / WEIGHTS_NAME if form == "peft" else file
             layers = peft_layers(lora.updates) if form == "peft" else kohya_layers(source, lora.updates)
-            _write(file, layers, described.entries(about, rank=rank, left_out=left_out))
+            _write(file, layers, entries(about, rank=rank, left_out=left_out))
         _write_record(source, edit, part)
-        whole = form in ("diffusers", "checkpoint")
         cards.write_card(
-            part, edit.record, front=front, own=own, whole=whole, about=about, pairs=pairs, numbers=numbers
+            part, edit.record, front=front, own=own, whole=form in WHOLE, about=about, pairs=pairs, numbers=numbers
         )
     return Exported(folder / file.relative_to(part), tuple(about), left_out)
 
 
-@dataclass(frozen=True)
-class Described:
-    """What headers of files say of an edit in a form."""
-
-    base: Path
-    edit: Edit
-    form: str
-    licence: str | None
-
-    def entries(self, about: Sequence[str], **more: Any) -> dict[str, str]:
-        """Entries of a header; of LoRAs those too by which kohya's programs and A1111 know them."""
-        found = header_entries(
-            self.base,
-            self.edit,
-            about=" ".join(about),
-            licence=self.licence,
-            adapter=self.form not in ("diffusers", "checkpoint"),
-            original=self.form == "checkpoint",
-            export={"form": self.form, **more},
-        )
-        if self.form == "kohya":
-            rank = str(more["rank"])
-            found |= {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
-        return found
+def _entries(
+    base: Path, edit: Edit, form: str, licence: str | None, about: Sequence[str], **more: Any
+) -> dict[str, str]:
+    """Entries of a header; of kohya's LoRAs those too by which his programs know a network."""
+    found = header_entries(
+        base,
+        edit,
+        about=" ".join(about),
+        licence=licence,
+        adapter=form not in WHOLE,
+        original=form == "checkpoint",
+        export={"form": form, **more},
+    )
+    if form == "kohya":
+        rank = str(more["rank"])
+        found |= {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
+    return found
 
 
 def _said(lora: LoraOfEdit, rank: int) -> list[str]:

@@ -8,3 +8,4 @@ FORMS = {
     "peft": "the nearest LoRA of a rank, for diffusers and peft",
 }
 LORAS = ("kohya", "peft")
+WHOLE = ("diffusers", "checkpoint")  # models, the others are added to one
