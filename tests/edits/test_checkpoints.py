@@ -22,7 +22,7 @@ from lethe.bases.original_names import PREFIX, original_name
 from lethe.bases.pipeline import load_pipeline
 from lethe.edits.export import export
 from lethe.edits.weights import WeightEdit
-from lethe.files.tensors import header_of
+from lethe.files.headers import header_of
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 OTHERS = {

@@ -23,7 +23,7 @@ from lethe.edits.export import export
 from lethe.edits.factors import FactoredEdit
 from lethe.edits.loras import lora_of
 from lethe.edits.weights import WeightEdit
-from lethe.files.tensors import header_of
+from lethe.files.headers import header_of
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lethe.bases.folder import read_object
+from lethe.edits.forms import CARD, RECORD
 from lethe.edits.modelspec import title_of
 from lethe.inputs.hub import hub_problem
 from lethe.records.traces import cells_of
 
-CARD = "README.md"
-RECORD = "lethe.json"
 PICTURES = "images"  # the folder of a card's pictures
 # Of the base's front matter; what else stands there, such as its results and examples, is not true of an edited model.
 CARRIED = ("license", "license_name", "license_link", "language", "extra_gated_prompt", "extra_gated_fields")

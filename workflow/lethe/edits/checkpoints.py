@@ -12,7 +12,8 @@ from lethe.bases.folder import read_object
 from lethe.bases.original_names import PREFIX, original_name
 from lethe.edits.changes import check_base, unet_files
 from lethe.edits.edit import ParameterEdit, check_edited
-from lethe.files.tensors import copy_described, open_tensors, replace_tensors, seal
+from lethe.files.headers import copy_described, replace_tensors, seal
+from lethe.files.tensors import open_tensors
 from lethe.files.whole import written_whole
 
 EMA = "model_ema."  # a second U-Net, the moving average of training, whose names have no dots

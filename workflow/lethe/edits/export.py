@@ -16,15 +16,16 @@ from torch import Tensor
 from lethe.bases.folder import LEGAL, UNUSED, WEIGHTS, base_folder, parts_of, read_object, weight_files
 from lethe.edits import cards
 from lethe.edits.adapters import WEIGHTS_NAME
-from lethe.edits.cards import RECORD, method_of
+from lethe.edits.cards import method_of
 from lethe.edits.changes import check_base, check_changes_weights, edited_in, unet_files
 from lethe.edits.checkpoints import write_checkpoint
 from lethe.edits.edit import Edit
-from lethe.edits.forms import FORMS, LORAS, WHOLE
+from lethe.edits.forms import FORMS, LORAS, RECORD, WHOLE
 from lethe.edits.loras import LoraOfEdit, differences, kohya_layers, lora_of, peft_layers
 from lethe.edits.modelspec import header_entries
+from lethe.files.headers import copy_described, header_of, replace_tensors, seal
 from lethe.files.tables import read_json
-from lethe.files.tensors import copy_described, header_of, open_tensors, replace_tensors, seal, write_tensors
+from lethe.files.tensors import open_tensors, write_tensors
 from lethe.files.whole import folder_written_whole
 
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")

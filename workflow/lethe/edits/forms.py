@@ -8,4 +8,6 @@ FORMS = {
     "peft": "the nearest LoRA of a rank, for diffusers and peft",
 }
 LORAS = ("kohya", "peft")
+CARD = "README.md"
+RECORD = "lethe.json"  # what made the edit, beside each
 WHOLE = ("diffusers", "checkpoint")  # models, the others are added to one

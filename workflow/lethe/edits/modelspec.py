@@ -12,7 +12,8 @@ from typing import Any
 
 from lethe.bases.folder import read_object
 from lethe.edits.edit import Edit
-from lethe.files.tensors import HASH, NO_HASH, as_header
+from lethe.files.headers import HASH, NO_HASH
+from lethe.files.tensors import as_header
 
 VERSION = "1.0.1"
 ORIGINAL = "https://github.com/Stability-AI/generative-models"  # whose names of tensors checkpoints have

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe.edits.cards import CARD, RECORD
+from lethe.edits.forms import CARD, RECORD
 from lethe.inputs.hub import hub_problem
 
 OWN = ".gitattributes"  # which the hub puts into each new repository
