@@ -18,6 +18,7 @@ from edited import CONCEPTS, factored_for, record_for
 from lethe.edits.cards import card, gallery, own_card, results
 from lethe.edits.export import export
 from lethe.edits.factors import FactoredEdit
+from lethe.edits.forms import FORMS
 
 TABLE = "method,acc_e,h_o,note,n_acc_e\nmace,2.78,97.39,x,72\noriginal,97.22,0.0,y,72\n"
 ABOUT = {"details": {"mace": {"acc_e_interval_95": [0.7651, 9.574]}}, "protocols": {"acc_e": "clip-top1@1, percent"}}
@@ -47,11 +48,12 @@ def on_hub(record: dict) -> dict:
     return record | {"base": record["base"] | {"model": "owner/base", "revision": "abc"}}
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_hub_reads_base_relation_and_licence(sd_folder: Path, whole: bool) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_hub_reads_base_relation_and_licence(sd_folder: Path, form: str) -> None:
+    whole = form in ("diffusers", "checkpoint")
     own = {"license": "other", "license_name": "openrail++", "license_link": "LICENSE.md", "tags": ["art", "lethe"]}
     own |= {"widget": [{"text": "x"}], "model-index": [{"name": "old", "results": []}], "base_model": "older/base"}
-    text = card(on_hub(record_for(sd_folder)), front=own, own="# My base", whole=whole)
+    text = card(on_hub(record_for(sd_folder)), front=own, own="# My base", form=form)
     front = front_of(text)
     assert front == {
         "base_model": "owner/base",
@@ -71,8 +73,8 @@ def test_the_hub_reads_base_relation_and_licence(sd_folder: Path, whole: bool) -
 
 
 def test_a_base_in_a_folder_is_not_named_as_one_of_the_hub(sd_folder: Path) -> None:
-    assert "base_model" not in front_of(card(record_for(sd_folder), front={}, own="", whole=True))
-    front = front_of(card(record_for(sd_folder), front={"base_model": "older/base"}, own="", whole=True))
+    assert "base_model" not in front_of(card(record_for(sd_folder), front={}, own="", form="diffusers"))
+    front = front_of(card(record_for(sd_folder), front={"base_model": "older/base"}, own="", form="diffusers"))
     assert (front["base_model"], front["base_model_relation"]) == ("older/base", "finetune")
 
 
@@ -112,6 +114,21 @@ def test_pictures_and_numbers_stand_in_the_card(tmp_path: Path, factored: Factor
     (line,) = [line for line in text.splitlines() if "script" in line and line.startswith("|")]
     assert line.count("|") == 4
     assert not set("<>`[#") & set(line.split("(1)")[0].replace("&#", ""))
+
+
+def test_a_lora_does_not_pass_off_the_edits_pictures_and_numbers_as_its_own(
+    tmp_path: Path, factored: FactoredEdit
+) -> None:
+    pictures = sampled(tmp_path / "b", "", ["a ship"], 9), sampled(tmp_path / "a", "e", ["a ship"], 200)
+    (tmp_path / "objects.csv").write_text(TABLE)
+    for form, rank in (("kohya", 1), ("peft", 1), ("diff", None)):
+        given = dict(rank=rank, gallery=pictures, table=tmp_path / "objects.csv")
+        export(factored, tmp_path / form, form, **given)
+        text = (tmp_path / form / "README.md").read_text()
+        assert ("model-index" in front_of(text)) == ("widget" in front_of(text)) == (form == "diff")
+        assert text.count("Of the edit itself, not of this LoRA") == (0 if form == "diff" else 2)
+        assert "| 2.78 |" in text
+        assert "images/after-000.png" in text
 
 
 def test_the_row_is_that_of_the_edits_task_and_method(tmp_path: Path, factored: FactoredEdit) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lethe.bases.folder import read_object
-from lethe.edits.forms import CARD, RECORD
-from lethe.edits.modelspec import title_of
-from lethe.inputs.hub import hub_problem
+from lethe.edits.forms import CARD, LORAS, RECORD, WHOLE
+from lethe.edits.modelspec import hub_id, title_of
 from lethe.records.traces import cells_of
 
 PICTURES = "images"  # the folder of a card's pictures
 # Of the base's front matter; what else stands there, such as its results and examples, is not true of an edited model.
 CARRIED = ("license", "license_name", "license_link", "language", "extra_gated_prompt", "extra_gated_fields")
+NEAREST = ("Of the edit itself, not of this LoRA, which leaves something out of it.", "")
 PLAIN = re.compile(r"[^\w\s.,:;!?'/-]|_")  # what could be Markdown or HTML
 
 
@@ -111,21 +111,22 @@ def write_card(
     *,
     front: Mapping[str, Any],
     own: str,
-    whole: bool,
+    form: str,
     about: Sequence[str],
     pairs: Sequence[Pair] = (),
     numbers: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the card of an exported edit, with its pictures, into a folder.
 
-    front, own: the base's card (`own_card`), whose licence is carried over.  whole: whether the folder holds a model,
-    not what is added to one.  about: sentences on the form.
+    front, own: the base's card (`own_card`), whose licence is carried over.  form: one of `lethe.edits.forms`.  about:
+    sentences on it.  pairs, numbers: of the edit itself; the card of a LoRA says that they are not its own, and tells
+    the hub nothing of them.
     """
     for number, pair in enumerate(pairs):
         (folder / PICTURES).mkdir(exist_ok=True)
         for name, picture in (("before", pair.before), ("after", pair.after)):
             shutil.copyfile(picture, folder / PICTURES / f"{name}-{number:03d}.png")
-    text = card(record, front=front, own=own, whole=whole, about=about, pairs=pairs, numbers=numbers)
+    text = card(record, front=front, own=own, form=form, about=about, pairs=pairs, numbers=numbers)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
@@ -134,7 +135,7 @@ def card(
     *,
     front: Mapping[str, Any],
     own: str,
-    whole: bool,
+    form: str,
     about: Sequence[str] = (),
     pairs: Sequence[Pair] = (),
     numbers: Sequence[Mapping[str, Any]] = (),
@@ -142,6 +143,7 @@ def card(
     """A model card in Markdown, as of `write_card`."""
     base = record["base"]
     at = f", revision {base['revision']}" if base.get("revision") else ""
+    whole, nearest = form in WHOLE, form in LORAS
     lines = [
         "# An edited model" if whole else "# An edit of a model",
         "",
@@ -154,8 +156,8 @@ def card(
         "```",
         "",
         *(f"{sentence}\n" for sentence in about),
-        *_pictures(pairs),
-        *_numbers(numbers),
+        *_pictures(pairs, nearest),
+        *_numbers(numbers, nearest),
         "## What this does not guarantee",
         "",
         "- Words that were neither named above nor near them in meaning, and pictures given as a start, may still "
@@ -168,7 +170,11 @@ def card(
     ]
     if own and whole:
         lines += ["", "The card of the base follows.", "", own]
-    return f"---\n{_front(record, front, whole, pairs, numbers)}\n---\n" + "\n".join(lines) + "\n"
+    return (
+        f"---\n{_front(record, front, whole, *(((), ()) if nearest else (pairs, numbers)))}\n---\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def method_of(record: Mapping[str, Any]) -> str:
@@ -185,13 +191,11 @@ def _front(
 ) -> str:
     from huggingface_hub import EvalResult, ModelCardData  # here, as it is slow to import
 
-    model = record["base"]["model"]
-    on_hub = not Path(model).exists() and hub_problem(model, None) is None
     tags = own["tags"] if isinstance(own.get("tags"), list) else []
     tags = [*tags, *(tag for tag in ("lethe", "concept-erasure") if tag not in tags)]
     if not whole and "lora" not in tags:
         tags.append("lora")
-    related = {"base_model": model if on_hub else own.get("base_model")}
+    related = {"base_model": hub_id(record) or own.get("base_model")}
     if related["base_model"]:
         related["base_model_relation"] = "finetune" if whole else "adapter"
     more = {"model_name": title_of(record)} if numbers else {}
@@ -224,7 +228,7 @@ def _result(kind: type, cell: Mapping[str, Any]) -> Any:
     )
 
 
-def _pictures(pairs: Sequence[Pair]) -> list[str]:
+def _pictures(pairs: Sequence[Pair], nearest: bool) -> list[str]:
     if not pairs:
         return []
     rows = [
@@ -232,10 +236,18 @@ def _pictures(pairs: Sequence[Pair]) -> list[str]:
         f"| ![after]({PICTURES}/after-{k:03d}.png) |"
         for k, pair in enumerate(pairs)
     ]
-    return ["## Before and after", "", "| prompt (seed) | base | edited |", "|---|---|---|", *rows, ""]
+    return [
+        "## Before and after",
+        "",
+        *(NEAREST if nearest else ()),
+        "| prompt (seed) | base | edited |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
-def _numbers(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
+def _numbers(numbers: Sequence[Mapping[str, Any]], nearest: bool) -> list[str]:
     if not numbers:
         return []
     rows = []
@@ -243,7 +255,8 @@ def _numbers(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
         between = "{:.2f} to {:.2f}".format(*cell["interval_95"]) if cell["interval_95"] else ""
         cells = (cell["column"], cell["value"], cell["n"] or "", between, cell["protocol"] or "")
         rows.append(f"| {' | '.join(_shown(str(text)) for text in cells)} |")
-    return ["## Numbers", "", "| number | value | n | 95 % interval | protocol |", "|---|---|---|---|---|", *rows, ""]
+    head = ["| number | value | n | 95 % interval | protocol |", "|---|---|---|---|---|"]
+    return ["## Numbers", "", *(NEAREST if nearest else ()), *head, *rows, ""]
 
 
 def _shown(text: str) -> str:

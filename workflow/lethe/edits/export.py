@@ -102,9 +102,7 @@ def export(
             layers = peft_layers(lora.updates) if form == "peft" else kohya_layers(source, lora.updates)
             _write(file, layers, entries(about, rank=rank, left_out=left_out))
         _write_record(source, edit, part)
-        cards.write_card(
-            part, edit.record, front=front, own=own, whole=form in WHOLE, about=about, pairs=pairs, numbers=numbers
-        )
+        cards.write_card(part, edit.record, front=front, own=own, form=form, about=about, pairs=pairs, numbers=numbers)
     return Exported(folder / file.relative_to(part), tuple(about), left_out)
 
 

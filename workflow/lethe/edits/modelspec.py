@@ -14,6 +14,7 @@ from lethe.bases.folder import read_object
 from lethe.edits.edit import Edit
 from lethe.files.headers import HASH, NO_HASH
 from lethe.files.tensors import as_header
+from lethe.inputs.hub import hub_problem
 
 VERSION = "1.0.1"
 ORIGINAL = "https://github.com/Stability-AI/generative-models"  # whose names of tensors checkpoints have
@@ -26,10 +27,15 @@ FAMILIES = {
 }
 
 
+def hub_id(record: Mapping[str, Any]) -> str | None:
+    """The hub id of the base that an edit was made for; None for one in a folder."""
+    model = record["base"]["model"]
+    return model if hub_problem(model, None) is None and not Path(model).exists() else None
+
+
 def title_of(record: Mapping[str, Any], length: int = 3) -> str:
     """A short name of an edited model: its base's, and what it is without."""
-    concepts, base = record["concepts"], record["base"]
-    name = base["name"] if Path(base["model"]).is_absolute() else base["model"]
+    concepts, name = record["concepts"], hub_id(record) or record["base"]["name"]
     more = f" and {len(concepts) - length} more" if len(concepts) > length else ""
     return f"{name} without {', '.join(concepts[:length])}{more}"
 
