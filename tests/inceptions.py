@@ -59,8 +59,13 @@ def drawn(folder: Path, count: int, seed: int, darkest: float) -> Path:
     return folder
 
 
+def network_by_hand(weights: Path, folder: Path) -> torch.nn.Module:
+    """A network loaded as clean-fid loads it, from a folder that it is written to."""
+    (folder / FILE).write_bytes(weights.read_bytes())
+    return InceptionV3W(str(folder), download=False).eval()
+
+
 def features_by_hand(weights: Path, folder: Path, tmp_path: Path) -> np.ndarray:
-    """What clean-fid computes of a folder, its network loaded as clean-fid loads it."""
-    (tmp_path / FILE).write_bytes(weights.read_bytes())
-    network = InceptionV3W(str(tmp_path), download=False).eval()
+    """What clean-fid computes of a folder."""
+    network = network_by_hand(weights, tmp_path)
     return fid.get_folder_features(str(folder), network, num_workers=0, batch_size=64, device=CPU, verbose=False)

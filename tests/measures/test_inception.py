@@ -14,12 +14,11 @@ import pandas as pd
 import pytest
 import torch
 from cleanfid import fid
-from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 
 from bad_input import PICKLE
 from conftest import CPU
-from inceptions import Layers, drawn, features_by_hand, save_network
+from inceptions import Layers, drawn, features_by_hand, network_by_hand, save_network
 from lethe.files.shards import picture_names, read_pictures, write_shard
 from lethe.measures import inception
 from lethe.measures.inception import FILE, Extractor, load, measure
@@ -88,8 +87,7 @@ def test_distances_are_those_of_clean_fid(
     """Of the whole way, from two folders to numbers; of the first 30 features, as FID needs more images than those."""
     few = torch.nn.Module()
     few.forward = lambda pixels: network(pixels)[:, :30]
-    (tmp_path / FILE).write_bytes(weights.read_bytes())
-    network = InceptionV3W(str(tmp_path), download=False).eval()
+    network = network_by_hand(weights, tmp_path)
     how = dict(num_workers=0, batch_size=64, device=CPU, verbose=False)
     of_folders = fid.compute_fid(*map(str, folders), mode="clean", custom_feat_extractor=few.forward, **how)
     one, other = (features_of(model, folder)[:, :30] for folder in folders)

@@ -233,4 +233,6 @@ def _cells(number: Number) -> tuple[str, ...]:
 
 
 def _shown(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
+    return (
+        str(value) if isinstance(value, int) else f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4f}"
+    )
