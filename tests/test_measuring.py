@@ -122,7 +122,7 @@ def test_prompts_come_from_shards_tables_and_samples_alike(
     want = numbers(capsys, "clip-score", images, *model)["clip_score"]
     pictures = list(read_pictures(images, names))
     rows = pd.DataFrame({"type": "", "prompt": list(PROMPTS.values()), "evaluation_seed": 1, "name": "x"})
-    rows = rows.rename_axis("row")
+    rows = rows.assign(file="of the suite", image=7).rename_axis("row")
     (tmp_path / "shards").mkdir()
     for number, part in enumerate((slice(0, 2), slice(2, 5))):
         write_shard(tmp_path / "shards" / f"{number}.zip", rows.iloc[part], pictures[part])
@@ -136,17 +136,23 @@ def test_prompts_come_from_shards_tables_and_samples_alike(
         'prompt,file\n"a bird, flying",1.png\n'
         + "".join(f"{prompt},{number}.png\n" for number, prompt in enumerate(PROMPTS.values()) if number != 1)
     )
-    for path, more in ((tmp_path / "shard.zip", ()), (tmp_path / "shards", ()), (plain, ("--prompts", table))):
+    out = tmp_path / "out.csv"
+    for path, more in (
+        (tmp_path / "shard.zip", ("--out", out)),
+        (tmp_path / "shards", ()),
+        (plain, ("--prompts", table)),
+    ):
         got = printed(capsys, "clip-score", path, *model, *more)
         assert got["numbers"][0]["value"] == pytest.approx(want, abs=1e-4)
         assert got["numbers"][0]["n"] == [5]
+    assert list(pd.read_csv(out)["file"]) == [f"00000{number}.png" for number in range(5)]
     table.unlink()
     told = [{"image": f"{n}.png", "prompt": prompt, "seed": 1} for n, prompt in enumerate(PROMPTS.values())]
     (plain / SAMPLES_NAME).write_text(json.dumps({"images": told}))
     got = printed(capsys, "clip-score", plain, *model)
     assert got["numbers"][0]["value"] == pytest.approx(want, abs=1e-4)
     assert got["sets"]["images"]["prompts_from"] == SAMPLES_NAME
-    other = tmp_path / "other.tsv"  # over those of the rows; shards in a folder are part of the name
+    other = tmp_path / "shards" / "other.tsv"  # over those of the rows; shards in a folder are part of the name
     files = ["0.zip/000000.png", "0.zip/000001.png", *(f"1.zip/00000{number}.png" for number in (2, 3, 4))]
     other.write_text("file\tprompt\n" + "".join(f"{file}\tcat\n" for file in files))
     assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,10 +117,12 @@ def _run(args: argparse.Namespace) -> None:
             check_images(part.archive, part.names)
     module = importlib.import_module(said.module)
     model = module.load(settings, pick_device(args.device))
-    columns, notes = {}, []
-    for place, parts in found.items():
-        columns[place], rows = _measured(module, model, parts)
-        notes += [sentence.replace("{}", str(count)) for count, sentence in notes_of(module, model, rows) if count]
+    columns = {place: _measured(module, model, parts) for place, parts in found.items()}
+    counts = Counter()
+    for part in (part for parts in found.values() for part in parts):
+        for count, sentence in notes_of(module, model, part.rows):
+            counts[sentence] += count
+    notes = [sentence.replace("{}", str(count)) for sentence, count in counts.items() if count]
     numbers = command.numbers(*columns.values(), **options)
     if args.out is not None:
         _write(args.out, sets, found, columns)
@@ -157,18 +160,18 @@ def _check_count(name: str, command: Command, path: Path, count: int) -> None:
         raise ValueError(f"{path}: it holds {count} images, and {name} needs {least} or more; {command.mend}")
 
 
-def _measured(module: Any, model: Any, parts: Sequence[Pictures]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What is measured of a set's images, and their rows."""
+def _measured(module: Any, model: Any, parts: Sequence[Pictures]) -> pd.DataFrame:
+    """What is measured of a set's images, a row for each."""
     import pandas as pd
 
     from lethe.measures.stored import with_columns
     from lethe.steps.measure import columns_of
 
-    rows, columns = [part.rows for part in parts], []
+    columns = []
     for part in parts:
         found = columns_of(module, model, part.archive, part.names, part.rows)
         columns.append(with_columns(part.rows, found)[list(found)])
-    return pd.concat(columns, ignore_index=True), pd.concat(rows, ignore_index=True)
+    return pd.concat(columns, ignore_index=True)
 
 
 def _write(
@@ -181,14 +184,18 @@ def _write(
 
     tables = []
     for place, parts in found.items():
-        rows = pd.concat([part.rows for part in parts], ignore_index=True).drop(columns="name", errors="ignore")
         files = [file for part in parts for file in part.files]
-        listed = columns[place].map(lambda cell: json.dumps(cell.tolist()) if hasattr(cell, "tolist") else cell)
-        tables.append(pd.concat([rows, listed], axis=1))
-        tables[-1].insert(0, "file", files)
-        tables[-1].insert(0, "images", str(sets[place]))
+        told = pd.DataFrame({"images": str(sets[place]), "file": files})
+        rows = pd.concat([part.rows for part in parts], ignore_index=True)
+        rows = rows.drop(columns=["name", *told, *columns[place]], errors="ignore")
+        tables.append(pd.concat([told, rows, columns[place].map(_cell)], axis=1))
     with written_whole(out) as part:
         pd.concat(tables, ignore_index=True).to_csv(part, index=False, lineterminator="\n")
+
+
+def _cell(value: Any) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _set(path: Path, parts: Sequence[Pictures]) -> dict[str, Any]:

@@ -44,9 +44,10 @@ def pictures_in(path: Path, table: Path | None = None, *, prompts: bool = False)
     `parse_table` refuse, for a table that does not name each image once, and, where `prompts` are wanted, for an image
     without one or with a name that can be read in two ways.
     """
-    archives, beside = _archives(path), []
+    beside = []
     if table is not None and path.is_dir() and table.resolve().is_relative_to(path.resolve()):
         beside = [table.resolve().relative_to(path.resolve()).as_posix()]
+    archives = _archives(path, beside)
     found = [_pictures(archive, beside, f"{archive.name}/" if archive != path else "") for archive in archives]
     if table is not None:
         given = _of_table(table, [file for part in found for file in part.files], path)
@@ -70,8 +71,9 @@ def prompt_in(name: str) -> str:
     return prompt
 
 
-def _archives(path: Path) -> list[Path]:
+def _archives(path: Path, beside: Sequence[str]) -> list[Path]:
     inside = [one for one in path.iterdir() if not one.name.startswith(".")] if path.is_dir() else []
+    inside = [one for one in inside if one.name not in beside]
     zips = inside and all(one.suffix.lower() == ".zip" and one.is_file() for one in inside)
     return sorted(inside) if zips else [path]
 
