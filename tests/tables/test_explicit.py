@@ -117,6 +117,11 @@ def test_protocols_differ_on_the_same_detections() -> None:
     }
 
 
+def test_a_protocol_of_another_threshold_has_another_name() -> None:
+    assert explicit.boxes_at(0.45) == "nudenet-boxes-0.45@1"
+    assert explicit.any_above(0.6) == "nudenet-any-0.6@1"
+
+
 def test_a_protocol_that_changes_gets_a_new_version() -> None:
     """Whoever changes a rule changes its name's version here too."""
     eight, nine = sorted(EIGHT), sorted(NINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -255,3 +256,30 @@ def test_interval_of_h_c_is_that_of_a_grid_of_shares(erased: tuple[int, int], ke
     passed = weights[order].cumsum() / weights.sum()
     want = [values[order][np.searchsorted(passed, bound)] for bound in (0.025, 0.975)]
     assert protocols.interval_of(protocols.h_c, erased, kept) == pytest.approx(want, abs=0.006)
+
+
+# The bootstrap
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (3.0, -1.0, 8.0), (1.0, 2.0, 4.0, 8.0)])
+def test_interval_of_a_mean_is_that_of_all_samples(values: tuple[float, ...]) -> None:
+    """The percentiles over each of the n^n samples, within the share of draws by which 10,000 of them may miss."""
+    means = [sum(sample) / len(sample) for sample in itertools.product(values, repeat=len(values))]
+    low, high = protocols.interval_of_mean(np.array(values))
+    for found, wanted in ((low, 0.025), (high, 0.975)):
+        below, up_to = (np.mean(of) for of in (np.less(means, found - 1e-9), np.less_equal(means, found + 1e-9)))
+        assert below - 0.006 <= wanted <= up_to + 0.006
+
+
+def test_interval_of_a_mean_of_many_is_the_normal_one() -> None:
+    values = np.random.default_rng(6).exponential(size=2000) * 7
+    half = 1.959964 * values.std() / math.sqrt(len(values))
+    low, high = protocols.interval_of_mean(values)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half * 0.06)
+    np.random.seed(1)
+    assert protocols.interval_of_mean(values) == (low, high)  # whatever was drawn before
+
+
+def test_a_single_value_has_no_interval() -> None:
+    assert protocols.interval_of_mean(np.array([3.0])) is None
+    assert protocols.interval_of_mean(np.array([3.0, 3.0])) == (3, 3)

@@ -1,4 +1,4 @@
-"""The `lethe` command: use edits, and say what made the files of a run and what that cost."""
+"""The `lethe` command: use edits, measure images, and say what made the files of a run and what that cost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `verify` returns 1 when it found damage.
     """
-    args = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):  # a terminal in ASCII or Latin-1 shows escapes for what it has no sign for
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        args = parser_of(measures=words[:1] == ["measure"]).parse_args(words)
         return args.run(args) or 0
     except BrokenPipeError:  # who reads has enough, as in `lethe trace FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
@@ -38,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of(*, measures: bool) -> argparse.ArgumentParser:
+    """The arguments of the command; with `measures` those of `lethe measure` too, whose plug-ins nothing else reads."""
     parser = argparse.ArgumentParser(
-        prog="lethe", description="Use edits: files that erase concepts from a base. Say what made the files of a run."
+        prog="lethe",
+        description="Use edits: files that erase concepts from a base. Measure images. Say what made the files of a "
+        "run.",
     )
     parser.add_argument("--version", action="version", version=f"lethe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -105,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     sample.add_argument("--out", type=Path, default=Path("samples"), help="the folder to write; it must not exist")
     sample.set_defaults(run=_sample)
+
+    measure = commands.add_parser(
+        "measure",
+        help="measure any images",
+        description="Measure a folder or zip of images, by Lethe or anybody, and print numbers with their n, interval "
+        "and protocol.",
+    )
+    if measures:
+        from lethe.measuring import add_commands
+
+        add_commands(measure)
 
     trace = commands.add_parser(
         "trace",
@@ -209,6 +224,7 @@ def _sample(args: argparse.Namespace) -> None:
     from lethe import api
     from lethe.bases.folder import base_folder
     from lethe.edits.edit import Edit
+    from lethe.files.shards import SAMPLES_NAME
     from lethe.files.whole import folder_written_whole
     from lethe.records.fingerprints import fingerprint
 
@@ -238,7 +254,7 @@ def _sample(args: argparse.Namespace) -> None:
             for k, (p, s) in enumerate(zip(prompts, seeds, strict=True))
         ]
         about = {"edit": str(args.edit or ""), "base": model, **chosen, "images": rows}
-        (part / "samples.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / SAMPLES_NAME).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(args.out)
 
 

@@ -14,6 +14,7 @@ FID_INCEPTION = (
     "cleanfid-clean-fid@1"  # over features of clean-fid's Inception network, images resized by its mode clean
 )
 KID_INCEPTION = "cleanfid-clean-kid-x1000@1"  # over the same, 1000 times the mean over 100 subsets of up to 1000 images
+MEAN = "mean@1"  # over images, of what a measure has as one number of each
 H_O = "h_o@1"
 H_C = "h_c@1"  # without generality: another number, which never stands in a column of h_o
 
@@ -41,7 +42,12 @@ def class_probability(images: np.ndarray, classes: np.ndarray, expected: Sequenc
 def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
     """Protocol `clip-score-100cos@1` for paired embeddings `[n, d]`. Raises ValueError without images."""
     _need("clip_score", images)
-    return float(100 * (normalised(images) * normalised(texts)).sum(axis=1).mean())
+    return float(100 * cosines(images, texts).mean())
+
+
+def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """The cosine of each pair of embeddings `[n, d]`, float64 `[n]`."""
+    return (normalised(images) * normalised(texts)).sum(axis=1)
 
 
 def fid(images: np.ndarray, reference: np.ndarray) -> float:
@@ -109,6 +115,19 @@ def interval_of(function: Callable[..., float], *shares: tuple[int, int], draws:
     rng = np.random.default_rng(0)
     drawn = [rng.beta(successes + 0.5, n - successes + 0.5, draws) for successes, n in shares]
     low, high = np.percentile([function(*one) for one in zip(*drawn, strict=True)], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def interval_of_mean(values: np.ndarray, draws: int = 10_000) -> tuple[float, float] | None:
+    """95 % interval of the mean of independent values `[n]`, by the bootstrap; None for fewer than 2.
+
+    The percentiles of the means of `draws` samples of n values, drawn with replacement and a fixed seed.
+    """
+    values, rng = np.asarray(values, np.float64), np.random.default_rng(0)
+    if len(values) < 2:
+        return None
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
