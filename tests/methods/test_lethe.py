@@ -75,7 +75,7 @@ def by_formula(pipeline: DiffusionPipeline, chosen: dict[str, Any], of_prior: Se
         for c, a in pairs:
             system += share / len(pairs) * np.outer(c, c)
             change += share / len(pairs) * np.outer(a - c, c)
-    for scale, tokens in ((around, whole), (chosen["prior_scale"], preserved)):
+    for scale, tokens in ((chosen["retain_scale"], whole), (chosen["prior_scale"], preserved)):
         for p in tokens:
             system += scale / len(tokens) * np.outer(p, p)
     transform = np.eye(d) + change @ np.linalg.pinv(free @ system @ free, rcond=1e-13, hermitian=True)
@@ -87,7 +87,7 @@ def by_formula(pipeline: DiffusionPipeline, chosen: dict[str, Any], of_prior: Se
     [
         (dict(), []),
         (dict(retain=RETAINED, ridge=1e-5), ["the sky here", "a photo"]),
-        (dict(retain=RETAINED, tau=1e-2, context_scale=2.0, ridge=1e-3), []),
+        (dict(retain=RETAINED, tau=1e-2, context_scale=2.0, retain_scale=0.3, ridge=1e-3), []),
         (dict(context_scale=0.0, prior_scale=3.0, prompts=["{}"]), ["the sky here"]),
     ],
     ids=str,
@@ -124,7 +124,7 @@ def test_words_around_a_concept_are_those_of_mace(pipeline: DiffusionPipeline) -
 def test_own_tokens_go_to_the_anchor_and_retained_ones_stay(pipeline: DiffusionPipeline) -> None:
     """With little else asked, each of the concept's tokens reads as the anchor's last one, and a name's as before."""
     pipeline = exact(pipeline)
-    chosen = dict(prompts=["{}"], context_scale=0.0, ridge=1e-9, retain=["bird"], tau=1e-9)
+    chosen = dict(prompts=["{}"], context_scale=0.0, ridge=1e-9, retain=["bird"], retain_scale=0.0, tau=1e-9)
     before, after = weights_of(pipeline), erased(pipeline, CONCEPTS[:1], **chosen)
     ship, sky, bird = (state(pipeline, words) for words in ("ship", "the sky", "bird"))
     for name, weight in after.items():

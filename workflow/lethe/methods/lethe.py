@@ -1,7 +1,7 @@
 """MACE's refinement by all tokens, in the null space of names to retain: each cross-attention projection W becomes W T.
 
     T = I + (C - F) Z (Z^T (F + P + ridge I) Z)^-1 Z^T
-    F = mean c c^T + s mean f f^T,  C = mean a c^T + s mean g f^T,  P = s mean h h^T + s_p mean p p^T
+    F = mean c c^T + s mean f f^T,  C = mean a c^T + s mean g f^T,  P = s_r mean h h^T + s_p mean p p^T
 
 c are the tokens of a concept in its prompts, a the last token of its anchor in the same prompt, f and g the words
 around both (MACE, arXiv 2403.06135, Eq. 1-2), h all tokens of the prompts of names to retain, p those of a prior. The
@@ -66,7 +66,7 @@ def solve(text: TextEncoders, concepts: Sequence[Concept], settings: Mapping[str
     system, free = source + settings["ridge"] * square * eye, eye
     if names := unnamed(settings["retain"], concepts):
         own, whole = retained_moments(text, names, settings["prompts"])
-        system, free = system + around * whole, null_space(own, settings["tau"] * square)
+        system, free = system + settings["retain_scale"] * whole, null_space(own, settings["tau"] * square)
         if not free.numel():
             told = f"no direction of what is retained is below tau ({settings['tau']}), so nothing may change"
             raise ValueError(f"{told}; raise tau, or retain fewer names")
