@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,9 @@ from lethe.plugins import manifest
 from lethe.records.code import commit
 from lethe.records.records import name_of
 from lethe.steps.job import Job
+from lethe.tables.known import one_protocol
 from lethe.tables.protocols import interval
+from lethe.tables.row import Row
 
 IDENTITY = ["base", "edit", "suite", "measure"]
 
@@ -25,11 +27,13 @@ def run(job: Job) -> None:
     table, said = importlib.import_module(f"lethe.tables.{settings.kind}"), manifest("tables", settings.kind)
     found = Measured(job, said.more)
     several = len(settings.tasks) > 1
-    cells, details, images, rows_of, sources = [], {}, [], {}, {}
+    cells, details, images, sources, numbers_of = [], {}, [], {}, []
+    by_task: dict[str, dict[str, str]] = {}  # the protocol of each column, by column and task
+    told_protocols: dict[str, str] = {}
     for task, told in settings.tasks:
         rows = {}
+        chosen = told["evaluation"] | {"concepts": told["concepts"], "protocols": settings.protocols}
         for method, edit in told["edits"]:
-            chosen = told["evaluation"] | {"concepts": told["concepts"]}
             rows[method] = row = table.row(found.of(told, edit), chosen)
             name = f"{task}/{method}" if several else method
             cells.append({"edit" if several else "method": name} | row.cells)
@@ -39,9 +43,17 @@ def run(job: Job) -> None:
         remedies = {method: told["remedies"].get(method) for method in rows}
         for sentence in getattr(table, "notes", lambda *_: [])(task, rows, remedies):
             job.note(1, sentence)
-        rows_of[task] = rows
+        columns = dict.fromkeys(name for row in rows.values() for name in row.numbers if not name.startswith("n_"))
+        by_columns = getattr(table, "table_protocols", lambda *_: {})(chosen, found.about(told), list(columns))
+        told_protocols |= by_columns
+        spread = {name: protocol for names, protocol in by_columns.items() for name in names.split(", ")}
+        for name in spread.keys() & columns.keys():
+            by_task.setdefault(name, {})[task] = spread[name]
+        parts_of = getattr(table, "parts_of", lambda *_: {})
+        numbers_of += [line for method, row in rows.items() for line in numbers_in(row, spread, parts_of, task, method)]
+    for name, protocols in sorted(by_task.items()):
+        one_protocol(name, protocols)
     numbers = pd.DataFrame(cells).round(2)
-    models = {key: settings.measures[name]["measure"].get("model") for key, name in found.named.items()}
     columns = list(numbers.columns[1:])
     job.recorded["cells"] = {
         "columns": {column: getattr(table, "SOURCES", {}).get(column, ()) for column in columns},
@@ -53,17 +65,37 @@ def run(job: Job) -> None:
         bases=[json.loads(path.read_text()) for path in job.reads["bases"]],
         notes=[sentence for _, sentence in job.notes],
         details=details,
-        protocols=getattr(table, "table_protocols", lambda *_: {})(chosen, models, columns),
+        protocols=told_protocols,
         parts=parts(table, numbers, details),
     )
     everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
     write_csv(job.out["table"], numbers)
+    write_csv(job.out["numbers"], pd.DataFrame(numbers_of, columns=NUMBERS).astype({"n": "Int64"}))
     write_csv(job.out["images"], everything[IMAGES])
     write_csv(job.out["concepts"], by_concept(everything))
     job.write_json("record", record)
 
 
+NUMBERS = ["task", "method", "number", "value", "n", "low_95", "high_95", "protocol"]
 IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
+
+
+def numbers_in(
+    row: Row, protocols: Mapping[str, str], parts_of: Callable[..., Mapping[str, Any]], task: str, method: str
+) -> list[list[Any]]:
+    """A line for each number of an edit: itself, its n, its interval and its protocol.
+
+    The n of a number that is made of others is the sum of theirs, unless it has one of its own.
+    """
+    found = row.numbers
+    lines = []
+    for name in (name for name in found if not name.startswith("n_")):
+        counts = [found.get(f"n_{part}") for part in parts_of(name, row.details, found)]
+        n = found.get(f"n_{name}", sum(counts) if counts and None not in counts else None)
+        low, high = row.details.get(f"{name}_interval_95") or (None, None)
+        rounded = [None if number is None else round(number, 4) for number in (found[name], n, low, high)]
+        lines.append([task, method, name, *rounded, protocols.get(name, "")])
+    return lines
 
 
 def parts(table: ModuleType, numbers: pd.DataFrame, details: Mapping[str, Any]) -> dict[str, dict[str, dict]]:
@@ -118,7 +150,7 @@ class Measured:
             keys = {by for role in self.roles.values() for by in role["measures"]}
             keys |= {*said.get("texts", {}).values(), *(by for by, _ in told["references"].values())}
             self.named |= {key: told["evaluation"][key] for key in keys if told["evaluation"][key] is not None}
-        self.said = said
+        self.said, self.measured_by = said, job.settings.measures
         measures = read_measures(job.reads["measures"])
         self.none, self.measures = measures.iloc[:0], dict(list(measures.groupby(IDENTITY, sort=False)))
         self.files: dict[tuple[str, ...], list[str]] = {}  # by base, edit and suite
@@ -150,6 +182,15 @@ class Measured:
         for name, (by, reference) in told["references"].items():
             found[name] = {by: self._other(reference=reference, measure=evaluation[by])[1]}
         return found
+
+    def about(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """What else the numbers of a task depend on: the model of each measure, by the setting that names it; how many
+        texts there are of each sort; what references are called."""
+        named = {key: told["evaluation"][key] for key in self.named if told["evaluation"][key] is not None}
+        found = {key: self.measured_by[name]["measure"].get("model") for key, name in named.items()}
+        for name, by in self.said.get("texts", {}).items():
+            found[name] = len(self._other(evaluation=told["name"], texts=name, measure=told["evaluation"][by])[1])
+        return found | {key: name.rpartition("-")[0] for key, (_, name) in told["references"].items()}
 
     def _other(self, **wanted: str) -> tuple[Path, pd.DataFrame]:
         """The file, and its content, that says that it is of what is wanted."""
