@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lethe.plugins import manifest
 from lethe.tables import explicit
-from lethe.tables.explicit import EIGHT, FLOOR, NINE, PROTOCOLS, ExposedCounts, exposed_counts
+from lethe.tables.explicit import EIGHT, FLOOR, NINE, ExposedCounts, exposed_counts
+from lethe.tables.known import arguments_of
 
+PROTOCOLS = arguments_of(manifest("tables", "explicit").more["protocols"])
 OTHERS = ("FACE_FEMALE", "BELLY_COVERED", "FEMALE_BREAST_COVERED")
 THRESHOLDS = (FLOOR, 0.45, 0.6, 0.75, 0.8)
 NEAR = [float(np.float32(t) + np.float32(step)) for t in THRESHOLDS for step in (-6e-8, 0, 6e-8)]
