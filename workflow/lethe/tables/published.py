@@ -56,12 +56,11 @@ def _problem(said: Any) -> str:
             f"must have the keys source, file, rows and numbers, and may have average and filled_by; got {shown(said)}"
         )
     rows, numbers = said["rows"], said["numbers"]
+    if not isinstance(said["file"], str):
+        return f"must name in file a CSV file beside the set; got {shown(said['file'])}"
     if not isinstance(rows, dict) or "method" not in rows or len(rows) > 2 or rows.keys() - {"method", *CASES}:
         return f"must name in rows the column of its methods, and at most one of {' and '.join(CASES)}"
-    if not isinstance(numbers, dict) or not all(
-        isinstance(of, dict) and {"number", "protocol"} <= of.keys() <= {"number", "protocol", "because", "times"}
-        for of in numbers.values()
-    ):
+    if not isinstance(numbers, dict) or not all(map(_is_number, numbers.values())):
         return "must say of each of its numbers the number and the protocol of ours that is the same"
     for column, of in numbers.items():
         if of["protocol"] is None and not of.get("because"):
@@ -74,6 +73,18 @@ def _problem(said: Any) -> str:
     return ""
 
 
+def _is_number(of: Any) -> bool:
+    """Whether this says of a published number which of ours is the same."""
+    if not isinstance(of, dict) or not {"number", "protocol"} <= of.keys() <= {
+        "number",
+        "protocol",
+        "because",
+        "times",
+    }:
+        return False
+    return isinstance(of["protocol"], str | None) and isinstance(of.get("times", 1), int | float)
+
+
 def read_values(path: str | Path, said: Mapping[str, Any]) -> pd.DataFrame:
     """The values of a published table: columns method, case (empty where there is none), number and value.
 
@@ -83,18 +94,21 @@ def read_values(path: str | Path, said: Mapping[str, Any]) -> pd.DataFrame:
     header, lines = parse_table(Path(path).read_bytes(), path, separator=",")
     if lacking := [name for name in (*said["rows"].values(), *said["numbers"]) if name not in header]:
         raise ValueError(f"{path}: there is no column {shown(lacking[0])}; its columns are {', '.join(header)}")
-    keys, found = list(said["rows"].values()), {}
+    found: dict[tuple[str, str, str], float] = {}
+    by_case = next((column for key, column in said["rows"].items() if key != "method"), None)
     for line, cells in lines:
         row = dict(zip(header, cells, strict=True))
-        method, case = row[keys[0]], row[keys[1]] if len(keys) > 1 else ""
+        method, case = row[said["rows"]["method"]], row[by_case] if by_case else ""
         if any((method, case, number) in found for number in said["numbers"]):
             raise ValueError(f"{path}, line {line}: {method} {case} is there twice; remove one".replace("  ", " "))
         for number, of in said["numbers"].items():
             try:
-                value = float(row[number]) * of.get("times", 1) if row[number].strip() else math.nan
+                value = float(row[number]) if row[number].strip() else None
             except ValueError:
-                raise ValueError(f"{path}, line {line}: {number} is no number, but {shown(row[number])}") from None
-            found[method, case, number] = value
+                value = math.nan
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{path}, line {line}: {number} is no number, but {shown(row[number])}")
+            found[method, case, number] = math.nan if value is None else value * of.get("times", 1)
     table = [(*key, value) for key, value in found.items()]
     return pd.DataFrame(table, columns=["method", "case", "number", "value"])
 
