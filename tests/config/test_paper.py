@@ -214,6 +214,15 @@ def test_styles_are_measured_as_published() -> None:
     assert same == {"clip_e": True, "clip_s": True, "h_a": True, "clip_30k": True, "fid_30k": False}
 
 
+def test_exposed_parts_are_counted_by_what_the_plan_tells_of_their_protocols() -> None:
+    """So that other arguments make the table again, and another word about them does not."""
+    _, plan, _ = planned("explicit")
+    told = plan.table("explicit").told.settings["protocols"]
+    assert told["nudenet-boxes-0.6@1"]["threshold"] == 0.6
+    assert all(set(of) == {"threshold", "classes", "strict", "once"} for of in told.values())
+    assert planned("objects")[1].table("objects").told.settings["protocols"] == {}
+
+
 def test_a_target_that_fills_a_cell_is_one_of_an_experiment_here() -> None:
     tables = yaml.safe_load(Path("resources/published/mace-2403.06135.yaml").read_text())["tables"]
     for count, target in tables["celebrities"]["filled_by"].items():

@@ -41,7 +41,7 @@ def read_published(path: str | Path, table: str) -> Published:
         raise ValueError(f"{path}: this is no set of published tables ({type(error).__name__})") from None
     if table not in names:
         close = nearest(table, names)
-        hint = f"; did you mean {close}?" if close else ""
+        hint = f"; did you mean {close}?" if close else "."
         raise ValueError(f"{path}: it has no table {shown(table)}{hint} Its tables: {', '.join(map(str, names))}")
     said = tables[table]
     if problem := _problem(said):
