@@ -292,6 +292,8 @@ def test_two_protocols_are_not_put_into_one_column() -> None:
     assert math.isnan(line["ours"])
     assert pd.isna(line["n"])
     assert line["note"] == f"not compared: {other} and {PROTOCOL} are two protocols, which never share a column"
+    line = found([("MACE", "ship", 5.0)], [(*ours[0][:7], "")])["MACE", "ship"]
+    assert (math.isnan(line["ours"]), line["note"]) == (True, "not compared, as our acc_e names no protocol")
     unknown = WHOLE | {"numbers": {"acc": {"number": "acc_e", "protocol": None, "because": "nobody says"}}}
     line = found([("MACE", "ship", 5.0)], [(*ours[0][:7], PROTOCOL)], unknown)["MACE", "ship"]
     assert math.isnan(line["ours"])

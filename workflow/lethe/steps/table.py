@@ -27,9 +27,9 @@ def run(job: Job) -> None:
     table, said = importlib.import_module(f"lethe.tables.{settings.kind}"), manifest("tables", settings.kind)
     found = Measured(job, said.more)
     several = len(settings.tasks) > 1
-    cells, details, images, sources, numbers_of = [], {}, [], {}, []
-    by_task: dict[str, dict[str, str]] = {}  # the protocol of each column, by column and task
-    told_protocols: dict[str, str] = {}
+    cells, details, images, sources, listed = [], {}, [], {}, []
+    protocols: dict[str, str] = {}  # as the plug-in tells them, for one or more columns each
+    by_task: dict[str, dict[str, str]] = {}  # that of each column, by task
     for task, told in settings.tasks:
         rows = {}
         chosen = told["evaluation"] | {"concepts": told["concepts"], "protocols": settings.protocols}
@@ -43,16 +43,16 @@ def run(job: Job) -> None:
         remedies = {method: told["remedies"].get(method) for method in rows}
         for sentence in getattr(table, "notes", lambda *_: [])(task, rows, remedies):
             job.note(1, sentence)
-        columns = dict.fromkeys(name for row in rows.values() for name in row.numbers if not name.startswith("n_"))
-        by_columns = getattr(table, "table_protocols", lambda *_: {})(chosen, found.about(told), list(columns))
-        told_protocols |= by_columns
-        spread = {name: protocol for names, protocol in by_columns.items() for name in names.split(", ")}
-        for name in spread.keys() & columns.keys():
-            by_task.setdefault(name, {})[task] = spread[name]
-        parts_of = getattr(table, "parts_of", lambda *_: {})
-        numbers_of += [line for method, row in rows.items() for line in numbers_in(row, spread, parts_of, task, method)]
-    for name, protocols in sorted(by_task.items()):
-        one_protocol(name, protocols)
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row.numbers if name[:2] != "n_"))
+        given = getattr(table, "table_protocols", lambda *_: {})(chosen, found.about(told), columns)
+        protocols |= given
+        for name, protocol in ((name, protocol) for names, protocol in given.items() for name in names.split(", ")):
+            by_task.setdefault(name, {})[task] = protocol
+        for method, row in rows.items():
+            of = {name: tasks[task] for name, tasks in by_task.items() if task in tasks}
+            listed += [[task, method, *line] for line in numbers_in(row, of, getattr(table, "parts_of", no_parts))]
+    for name, of_tasks in by_task.items():
+        one_protocol(name, of_tasks)
     numbers = pd.DataFrame(cells).round(2)
     columns = list(numbers.columns[1:])
     job.recorded["cells"] = {
@@ -65,12 +65,12 @@ def run(job: Job) -> None:
         bases=[json.loads(path.read_text()) for path in job.reads["bases"]],
         notes=[sentence for _, sentence in job.notes],
         details=details,
-        protocols=told_protocols,
+        protocols=protocols,
         parts=parts(table, numbers, details),
     )
     everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
     write_csv(job.out["table"], numbers)
-    write_csv(job.out["numbers"], pd.DataFrame(numbers_of, columns=NUMBERS).astype({"n": "Int64"}))
+    write_csv(job.out["numbers"], pd.DataFrame(listed, columns=NUMBERS).astype({"n": "Int64"}))
     write_csv(job.out["images"], everything[IMAGES])
     write_csv(job.out["concepts"], by_concept(everything))
     job.write_json("record", record)
@@ -80,27 +80,29 @@ NUMBERS = ["task", "method", "number", "value", "n", "low_95", "high_95", "proto
 IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
 
 
-def numbers_in(
-    row: Row, protocols: Mapping[str, str], parts_of: Callable[..., Mapping[str, Any]], task: str, method: str
-) -> list[list[Any]]:
-    """A line for each number of an edit: itself, its n, its interval and its protocol.
+def no_parts(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
+    """What a column is made of where a plug-in says nothing of it."""
+    return {}
+
+
+def numbers_in(row: Row, protocols: Mapping[str, str], parts_of: Callable[..., Mapping[str, Any]]) -> list[list[Any]]:
+    """Each number of an edit: its name, itself, its n, the ends of its interval, its protocol.
 
     The n of a number that is made of others is the sum of theirs, unless it has one of its own.
     """
-    found = row.numbers
-    lines = []
-    for name in (name for name in found if not name.startswith("n_")):
+    found, lines = row.numbers, []
+    for name in (name for name in found if name[:2] != "n_"):
         counts = [found.get(f"n_{part}") for part in parts_of(name, row.details, found)]
         n = found.get(f"n_{name}", sum(counts) if counts and None not in counts else None)
         low, high = row.details.get(f"{name}_interval_95") or (None, None)
         rounded = [None if number is None else round(number, 4) for number in (found[name], n, low, high)]
-        lines.append([task, method, name, *rounded, protocols.get(name, "")])
+        lines.append([name, *rounded, protocols.get(name, "")])
     return lines
 
 
 def parts(table: ModuleType, numbers: pd.DataFrame, details: Mapping[str, Any]) -> dict[str, dict[str, dict]]:
     """What cells are made of, by row and column, where the plug-in says it."""
-    parts_of = getattr(table, "parts_of", lambda *_: {})
+    parts_of = getattr(table, "parts_of", no_parts)
     found = {name: {c: parts_of(c, details[name], row) for c in row} for name, row in by_name(numbers)}
     return {name: {c: made for c, made in of.items() if made} for name, of in found.items()}
 

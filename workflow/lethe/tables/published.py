@@ -193,6 +193,8 @@ def _ours(
         return {}, f"results/tables/{name}.numbers.csv has no {of['number']}: the evaluation does not measure it"
     if of["protocol"] is None:
         return {}, f"not compared, as the protocol of the published value is not known: {of['because']}"
+    if not rows[0].protocol:
+        return {}, f"not compared, as our {of['number']} names no protocol"
     if problem := apart(rows[0].protocol, of["protocol"]):
         return {}, f"not compared: {problem}"
     if average and len(rows) != average:
