@@ -5,7 +5,7 @@ The protocol of a number is a name, then what else the number depends on, as in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ def known() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
-def arguments_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def arguments_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The arguments of the functions that compute protocols, by name. Raises ValueError for one that has none."""
-    found = known()
+    found = known() if names else {}
     if lacking := [name for name in names if "arguments" not in found.get(name, {})]:
         raise ValueError(f"{FILE.name}: there are no arguments of {lacking[0]!r}; add them")
     return {name: found[name]["arguments"] for name in names}
