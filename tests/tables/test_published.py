@@ -155,6 +155,7 @@ NUMBER = WHOLE["numbers"]["acc"]
             "tables.t must have the keys source, file, rows and numbers, and may have average and filled_by; got null",
         ),
         ({**WHOLE, "colour": 1}, "must have the keys source"),
+        ({**WHOLE, "average": 10}, "must give average and filled_by as cases with what each is"),
         ({**WHOLE, "file": 7}, "must name in file a CSV file beside the set; got 7"),
         ({**WHOLE, "rows": {"concept": "concept"}}, "must name in rows the column of its methods"),
         ({**WHOLE, "rows": {"method": "m", "concept": "c", "count": "n"}}, "at most one of concept and count"),

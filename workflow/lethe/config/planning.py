@@ -311,7 +311,7 @@ def _published_problems(config: dict) -> Iterator[str]:
             yield f"{at}: {error}."
             continue
         ours = dict.fromkeys(["original", *(m for task in table["tasks"] for m in config["tasks"][task]["methods"])])
-        called = list(named["methods"].values())
+        called = [named["methods"].get(method, method) for method in ours]
         for method, row in named["methods"].items():
             if method not in ours:
                 told = f"no task of the table has the method {shown(method)}"

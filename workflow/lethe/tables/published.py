@@ -19,6 +19,8 @@ CASES = ("concept", "count")  # what tells rows of a method apart: the concept t
 COLUMNS = ["method", "case", "number", "published", "ours", "low_95", "high_95", "n", "difference", "protocol", "note"]
 KEYS = {"source", "file", "rows", "numbers", "average", "filled_by"}  # of a table
 
+NEEDED = {"number", "protocol"}  # of a number
+
 
 @dataclass(frozen=True)
 class Published:
@@ -62,25 +64,20 @@ def _problem(said: Any) -> str:
         return f"must name in rows the column of its methods, and at most one of {' and '.join(CASES)}"
     if not isinstance(numbers, dict) or not all(map(_is_number, numbers.values())):
         return "must say of each of its numbers the number and the protocol of ours that is the same"
+    if not all(isinstance(said.get(key, {}), dict) for key in ("average", "filled_by")):
+        return "must give average and filled_by as cases with what each is: a number of cases, a target"
     for column, of in numbers.items():
         if of["protocol"] is None and not of.get("because"):
             return f"says of {column} that its protocol is not known; it must say because of what"
         if of["protocol"] is not None and name_of(of["protocol"]) not in known():
-            close = nearest(name_of(of["protocol"]), known())
-            return f"gives {column} the unknown protocol {shown(of['protocol'])}" + (
-                f"; did you mean {close}?" if close else ""
-            )
+            hint = f"; did you mean {close}?" if (close := nearest(name_of(of["protocol"]), known())) else ""
+            return f"gives {column} the unknown protocol {shown(of['protocol'])}{hint}"
     return ""
 
 
 def _is_number(of: Any) -> bool:
     """Whether this says of a published number which of ours is the same."""
-    if not isinstance(of, dict) or not {"number", "protocol"} <= of.keys() <= {
-        "number",
-        "protocol",
-        "because",
-        "times",
-    }:
+    if not isinstance(of, dict) or not NEEDED <= of.keys() <= NEEDED | {"because", "times"}:
         return False
     return isinstance(of["protocol"], str | None) and isinstance(of.get("times", 1), int | float)
 
