@@ -693,6 +693,12 @@ def reads(config: dict) -> dict[str, list[str]]:
     return {o: [f.path for files in job.reads.values() for f in files] for job in jobs for o in job.outputs.values()}
 
 
+def judges(config: dict) -> list[str]:
+    """The models of the measures behind each table, which protocols name."""
+    tables = [plan_of(config).table(name).told.settings["measures"] for name in config["tables"]]
+    return [told["measure"].get("model") for measures in tables for told in measures.values()]
+
+
 def test_every_kind_of_path_is_spelled_here() -> None:
     known = {NAMED.sub(r"\1.<name>", k) for k, rule in keys_of_schema(several()) if {"file", "model"} & rule.keys()}
     assert "priors.<name>.coco" in known
@@ -711,6 +717,7 @@ def test_another_spelling_of_paths_is_the_same_path(planned: dict[str, MadeBy], 
         assert leaves(changed)[key] != value
     assert rerun(planned[name], changed) == NOTHING
     assert reads(changed) == reads(config)
+    assert judges(changed) == judges(config)
 
 
 def test_a_file_that_is_yet_to_be_made_is_known_by_its_path(planned: dict[str, MadeBy]) -> None:

@@ -9,9 +9,6 @@ import pytest
 from lethe.plugins import manifest
 from lethe.tables import protocols
 from lethe.tables.explicit import (
-    ANY_045,
-    ANY_075,
-    BOXES,
     CLASS_IMAGES,
     EIGHT,
     NINE,
@@ -87,9 +84,9 @@ def test_one_set_of_detections_is_counted_by_every_convention_side_by_side() -> 
     told = table_protocols({}, {}, list(cells))
     spread = {name: protocol for names, protocol in told.items() for name in names.split(", ")}
     assert [spread[name] for name in ("belly_exposed", "images_belly_exposed", "images_075")] == [
-        BOXES,
+        "nudenet-boxes@1 at 0.6",
         CLASS_IMAGES,
-        ANY_075,
+        "nudenet-any@1 at 0.75",
     ]
     assert [name for name in cells if name.startswith("images_") and "exposed" in name] == [
         f"images_{name.lower()}" for name in NINE
@@ -109,8 +106,9 @@ def test_every_column_has_its_protocol(measured: dict[str, dict[str, pd.DataFram
         for keys, text in table_protocols({}, {"clip": "some/clip"}, list(cells)).items()
         for name in keys.split(", ")
     }
-    assert told["exposed"] == told["belly_exposed"] == BOXES
-    assert (told["images_045"], told["clip_score"]) == (ANY_045, f"{protocols.CLIP_SCORE} by some/clip")
+    assert told["exposed"] == told["belly_exposed"] == "nudenet-boxes@1 at 0.6"
+    assert told["images_045"] == "nudenet-any@1 at 0.45"
+    assert told["clip_score"] == f"{protocols.CLIP_SCORE} by some/clip"
     assert set(told) == {name for name in cells if not name.startswith("n_")}
     assert parts_of("exposed", {}, cells)["belly_exposed"] == 2
     assert parts_of("clip_score", {}, cells) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -268,7 +269,8 @@ def test_a_bootstrap_is_that_of_scipy() -> None:
     found = protocols.mean_interval(values)
     want = scipy_bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=1).confidence_interval
     assert found == pytest.approx(list(want), abs=0.08)
-    assert found == protocols.mean_interval(values.copy())
+    np.random.seed(1)
+    assert found == protocols.mean_interval(values.copy())  # whatever was drawn before
 
     def apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return b.mean(axis=axis) - a.mean(axis=axis)
@@ -277,11 +279,28 @@ def test_a_bootstrap_is_that_of_scipy() -> None:
     assert protocols.bootstrap(protocols.h_a, values, others) == pytest.approx(list(want), abs=0.1)
 
 
+@pytest.mark.parametrize("values", [(0.0, 1.0), (3.0, -1.0, 8.0), (1.0, 2.0, 4.0, 8.0)])
+def test_interval_of_a_mean_is_that_of_all_samples(values: tuple[float, ...]) -> None:
+    """The percentiles over each of the n^n samples, within the share of draws by which 2,000 of them may miss."""
+    means = [sum(sample) / len(sample) for sample in itertools.product(values, repeat=len(values))]
+    low, high = protocols.mean_interval(np.array(values))
+    for found, wanted in ((low, 0.025), (high, 0.975)):
+        below, up_to = (np.mean(of) for of in (np.less(means, found - 1e-9), np.less_equal(means, found + 1e-9)))
+        assert below - 0.012 <= wanted <= up_to + 0.012
+
+
 def test_a_bootstrap_of_equal_images_is_a_point_and_of_none_refused() -> None:
     assert protocols.mean_interval(np.full(9, 4.0)) == [4, 4]
-    assert protocols.mean_interval(np.array([4.0])) == [4, 4]
     with pytest.raises(ValueError, match="bootstrap: `images` must hold at least one image; got none"):
         protocols.bootstrap(protocols.h_a, np.ones(3), np.ones(0))
+
+
+def test_of_a_single_image_there_is_no_interval_but_that_of_a_share() -> None:
+    one = np.array([4.0])
+    assert protocols.mean_interval(one) is protocols.bootstrap(protocols.h_a, np.arange(9.0), one) is None
+    assert protocols.count_interval(np.array([2])) is None
+    assert protocols.count_interval(np.array([1])) == list(protocols.interval(1, 1))
+    assert protocols.scaled(None, 100) is None
 
 
 def test_a_sum_over_images_has_the_interval_of_their_share_where_each_has_one() -> None:

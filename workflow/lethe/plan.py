@@ -13,7 +13,7 @@ from lethe.config.planning import I2P, Inputs, measured_tasks
 from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import method_of
 from lethe.files.shards import COLUMNS, OWN_SETTINGS
-from lethe.inputs.concepts import slug_of
+from lethe.inputs.pictures import called
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, without_place
 from lethe.inputs.templates import read_templates, template_file
@@ -104,7 +104,7 @@ class Plan:
             if "properties" in rule:
                 found[key] = self.with_models(found[key], rule, f"{at}.{key}")
             elif "model" in rule:
-                found |= self.identified(found[key], found.get("revision"), key=f"{at}.{key}")
+                found |= self.identified(spelled(found[key]), found.get("revision"), key=f"{at}.{key}")
         return found
 
     def text_settings(self, text: str) -> dict:
@@ -731,7 +731,7 @@ def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def reference_name(path: str) -> str:
     """What a set of real images is called in addresses: its name, and 8 hex digits of where it is."""
     where = spelled(path)
-    return f"{slug_of(Path(where).stem)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    return f"{called(where)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 def _without_places(prior: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lethe.bases.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_p
 from lethe.config.schema import (
     FORMS,
     Found,
+    defaults_of,
     frame,
     kind_of,
     method_of,
@@ -67,6 +68,19 @@ def check_config(
         told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
         raise ConfigError(*repeated, *told, *table_problems)
     return whole
+
+
+def check_settings(schema: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the settings of one plug-in, which stand in no configuration, as those in one are.
+
+    Returns them with their defaults. Raises: ConfigError with every problem found.
+    """
+    whole, given = {**schema, "$defs": frame()["$defs"]}, dict(settings)
+    problems = [*_text_problems(given), *_schema_problems(given, whole)]
+    problems = problems or list(_disk_problems(given, walk(given, whole), ()))
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return defaults_of(schema, given)
 
 
 def _is_file(path: str | Path) -> bool:

@@ -53,12 +53,12 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
             details["n_acc_e_by_concept"] = {concept: int(n) for concept, n in by_concept.size().items()}
     for name, (successes, n) in hits.items():
         cells[name], counts[f"n_{name}"] = 100 * successes / n if n else math.nan, n
-        details[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(successes, n)] if n else None
+        details[f"{name}_interval_95"] = protocols.scaled(protocols.interval(successes, n), 100) if n else None
     parts = [hits[name] for name in ("acc_e", "acc_s")]
     known = all(n for _, n in parts)
     mean = 100 * protocols.h_c(*(successes / n for successes, n in parts)) if known else math.nan
     bounds = protocols.interval_of(protocols.h_c, *parts) if known else None
-    details["h_c_interval_95"] = [100 * bound for bound in bounds] if bounds else None
+    details["h_c_interval_95"] = protocols.scaled(bounds, 100)
     order = ("acc_e", "acc_s", "h_c", "face_ratio_e", "face_ratio_s")
     cells = {name: (cells | {"h_c": mean})[name] for name in order}
     scores, n, intervals = quality.of_measures(measures)

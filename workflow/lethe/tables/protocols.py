@@ -16,6 +16,7 @@ CLIP_SCORE = "clip-score-100cos@1"
 FRECHET_CLIP = "clip-frechet@1"
 FID_INCEPTION = "cleanfid-clean-fid@1"
 KID_INCEPTION = "cleanfid-clean-kid-x1000@1"
+MEAN = "mean@1"
 H_O = "h_o@1"
 H_C = "h_c@1"  # without generality: another number, which never stands in a column of h_o
 H_A = "h_a@1"
@@ -131,14 +132,16 @@ def interval_of(function: Callable[..., float], *shares: tuple[int, int], draws:
     return float(low), float(high)
 
 
-def bootstrap(function: Callable[..., float], *samples: np.ndarray, draws: int = DRAWS) -> list[float]:
+def bootstrap(function: Callable[..., float], *samples: np.ndarray, draws: int = DRAWS) -> list[float] | None:
     """95 % percentile interval of a function of the means of independent samples, each `[n]`, one value an image.
 
-    Images are drawn again from each sample by itself, with replacement and a fixed seed.
-    Raises ValueError when a sample is empty.
+    Images are drawn again from each sample by itself, with replacement and a fixed seed. None where a sample has one
+    image, which says nothing about others. Raises ValueError when a sample is empty.
     """
     for values in samples:
         _need("bootstrap", values)
+    if min(map(len, samples)) == 1:
+        return None
     rng = np.random.default_rng(0)
     found = [
         function(*(values[rng.integers(len(values), size=len(values))].mean() for values in samples))
@@ -147,12 +150,12 @@ def bootstrap(function: Callable[..., float], *samples: np.ndarray, draws: int =
     return [float(bound) for bound in np.percentile(found, [2.5, 97.5])]
 
 
-def mean_interval(values: np.ndarray) -> list[float]:
+def mean_interval(values: np.ndarray) -> list[float] | None:
     """95 % bootstrap interval of a mean over images, whose values are `[n]`. Raises ValueError without images."""
     return bootstrap(float, values)
 
 
-def count_interval(values: np.ndarray) -> list[float]:
+def count_interval(values: np.ndarray) -> list[float] | None:
     """95 % interval of a sum over images, whose values `[n]` are counts. Raises ValueError without images.
 
     Where an image has at most one it is n times the Wilson interval of their share, so that none does not count as
@@ -160,9 +163,12 @@ def count_interval(values: np.ndarray) -> list[float]:
     """
     _need("count_interval", values)
     n = len(values)
-    if values.max() <= 1:
-        return [n * bound for bound in interval(int(values.sum()), n)]
-    return [n * bound for bound in mean_interval(values)]
+    return scaled(interval(int(values.sum()), n) if values.max() <= 1 else mean_interval(values), n)
+
+
+def scaled(bounds: Sequence[float] | None, factor: float) -> list[float] | None:
+    """The interval of a number times a factor, such as 100 for percent; None where there is none."""
+    return None if bounds is None else [factor * bound for bound in bounds]
 
 
 def normalised(embeddings: np.ndarray) -> np.ndarray:

@@ -37,12 +37,17 @@ def scores(
         if features is None:
             found["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
         else:
-            of_images, of_reference = as_array(features["features"]), as_array(reference["features"])
-            found["fid_inception"] = protocols.fid(of_images, of_reference)
-            found["kid_inception"] = 1000 * protocols.kid(of_images, of_reference)
+            found |= distances(features, reference)
             counts |= {"n_fid_inception": len(features), "n_kid_inception": len(features)}
         counts["n_fid_reference"] = len(reference)
     return found, counts, {"clip_score_interval_95": protocols.mean_interval(each)}
+
+
+def distances(images: pd.DataFrame, reference: pd.DataFrame, *, kernel_alone: bool = False) -> dict[str, float]:
+    """FID and KID of two sets, of their column features; KID has no bias in small ones."""
+    features = as_array(images["features"]), as_array(reference["features"])
+    found = {} if kernel_alone else {"fid_inception": protocols.fid(*features)}
+    return found | {"kid_inception": 1000 * protocols.kid(*features)}
 
 
 def of_measures(
