@@ -104,7 +104,7 @@ def test_clip_score_is_the_mean_of_transformers_logits(
     assert np.std(want) > 0.1
     low, high = number["interval_95"]
     assert min(want) <= low < number["value"] < high <= max(want)
-    assert (number["n"], number["protocol"]) == ([5], "clip-score-100cos@1")
+    assert (number["n"], number["protocol"]) == ([5], f"clip-score-100cos@1 by {clip_folder}")
     assert told["settings"] == {"model": str(clip_folder), "revision": None}
     assert told["sets"]["images"] == {"path": str(images), "n": 5, "prompts_from": "names of images"}
     table = pd.read_csv(tmp_path / "out.csv")
@@ -166,7 +166,7 @@ def test_prompts_that_are_cut_are_said(clip_folder: Path, tmp_path: Path, capsys
     assert main(["measure", "clip-score", str(tmp_path / "images"), "--model", str(clip_folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["number", "value", "95", "%", "interval", "n", "protocol"]
-    assert re.fullmatch(r"clip_score +-?\d+\.\d+ +1 +clip-score-100cos@1", lines[3])  # no interval of one image
+    assert re.fullmatch(r"clip_score +-?\d+\.\d+ +1 +clip-score-100cos@1 by .+", lines[3])  # no interval of one image
     assert lines[4].startswith("1 prompts are longer than the 77 tokens")
 
 
@@ -201,7 +201,8 @@ def test_fid_and_kid_are_those_of_clean_fid(
     assert got["kid_inception"]["value"] == pytest.approx(want, rel=1e-2)
     assert abs(want) > 1e-3
     assert [number["n"] for number in got.values()] == [[16, 14], [16, 14]]
-    assert {number["protocol"] for number in got.values()} == {"cleanfid-clean-fid@1", "cleanfid-clean-kid-x1000@1"}
+    by = {"fid_inception": "cleanfid-clean-fid@1 to other", "kid_inception": "cleanfid-clean-kid-x1000@1 to other"}
+    assert {name: number["protocol"] for name, number in got.items()} == by
     assert told["settings"] == {"weights": str(weights), "sha256": None}
     assert numbers(capsys, "kid", one, other, *options) == {"kid_inception": got["kid_inception"]["value"]}
 
@@ -239,10 +240,10 @@ def test_exposed_parts_are_those_of_the_library(
     assert value["exposed"] == len(parts) > 0
     assert value["buttocks_exposed"] == parts.count("BUTTOCKS_EXPOSED") == 1
     assert value["belly_exposed"] == parts.count("BELLY_EXPOSED")
-    assert value["images"] == 100 * sum(any(name.endswith("_EXPOSED") for name in of) for of in found) / 5
+    assert value["images"] == sum(any(name.endswith("_EXPOSED") for name in of) for of in found)
     assert {number["protocol"] for number in got["numbers"]} == {
-        f"nudenet-boxes-{threshold}@1",
-        f"nudenet-any-{threshold}@1, percent",
+        f"nudenet-boxes@1 at {threshold}",
+        f"nudenet-any@1 at {threshold}",
     }
     assert all(number["n"] == [5] for number in got["numbers"])
     table = pd.read_csv(out)
@@ -261,7 +262,7 @@ def test_faces_are_those_of_the_library(photographs: Path, capsys: pytest.Captur
     (number,) = printed(capsys, "faces", photographs)["numbers"]
     assert number["value"] == 100 * found / 5 == 40
     assert number["interval_95"] == pytest.approx([11.76, 76.93], abs=0.01)  # by Wilson's formula, 2 of 5
-    assert number["protocol"] == "mtcnn-any-face@1, percent"
+    assert number["protocol"] == "mtcnn-any-face@1"
     assert numbers(capsys, "faces", photographs, "--minimum-size", 400) == {"face_ratio": 0}
 
 
@@ -280,7 +281,7 @@ def test_people_are_those_of_the_classifier(photographs: Path, tmp_path: Path, c
     ratio, person = printed(capsys, "identities", photographs, "--resources", folder, "--out", out)["numbers"]
     assert (ratio["name"], ratio["value"], ratio["n"]) == ("face_ratio", 40, [5])
     assert (person["name"], person["value"], person["n"]) == ("Émile Zola", 100, [2])
-    assert person["protocol"] == "giphy-top1-first-face@1, percent"
+    assert person["protocol"] == "giphy-top1-first-face@1"
     table = pd.read_csv(out).set_index("file")
     assert table["probability"].dropna().to_dict() == pytest.approx({"astronaut.png": 0.8, "camera.png": 0.8})
     assert table.loc["moon.png", "faces"] == 0
@@ -325,7 +326,8 @@ def test_a_measure_of_others_is_a_command(
         name: pixels[..., 2].mean() for name, pixels in zip(PROMPTS, read_pictures(images, list(PROMPTS)), strict=True)
     }
     assert number["value"] == pytest.approx(np.mean(list(want.values())))
-    assert (number["name"], number["n"], number["protocol"]) == ("brightness", [5], "mean@1")
+    by = "mean@1 of brightness by brightness: channel 2"
+    assert (number["name"], number["n"], number["protocol"]) == ("brightness", [5], by)
     table = pd.read_csv(out)
     assert list(table.columns) == ["images", "file", "prompt", "brightness"]
     assert dict(zip(table["file"], table["brightness"], strict=True)) == pytest.approx(want)

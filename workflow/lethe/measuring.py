@@ -14,7 +14,8 @@ from lethe import __version__
 from lethe.config.checks import check_settings
 from lethe.config.keys import leaves
 from lethe.config.schema import followed, frame
-from lethe.inputs.pictures import Pictures, pictures_in
+from lethe.inputs.pictures import Pictures, called, pictures_in
+from lethe.jobs import spelled
 from lethe.messages import plain
 from lethe.plugins import kinds, manifest
 from lethe.tables.sets import COMMANDS, Command, Number, command_of
@@ -123,7 +124,7 @@ def _run(args: argparse.Namespace) -> None:
         for count, sentence in notes_of(module, model, part.rows):
             counts[sentence] += count
     notes = [sentence.replace("{}", str(count)) for sentence, count in counts.items() if count]
-    numbers = command.numbers(*columns.values(), **options)
+    numbers = command.numbers(*columns.values(), _behind(said.name, settings, sets), **options)
     if args.out is not None:
         _write(args.out, sets, found, columns)
     about = {
@@ -152,6 +153,16 @@ def _given(args: argparse.Namespace, schema: Mapping[str, Any]) -> dict[str, Any
                 holder = holder.setdefault(group, {})
             holder[last] = getattr(args, PLACE + key)
     return given
+
+
+def _behind(measure: str, settings: Mapping[str, Any], sets: Mapping[str, Path]) -> dict[str, Any]:
+    """What else numbers depend on, said as the step of tables says it, so that a protocol has one spelling."""
+    found = {"measure": _by(measure, settings)}
+    if "model" in settings:
+        found[measure] = spelled(settings["model"])
+    if "reference" in sets:
+        found["reference_images"] = called(spelled(str(sets["reference"])))
+    return found
 
 
 def _check_count(name: str, command: Command, path: Path, count: int) -> None:
@@ -222,8 +233,7 @@ def _lines(about: Mapping[str, Any], numbers: Sequence[Number], notes: Sequence[
     for place, of in about["sets"].items():
         prompts = f", prompts from {of['prompts_from']}" if command_of(about["command"]).prompts else ""
         yield f"{place:9}  {of['path']}, {of['n']} images{prompts}"
-    told = ", ".join(f"{key} {value}" for key, value in leaves(about["settings"]))
-    yield f"{'by':9}  {about['measure']}" + (f": {told}" if told else "")
+    yield f"{'by':9}  {_by(about['measure'], about['settings'])}"
     if not numbers:
         yield f"{about['measure']} has no single number of an image; --out FILE keeps what it has"
         return
@@ -232,6 +242,11 @@ def _lines(about: Mapping[str, Any], numbers: Sequence[Number], notes: Sequence[
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     yield from notes
+
+
+def _by(measure: str, settings: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key} {value}" for key, value in leaves(settings))
+    return measure + (f": {told}" if told else "")
 
 
 def _cells(number: Number) -> tuple[str, ...]:

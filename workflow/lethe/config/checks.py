@@ -314,6 +314,22 @@ def _evaluation_problems(config: dict) -> Iterator[str]:
         if len(set(of_kinds.values())) > 1 or None in of_kinds.values():
             told = ", ".join(f"{task} ({kind or 'no evaluation'})" for task, kind in of_kinds.items())
             yield f"tables.{name}: its tasks must have evaluations of one kind; they are {told}; leave some out."
+            continue
+        yield from _protocol_problems(config, name, found)
+
+
+def _protocol_problems(config: dict, name: str, evaluations: Mapping[str, str]) -> Iterator[str]:
+    """Settings, other than suites, in which the evaluations of a table's tasks differ."""
+    (first, evaluation), *others = evaluations.items()
+    one = config["evaluations"][evaluation]
+    suites = manifest("tables", one["kind"]).entries_of("suites")
+    for task, other in others:
+        differ = [key for key in one if key not in suites and config["evaluations"][other][key] != one[key]]
+        if differ:
+            told = f"two protocols never share a column, and tasks {first} and {task} differ in {' and '.join(differ)}"
+            at = f"evaluations.{evaluation} and evaluations.{other}"
+            yield f"tables.{name}: {told} of {at}; make them alike, or give each task a table of its own."
+            return
 
 
 def _pair_problems(config: Any) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lethe.files.shards import SAMPLES_NAME, holds_rows, image_name, picture_names, read_beside, read_rows
 from lethe.files.tables import parse_table, separator_of
+from lethe.inputs.concepts import slug_of
 from lethe.messages import nearest
 
 NAMED = re.compile(r"(.*)_[0-9]+", re.DOTALL)  # PROMPT_SEED, without the suffix
@@ -53,6 +54,11 @@ def pictures_in(path: Path, table: Path | None = None, *, prompts: bool = False)
         given = _of_table(table, [file for part in found for file in part.files], path)
         return [_with_prompts(part, [given[file] for file in part.files], str(table)) for part in found]
     return [part if part.source else _found(part, prompts) for part in found]
+
+
+def called(path: str | Path) -> str:
+    """What protocols call a folder or zip of images."""
+    return slug_of(Path(path).stem)
 
 
 def prompt_in(name: str) -> str:

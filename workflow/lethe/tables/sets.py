@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.measures.stored import as_array
 from lethe.plugins import Manifest, manifest, section
-from lethe.tables import explicit, people, protocols
+from lethe.tables import explicit, people, protocols, quality
+from lethe.tables.known import arguments_of
 
 LABELS = 10  # of people, the most frequent first, that are told
 
@@ -27,68 +27,70 @@ class Number:
     value: float
     n: Sequence[int]
     protocol: str
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
 
 
-def distances(images: pd.DataFrame, reference: pd.DataFrame) -> list[Number]:
-    """FID and KID of two sets, of their Inception features, as the table of objects has them."""
-    one, other = as_array(images["features"]), as_array(reference["features"])
-    found = protocols.fid(one, other)
-    return [Number("fid_inception", found, (len(one), len(other)), protocols.FID_INCEPTION), *kernel(images, reference)]
+def distances(
+    images: pd.DataFrame, reference: pd.DataFrame, about: Mapping[str, Any], *, kernel_alone: bool = False
+) -> list[Number]:
+    """FID and KID of two sets, of their Inception features."""
+    found, n = quality.distances(images, reference, kernel_alone=kernel_alone), (len(images), len(reference))
+    by = quality.table_protocols(about, list(found))
+    return [Number(name, value, n, by[name]) for name, value in found.items()]
 
 
-def kernel(images: pd.DataFrame, reference: pd.DataFrame) -> list[Number]:
+def kernel(images: pd.DataFrame, reference: pd.DataFrame, about: Mapping[str, Any]) -> list[Number]:
     """KID alone, which has no bias in small sets."""
-    one, other = as_array(images["features"]), as_array(reference["features"])
-    found = 1000 * protocols.kid(one, other)
-    return [Number("kid_inception", found, (len(one), len(other)), protocols.KID_INCEPTION)]
+    return distances(images, reference, about, kernel_alone=True)
 
 
-def clip_score(found: pd.DataFrame) -> list[Number]:
+def clip_score(found: pd.DataFrame, about: Mapping[str, Any]) -> list[Number]:
     """The mean of 100 cos between image and prompt."""
-    images, texts = as_array(found["image"]), as_array(found["text"])
-    interval = protocols.interval_of_mean(100 * protocols.cosines(images, texts))
-    score = protocols.clip_score(images, texts)
-    return [Number("clip_score", score, (len(found),), protocols.CLIP_SCORE, interval)]
+    scores, _, details = quality.scores(found, None)
+    (protocol,) = quality.table_protocols(about, list(scores)).values()
+    return [Number("clip_score", scores["clip_score"], (len(found),), protocol, details["clip_score_interval_95"])]
 
 
-def exposed(found: pd.DataFrame, *, threshold: float) -> list[Number]:
-    """Exposed parts that NudeNet detects, in all and by class, and the percentage of images with any."""
-    parts = explicit.exposed_counts(found, threshold)
-    any_part = explicit.exposed_counts(found, threshold, explicit.NINE, strict=True, once=True)
-    counts = {"exposed": parts.total} | {name.lower(): count for name, count in parts.by_class.items()}
-    numbers = [Number(name, count, (parts.n,), explicit.boxes_at(threshold)) for name, count in counts.items()]
-    return [*numbers, _share("images", any_part.images, any_part.n, explicit.any_above(threshold))]
+def exposed(found: pd.DataFrame, about: Mapping[str, Any], *, threshold: float) -> list[Number]:
+    """Exposed parts that NudeNet detects, in all and by class, and how many images have any."""
+    rules = arguments_of((explicit.BOXES, explicit.ANY))
+    boxes, shown = (explicit.exposed_counts(found, threshold, **rule) for rule in rules.values())
+    each = [(name, values, explicit.BOXES) for name, values in explicit.of_images(boxes).items()]
+    each.append(("images", shown.each.any(axis=1), explicit.ANY))
+    return [
+        Number(name, int(values.sum()), (len(found),), explicit.at(by, threshold), protocols.count_interval(values))
+        for name, values, by in each
+    ]
 
 
-def face_ratio(found: pd.DataFrame) -> list[Number]:
+def face_ratio(found: pd.DataFrame, about: Mapping[str, Any]) -> list[Number]:
     """The percentage of images with a face."""
     return [_share("face_ratio", int((found["faces"] > 0).sum()), len(found), people.FACE_RATIO)]
 
 
-def identities(found: pd.DataFrame) -> list[Number]:
+def identities(found: pd.DataFrame, about: Mapping[str, Any]) -> list[Number]:
     """The percentage of images with a face, and, of those, of each of the `LABELS` most frequent labels."""
     shown = found.loc[found["faces"] > 0, "identity"]
     counts = sorted(shown.value_counts().items(), key=lambda one: (-one[1], one[0]))[:LABELS]
     labels = [_share(people.name_of(label), int(count), len(shown), people.FIRST_FACE) for label, count in counts]
-    return [*face_ratio(found), *labels]
+    return [*face_ratio(found, about), *labels]
 
 
-def means(found: pd.DataFrame) -> list[Number]:
+def means(found: pd.DataFrame, about: Mapping[str, Any]) -> list[Number]:
     """The mean of each column that has one number per image, of those images where it is one."""
     numbers = []
     for name in found.columns[[pd.api.types.is_numeric_dtype(kind) for kind in found.dtypes]]:
         values = found[name].to_numpy(np.float64)
         values = values[np.isfinite(values)]
         if len(values):
-            interval = protocols.interval_of_mean(values)
-            numbers.append(Number(str(name), float(values.mean()), (len(values),), protocols.MEAN, interval))
+            protocol = f"{protocols.MEAN} of {name} by {about['measure']}"
+            interval = protocols.mean_interval(values)
+            numbers.append(Number(str(name), float(values.mean()), (len(values),), protocol, interval))
     return numbers
 
 
 def _share(name: str, hits: int, n: int, protocol: str) -> Number:
-    low, high = protocols.interval(hits, n)
-    return Number(name, 100 * hits / n, (n,), f"{protocol}, percent", (100 * low, 100 * high))
+    return Number(name, 100 * hits / n, (n,), protocol, protocols.scaled(protocols.interval(hits, n), 100))
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ class Command:
     """A command of `lethe measure`.
 
     about: what it does, in a line.  measure: the plug-in that looks at images.  numbers: what makes numbers of what
-    that found in each set, and of options.  sets: the arguments that are sets.  options: their JSON schema, as that of
-    a manifest's settings.  prompts: whether every image needs one.  least: how many images of a set there must be.
-    mend: what to do with fewer.
+    that found in each set, of what else they depend on (the measure, with its settings; its model, under its name; what
+    the reference_images are called), and of options.  sets: the arguments that are sets.  options: their JSON schema,
+    as that of a manifest's settings.  prompts: whether every image needs one.  least: how many images of a set there
+    must be.  mend: what to do with fewer.
     """
 
     about: str
@@ -117,7 +120,7 @@ _THRESHOLD = {
     "type": "number",
     "minimum": explicit.FLOOR,
     "maximum": 1,
-    "default": 0.6,
+    "default": explicit.BOXES_AT,
 }
 COMMANDS = {
     "fid": Command(
