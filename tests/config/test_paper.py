@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections import Counter
 from functools import cache
@@ -16,6 +17,7 @@ from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.schema import method_of
 from lethe.jobs import Job
 from lethe.plan import Plan
+from lethe.records.estimates import planned_steps
 from lethe.tables.styles import table_protocols
 from plans import kept_hash
 from running import ROOT
@@ -279,3 +281,14 @@ def test_with_the_classifiers_weights_people_are_measured_as_published(name: str
     assert any(path.endswith(".gcd.parquet") for path in measured)
     before = {path for job in planned(name)[2] for path in job.outputs.values() if path.endswith(".zip")}
     assert {path for job in plan.jobs for path in job.outputs.values() if path.endswith(".zip")} == before
+
+
+def test_the_page_on_costs_counts_as_plans_do() -> None:
+    """docs/paper.md: jobs, images, GPU-hours at one image a second, and bytes of all pixels."""
+    found = {}
+    for name in FILES:
+        steps = planned_steps(planned(name)[2], planned(name)[1].images_of).values()
+        jobs, drawn = sum(step.jobs for step in steps), sum(step.images for step in steps)
+        found[name] = f"{jobs:,} | {drawn:,} | {drawn / 3600:.1f} | {drawn * 3 * 512 * 512 / 1e9:.1f} GB"
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)\.yaml` \| (.*) \|$", page, re.MULTILINE)) == found
