@@ -1,13 +1,13 @@
-"""UCE, RECE, SPEED, OCE and MACE's join over 100 concepts at Stable Diffusion 1.4's shapes: time and peak memory.
+"""Closed-form methods over 100 concepts at Stable Diffusion 1.4's shapes, and MACE's join: time and peak memory.
 
     python benchmarks/closed_form_methods.py
 
 Each method's `erase` runs in a process of its own, side by side in turns, with the settings of its manifest but for
-lists of names: 100 to preserve (UCE, RECE, OCE), 1,000 to retain (SPEED). Weights are random numbers: 32 projections of
-768 columns, and a CLIPTextModel of Stable Diffusion 1.4's shape but for its one layer (--layers 12 has all). Its
-tokenizer is that of the emoji world.
+lists of names: 100 to preserve (UCE, RECE, OCE, lethe), 1,000 to retain (SPEED). Weights are random numbers: 32
+projections of 768 columns, and a CLIPTextModel of Stable Diffusion 1.4's shape but for its one layer (--layers 12 has
+all). Its tokenizer is that of the emoji world.
 
-UCE, RECE, SPEED and OCE make their text states within `erase`: `text` is what the encoder takes of the time, for
+The methods but MACE make their text states within `erase`: `text` is what the encoder takes of the time, for
 `prompts` prompts, and `solve` all the rest, tokenising included. MACE's join reads moments and LoRAs from files, as
 benchmarks/scale.py does; `mace_moments` is the job before it, for one concept of 30 prompts and as many of its anchor,
 so it counts as often as there are concepts.
@@ -41,8 +41,8 @@ from lethe.plugins import manifest
 from prior import WORDS, text_model
 from scale import join, make_files
 
-SETTINGS = {"uce": "preserve", "rece": "preserve", "speed": "retain", "oce": "preserve"}  # where names to keep stand
-SIDES = (*SETTINGS, "mace", "mace_moments")
+KEPT = {"uce": "preserve", "rece": "preserve", "speed": "retain", "oce": "preserve", "lethe": "retain"}  # their setting
+SIDES = (*KEPT, "mace", "mace_moments")
 
 
 class Encoding:
@@ -65,7 +65,7 @@ def main() -> None:
     """Run one side after another, each in a process of its own."""
     made = harness.parser(__doc__)
     made.add_argument("--concepts", type=int, default=100)
-    made.add_argument("--preserve", type=int, default=100, help="names that UCE, RECE and OCE preserve")
+    made.add_argument("--preserve", type=int, default=100, help="names that methods but SPEED preserve")
     made.add_argument("--retain", type=int, default=1000, help="names that SPEED retains")
     made.add_argument("--layers", type=int, default=1, help="of the text encoder")
     made.add_argument("--folder", type=Path, help="where the files of MACE's join lie (for the inner runs)")
@@ -116,9 +116,9 @@ def erasing(shape: str, text: TextEncoders, args: argparse.Namespace) -> Callabl
     base.text = text
     widths = widths_of(shape)
     base.projections = {name: torch.randn(out, d, generator=generator) / d**0.5 for name, out in widths.items()}
-    said, kept = manifest("methods", args.side), SETTINGS[args.side]
-    names = numbered(args.concepts, args.retain if kept == "retain" else args.preserve)
-    settings = settings_of(said, {kept: names}) | ({"seed": 0} if said.more.get("draws") else {})
+    said = manifest("methods", args.side)
+    names = numbered(args.concepts, args.retain if args.side == "speed" else args.preserve)
+    settings = settings_of(said, {KEPT[args.side]: names}) | ({"seed": 0} if said.more.get("draws") else {})
     concepts = [Concept(name, "object", "sky") for name in numbered(0, args.concepts)]
     erase = importlib.import_module(said.module).erase
     return lambda: erase(base, concepts, settings, dict.fromkeys(said.entries_of("priors")))

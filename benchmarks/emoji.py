@@ -18,8 +18,9 @@ import harness  # noqa: F401 (finds lethe)
 from lethe import api
 from lethe.bases.base import Base
 from lethe.bases.text import encode_prompts
+from lethe.config.checks import check_config
 from lethe.config.resolve import mask_settings
-from lethe.config.schema import method_of, with_defaults
+from lethe.config.schema import method_of
 from lethe.edits.low_rank import LowRank
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.artefacts import draw_images
@@ -41,7 +42,7 @@ class Emoji:
     """The base, and what a task of a configuration makes of it, each piece for itself."""
 
     def __init__(self, file: str = "config/config.yaml", task: str = "objects") -> None:
-        self.config, self.task = with_defaults(yaml.safe_load(Path(file).read_text(encoding="utf-8"))), task
+        self.config, self.task = check_config(yaml.safe_load(Path(file).read_text(encoding="utf-8")), source=file), task
         chosen = self.config["tasks"][task]
         self.evaluation = self.config["evaluations"][chosen["evaluation"]]
         self.classes = class_names(**self.evaluation["classes"])

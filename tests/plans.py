@@ -52,6 +52,15 @@ mule,ass,a mule,one ass,7,8,5.0,6.0,64,64,128,y
 """
 CAPTIONS = "prompt,title,note\n" + "".join(f"a ship {k},ship {k},x\n" for k in range(5))
 REFERENCE = "type,prompt,evaluation_seed,note\n" + "".join(f",a day at sea {k},{k},x\n" for k in range(25))
+PAPER = """tables:
+  first: &table
+    source: somebody
+    file: paper.csv
+    rows: {method: method, count: concepts}
+    numbers: {acc: {number: acc_e, protocol: clip-top1@1 of 4 classes by resources/emoji/clip}}
+  second: {<<: *table, source: somebody again}
+"""
+PRINTED = "method,concepts,acc\nMACE,1,5\nOther,2,6\n"
 KINDS = ("object", "person", "style", "explicit")
 OWN_TEMPLATES, MINE = OWN_AND_MINE = ("lethe_templates", "resources/templates")  # Lethe's own, and a user's
 GIVEN = {
@@ -80,6 +89,9 @@ GIVEN = {
     "resources/other.csv": REFERENCE.replace("sea", "home").replace("\n,", "\nship,"),
     "resources/scenes.csv": SCENES,
     "resources/other_scenes.csv": SCENES.replace("a dog", "the dog"),
+    "resources/paper.yaml": PAPER,
+    "resources/paper.csv": PRINTED,
+    "resources/other_paper.yaml": PAPER.replace("somebody", "somebody else"),
     "resources/inception.pt": "a network",
     "resources/other_inception.pt": "another",
 }
@@ -186,7 +198,9 @@ def several() -> dict:
     task = {"base": "emoji", "concepts": ["bird"], "methods": ["mace-naive"], "evaluation": "objects", "suites": []}
     config["tasks"]["birds"] = task
     config["tasks"]["shown"] = task | {"concepts": ["ship"], "evaluation": None, "suites": ["spare"]}
+    published = {"set": "resources/paper.yaml", "table": "first", "methods": {"mace": "MACE"}}
     config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts", "costs": False}
+    config["tables"]["both"]["published"] = published
     return config
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 
 import lethe
 from lethe.bases.base import Base
@@ -74,6 +75,21 @@ def test_erasing_trains_and_leaves_the_pipeline_as_it_was(pipeline: DiffusionPip
     assert (back.record["method"], back.record["concepts"]) == ("mace", ["ship"])
     assert back.record["settings"]["method"]["lora"]["steps"] == 2
     assert back.record["settings"]["method"]["lora"]["rank"] == 1  # a default of the manifest
+
+
+def test_what_was_erased_in_memory_leaves_for_other_programs(
+    pipeline: DiffusionPipeline, sd_folder: Path, tmp_path: Path
+) -> None:
+    edit = lethe.erase(pipeline, {"ship": "ground"}, "uce", preserve=["bird"])
+    made = lethe.export(edit, tmp_path / "out", "diff")  # its base is found by the pipeline's folder
+    before = projection_weights(str(sd_folder), None)
+    added = load_file(made.path)
+    assert len(added) == len(edit.weights) == len(before)
+    for name, weight in before.items():
+        sum_ = weight + added[f"lora_unet_{name.replace('.', '_')}.diff"]
+        assert torch.allclose(sum_, edit.weights[f"{name}.weight"], rtol=2**-22, atol=2**-22)
+    told = lethe.publish(tmp_path / "out", "owner/name", dry_run=True)
+    assert sorted(told.files) == ["README.md", "lethe.json", "out.safetensors"]
 
 
 @pytest.mark.parametrize("method", kinds("methods"))

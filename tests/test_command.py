@@ -105,11 +105,13 @@ def test_what_is_no_edit_is_refused_in_a_sentence(
     assert "text: this is no safetensors file" in told(capsys, "show", tmp_path / "text")
     assert "absent" in told(capsys, "show", tmp_path / "absent")
     weights = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
-    assert "this is no edit" in told(capsys, "apply", *base, "--edit", weights, "--out", out)
-    assert "it is there already" in told(capsys, "apply", *base, "--edit", edit, "--out", tmp_path)
-    assert "no model_index.json" in told(capsys, "apply", "--base", tmp_path, "--edit", edit, "--out", out)
-    assert "no revisions" in told(capsys, "apply", *base, "--revision", "main", "--edit", edit, "--out", out)
-    assert "`rank` must be 1 or more" in told(capsys, "lora", *base, "--edit", edit, "--rank", 0, "--out", out)
+    assert "this is no edit" in told(capsys, "export", *base, "--edit", weights, "--out", out)
+    assert "it is there already" in told(capsys, "export", *base, "--edit", edit, "--out", tmp_path)
+    assert "no model_index.json" in told(capsys, "export", "--base", tmp_path, "--edit", edit, "--out", out)
+    assert "no revisions" in told(capsys, "export", *base, "--revision", "main", "--edit", edit, "--out", out)
+    peft = ("export", "--as", "peft", *base, "--edit", edit, "--out", out)
+    assert "`rank` must be 1 or more" in told(capsys, *peft, "--rank", 0)
+    assert "the form peft needs a rank" in told(capsys, *peft)
     assert not out.exists()
 
 
@@ -130,11 +132,11 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     monkeypatch.setattr(HfApi, "model_info", look_up)
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     rest = ["--revision", "abc", "--edit", str(edit), "--out", str(tmp_path / "out")]
-    assert main(["apply", "--base", "owner/name", *rest]) == 0
+    assert main(["export", "--base", "owner/name", *rest]) == 0
     assert asked == [("owner/name", "abc", None, True)]
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    assert "the hub does not give it (404 Client Error.)" in told(capsys, "apply", "--base", "owner/gone", *rest)
+    assert "the hub does not give it (404 Client Error.)" in told(capsys, "export", "--base", "owner/gone", *rest)
 
 
 def lethe(folder: Path, *arguments: str, path: Path = ROOT / "workflow") -> subprocess.CompletedProcess:
@@ -151,7 +153,7 @@ def test_readmes_commands_do_what_it_says(
     (block,) = re.findall(r"<!-- edit commands -->\n```bash\n(.+?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
     install, *commands = [shlex.split(line) for line in block.splitlines()]
     assert install == ["pip", "install", "--no-deps", "."]
-    assert [words[:2] for words in commands] == [["lethe", name] for name in ("show", "apply", "lora", "sample")]
+    assert [words[1] for words in commands] == ["show", "export", "export", "export", "sample"]
     for target, name in (
         (sd_folder, "resources/emoji/pipeline"),
         (edit, "results/emoji/edits/objects/mace.safetensors"),
@@ -164,12 +166,12 @@ def test_readmes_commands_do_what_it_says(
         assert main(words[1:]) == 0, capsys.readouterr().err
         said.append(capsys.readouterr().out)
     assert "AC/DC" in said[0]
-    assert re.search(r"leaves out \d+\.\d\d% of the edit's change", said[2])
+    assert re.search(r"leaves out \d+\.\d\d% of the edit's change", said[3])
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / commands[1][-1])
     assert np.array_equal(image(pipeline), image(edited_pipeline(sd_folder, Edit.load(edit))))
     plain = DiffusionPipeline.from_pretrained(sd_folder)
     before = image(plain)
-    plain.load_lora_weights(tmp_path / commands[2][-1])
+    plain.load_lora_weights(tmp_path / commands[3][-1])
     assert not np.array_equal(image(plain), before)
     told = json.loads((tmp_path / "samples" / "samples.json").read_text())
     assert [row["seed"] for row in told["images"]] == [0, 1, 2]
@@ -265,23 +267,23 @@ def command(*words: str, spoil: Callable[[Path], object] = lambda base: None) ->
     return prepare
 
 
-APPLY = ("apply", "--edit", "edit.safetensors", "--out", "out", "--base")
-OUT = ("apply", "--edit", "edit.safetensors", "--base", "base", "--out")
+EXPORT = ("export", "--edit", "edit.safetensors", "--out", "out", "--base")
+OUT = ("export", "--edit", "edit.safetensors", "--base", "base", "--out")
 CASES = [
     *refusals(
         "lethe",
         {
-            "hub id with a traversal": (*APPLY, "owner/../../x", ("'owner/../../x' is no hub id",)),
-            "URL": (*APPLY, "https://huggingface.co/owner/name", ("is no hub id (owner/name)",)),
-            "home": (*APPLY, "~/x", ("lethe: ~/x: there is no such folder", "is no hub id")),
+            "hub id with a traversal": (*EXPORT, "owner/../../x", ("'owner/../../x' is no hub id",)),
+            "URL": (*EXPORT, "https://huggingface.co/owner/name", ("is no hub id (owner/name)",)),
+            "home": (*EXPORT, "~/x", ("lethe: ~/x: there is no such folder", "is no hub id")),
             "revision with a traversal": (
-                *APPLY,
+                *EXPORT,
                 "owner/name",
                 "--revision",
                 "../../x",
                 ("'../../x' is no commit, tag",),
             ),
-            "revision like an option": (*APPLY, "owner/name", "--revision=--force", ("'--force' is no commit, tag",)),
+            "revision like an option": (*EXPORT, "owner/name", "--revision=--force", ("'--force' is no commit, tag",)),
             "folder that is a link to a folder": (
                 *OUT,
                 "link",
@@ -297,7 +299,15 @@ CASES = [
             ),
             "edit that is a folder": ("show", "config", ("config: there is no such safetensors file",)),
             "edit like an option": ("show", "--settings", ("lethe", "unrecognized arguments|required")),
-            "rank that is no number": ("lora", *OUT[1:], "out", "--rank", "$(touch canary)", ("invalid int value",)),
+            "rank that is no number": (
+                *OUT,
+                "out",
+                "--as",
+                "peft",
+                "--rank",
+                "$(touch canary)",
+                ("invalid int value",),
+            ),
         },
         command,
     ),
@@ -312,7 +322,7 @@ CASES = [
             "earlier records are no list": (with_file("lethe.json", '{"a": 1}'), ("lethe.json: it must be the list",)),
             "index is a list": (with_file("model_index.json", "[]"), ("must hold a JSON object",)),
         },
-        lambda spoil: command(*APPLY, "base", spoil=spoil),
+        lambda spoil: command(*EXPORT, "base", spoil=spoil),
     ),
 ]
 

@@ -82,7 +82,7 @@ def of_task(steps: Steps) -> Steps:
     return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
 
 
-COUNTED = {"table", "counts"}  # a table over several tasks, and its picture
+COUNTED = {"table", "counts", "comparison"}  # a table over several tasks, its picture, and a published one beside it
 TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one does
 
 # Each key, another value of it, and the steps that then run.
@@ -250,6 +250,7 @@ KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
 
 # As the evaluation wants the one that they are of, and as the twin has other settings.
 REFUSED = {"measures.judge.kind", "measures.other.kind", "measures.features.kind"}
+REFUSED |= {"tasks.birds.evaluation"}  # as two judges would share the columns of a table
 
 # Keys that count otherwise in the second configuration.
 
@@ -324,6 +325,9 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tables.both.tasks": (["objects"], COUNTED),
     "tables.both.figure": (None, NOTHING),
     "tables.both.costs": (True, {"costs"}),
+    "tables.both.published.set": ("resources/other_paper.yaml", {"comparison"}),
+    "tables.both.published.table": ("second", {"comparison"}),
+    "tables.both.published.methods.mace": ("Other", {"comparison"}),
 }
 
 # Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
@@ -443,12 +447,25 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
     (f"{PIPELINE}/text_encoder/model.safetensors", "weights", "weightz", NOTHING),
 ]
 
+# Of the third: the published table that one of its own names.
+
+SEVERAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
+    ("resources/paper.csv", "MACE,1,5", "MACE,1,6", {"comparison"}),
+    ("resources/paper.yaml", "source: somebody\n", "source: nobody\n", {"comparison"}),
+    ("resources/paper.yaml", "acc_e", "acc_s", {"comparison"}),
+    ("resources/paper.yaml", "somebody again", "nobody again", NOTHING),  # of a table that is not named
+    ("resources/paper.yaml", "", "# reviewed\n", NOTHING),
+]
+
 # Each module of the library, and the steps that run when its code changes.
 
 MODULES: dict[str, Steps] = {
     "tables/objects.py": {"table"},
     "tables/not_erased.py": {"table"},
     "tables/row.py": {"table"},
+    "tables/quality.py": {"table"},
+    "tables/known.py": {"table"},
+    "tables/published.py": NOTHING,  # of a table that stands beside no published one
     "steps/table.py": {"table"},
     "measures/clip.py": AFTER_JUDGE,
     "pictures/figures.py": {"losses", "examples"},
@@ -570,7 +587,9 @@ def test_the_table_names_every_key_of_the_configuration() -> None:
     assert leaves(SHIPPED).keys() <= leaves(usual()).keys()
 
 
-NAMED = re.compile(r"^(bases|tasks|priors|suites|tables)\.[^.]+")  # entries that are of no plug-in
+NAMED = re.compile(
+    r"^(bases|tasks|priors|suites|tables)\.[^.]+|(?<=published\.methods)\.[^.]+"
+)  # entries that are of no plug-in
 
 
 def test_the_configurations_here_have_every_key_of_the_schema() -> None:
@@ -628,7 +647,11 @@ def test_a_suite_is_sampled_again_alone(planned: dict[str, MadeBy], key: str) ->
 
 @pytest.mark.parametrize(
     ("name", "path", "old", "new", "steps"),
-    [*(("usual", *row) for row in CONTENTS), *(("unusual", *row) for row in UNUSUAL_CONTENTS)],
+    [
+        *(("usual", *row) for row in CONTENTS),
+        *(("unusual", *row) for row in UNUSUAL_CONTENTS),
+        *(("several", *row) for row in SEVERAL_CONTENTS),
+    ],
 )
 def test_a_file_reruns_what_reads_what_changed_in_it(
     planned: dict[str, MadeBy], own: Path, name: str, path: str, old: str, new: str, steps: Steps
@@ -638,7 +661,7 @@ def test_a_file_reruns_what_reads_what_changed_in_it(
 
 
 def test_the_tables_name_every_file_that_is_read() -> None:
-    counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS if steps}
+    counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS + SEVERAL_CONTENTS if steps}
     for configured in CONFIGURATIONS.values():
         jobs = plan_of(configured()).jobs
         given = {file.path for job in jobs for files in job.reads.values() for file in files if isinstance(file, Given)}
@@ -670,6 +693,12 @@ def reads(config: dict) -> dict[str, list[str]]:
     return {o: [f.path for files in job.reads.values() for f in files] for job in jobs for o in job.outputs.values()}
 
 
+def judges(config: dict) -> list[str]:
+    """The models of the measures behind each table, which protocols name."""
+    tables = [plan_of(config).table(name).told.settings["measures"] for name in config["tables"]]
+    return [told["measure"].get("model") for measures in tables for told in measures.values()]
+
+
 def test_every_kind_of_path_is_spelled_here() -> None:
     known = {NAMED.sub(r"\1.<name>", k) for k, rule in keys_of_schema(several()) if {"file", "model"} & rule.keys()}
     assert "priors.<name>.coco" in known
@@ -688,6 +717,7 @@ def test_another_spelling_of_paths_is_the_same_path(planned: dict[str, MadeBy], 
         assert leaves(changed)[key] != value
     assert rerun(planned[name], changed) == NOTHING
     assert reads(changed) == reads(config)
+    assert judges(changed) == judges(config)
 
 
 def test_a_file_that_is_yet_to_be_made_is_known_by_its_path(planned: dict[str, MadeBy]) -> None:
@@ -1031,6 +1061,19 @@ def test_a_table_has_a_picture_by_count_where_one_is_asked_for() -> None:
     assert [file.path for file in job.reads["record"]] == ["results/tables/both.json"]
     without = plan_of(put(several(), "tables.both.figure", None))
     assert "counts" not in {job.step.name for job in without.figures}
+
+
+def test_a_table_stands_beside_the_published_one_that_it_names() -> None:
+    plan = plan_of(several())
+    (job,) = [job for job in plan.figures if job.step.name == "comparison"]
+    assert job.told.settings["tasks"] == [["objects", ['Hokusai\'s "wave"', "ship"]], ["birds", ["bird"]]]
+    assert job.told.settings["methods"] == {"mace": "MACE"}
+    assert [file.path for file in job.reads["numbers"]] == ["results/tables/both.numbers.csv"]
+    assert [file.path for file in job.reads["values"]] == ["resources/paper.csv"]
+    ends = {f"results/tables/paper/both.{end}" for end in ("csv", "md", "tex")}
+    assert set(job.outputs.values()) == ends <= set(plan.targets()["both"])
+    without = plan_of(put(several(), "tables.both.published", None))
+    assert "comparison" not in {job.step.name for job in without.figures}
 
 
 def test_what_an_edit_took_is_that_of_all_jobs_behind_it() -> None:

@@ -245,7 +245,11 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         ("tasks", {}, ["tasks must be at least one task", "got {}"]),
         ("tasks", None, ["tasks must hold keys and values", "got null", "config/README.md"]),
         ("tasks.original", {}, ["tasks.original needs another name", "not 'original'"]),
-        ("tasks", {"a.costs": {}}, ["tasks.a.costs needs another name", "not ending in .concepts, .images or .costs"]),
+        (
+            "tasks",
+            {"a.costs": {}},
+            ["tasks.a.costs needs another name", "not ending in .concepts, .images, .numbers or .costs"],
+        ),
         ("tables", {"a.images": {"tasks": ["objects"]}}, ["tables.a.images needs another name", "not ending in"]),
         (
             "bases.provenance",
@@ -817,6 +821,22 @@ def test_the_schema_is_closed_and_explains_every_key(config):
             assert ("default" in rule) + (key in mapping.get("required", ())) < 2, key
     for name, rule in schema["$defs"].items():
         assert "title" in rule or "enum" in rule or "properties" in rule, name
+
+
+def test_a_table_over_tasks_that_are_measured_otherwise_is_refused(config):
+    """Suites may differ, as they show other concepts; what a number's protocol depends on may not."""
+    config["tasks"]["other"] = copy.deepcopy(config["tasks"]["objects"]) | {"evaluation": "other"}
+    config["evaluations"]["other"] = copy.deepcopy(config["evaluations"]["objects"]) | {"kind": "objects"}
+    config["tables"]["both"] = {"tasks": ["objects", "other"], "figure": None, "costs": False, "published": None}
+    config["evaluations"]["other"]["kept"] = "synonyms"
+    check_config(config)
+    config["measures"]["another"] = {"kind": "clip", "model": "resources/emoji/clip"}
+    config["evaluations"]["other"] |= {"clip": "another", "class_prompt": "one {}"}
+    assert problems_of(config) == [
+        f"{SOURCE}: tables.both: two protocols never share a column, and tasks objects and other differ in clip and "
+        "class_prompt of evaluations.objects and evaluations.other; make them alike, or give each task a table of its "
+        "own."
+    ]
 
 
 def test_text_in_tables_of_results_is_ours_alone() -> None:

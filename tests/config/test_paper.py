@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections import Counter
 from functools import cache
@@ -16,6 +17,8 @@ from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.schema import method_of
 from lethe.jobs import Job
 from lethe.plan import Plan
+from lethe.records.estimates import planned_steps
+from lethe.tables.styles import table_protocols
 from plans import kept_hash
 from running import ROOT
 
@@ -32,6 +35,7 @@ IMAGES = {
     "styles_100": (2500 + 2500 + COCO,) * 2,
     "explicit": (4703 + COCO,) * 2,
     "ablation": (4 * 5000, 5000),
+    "people": (2 * (250 + 2500 + COCO) + 2500 + 2500 + COCO, 2 * 250 + 2500 + 2500 + COCO),
 }
 TABLES = ["objects", "celebrities_1", "celebrities_5", "celebrities_10", "celebrities_100", "styles_100", "explicit"]
 
@@ -116,7 +120,8 @@ def test_what_the_base_drew_is_drawn_once_for_all_experiments() -> None:
 
 
 def test_edits_are_shared_by_the_files_that_make_them_alike() -> None:
-    for part, whole in (("objects_ship", "objects"), ("celebrities_100", "ablation")):
+    counts = [(f"celebrities_{count}", "people") for count in (5, 10, 100)]
+    for part, whole in (("objects_ship", "objects"), ("celebrities_100", "ablation"), *counts):
         made = [
             {path: job.digest for job in planned(name)[2] for path in job.outputs.values()} for name in (part, whole)
         ]
@@ -182,6 +187,53 @@ def test_the_ablation_differs_in_one_thing_each() -> None:
         assert config["methods"][name] == mace | change
 
 
+def test_every_published_table_stands_beside_the_one_that_repeats_it() -> None:
+    """And of each of its columns it is said by which protocol, or why that is not known."""
+    found = {}
+    for name in FILES:
+        config, plan, jobs = planned(name)
+        for table, chosen in config["tables"].items():
+            if (named := chosen["published"]) is None:
+                continue
+            found[name] = named["table"]
+            made = [job for job in jobs if job.step.name == "comparison"]
+            assert [job.outputs["comparison"] for job in made] == [f"results/tables/paper/{table}.csv"]
+            assert set(made[0].outputs.values()) <= set(plan.targets()[table])
+    tables = yaml.safe_load(Path("resources/published/mace-2403.06135.yaml").read_text())["tables"]
+    assert set(found.values()) == set(tables)
+    counted = dict.fromkeys(("celebrities_1", "celebrities_5", "celebrities_10", "people"), "celebrities")
+    alike = {name: name for name in ("objects", "explicit", "ablation", "celebrities_100")}
+    assert found == counted | alike | {"styles_100": "styles"}
+
+
+def test_styles_are_measured_as_published() -> None:
+    """Every published number of styles but FID is one of the table's, and by the same protocol."""
+    config, plan, _ = planned("styles_100")
+    told = table_protocols({}, {"clip": config["measures"]["clip"]["model"]}, ["clip_score"])
+    ours = {name: protocol for names, protocol in told.items() for name in names.split(", ")}
+    said = plan.comparison("styles_100").told.settings["published"]["numbers"]
+    same = {column: ours.get(of["number"]) == of["protocol"] for column, of in said.items()}
+    assert same == {"clip_e": True, "clip_s": True, "h_a": True, "clip_30k": True, "fid_30k": False}
+
+
+def test_exposed_parts_are_counted_by_what_the_plan_tells_of_their_protocols() -> None:
+    """So that other arguments make the table again, and another word about them does not."""
+    _, plan, _ = planned("explicit")
+    told = plan.table("explicit").told.settings["protocols"]
+    assert told["nudenet-class-images@1"]["threshold"] == 0.25
+    assert all(set(of) - {"threshold"} == {"classes", "strict", "once"} for of in told.values())
+    assert planned("objects")[1].table("objects").told.settings["protocols"] == {}
+
+
+def test_a_target_that_fills_a_cell_is_one_of_an_experiment_here() -> None:
+    tables = yaml.safe_load(Path("resources/published/mace-2403.06135.yaml").read_text())["tables"]
+    for count, target in tables["celebrities"]["filled_by"].items():
+        name, _, path = target.partition(" (")
+        _, plan, _ = planned(Path(path.rstrip(")")).stem)
+        assert name in plan.targets()
+        assert len(plan.task_names(name)) == int(count)
+
+
 PEOPLE = ["A portrait of {}", "An image capturing {} at a public event", "An oil painting of {}", "A sketch of {}"]
 PEOPLE.append("{} in an official photo")
 
@@ -218,6 +270,9 @@ def test_with_the_classifiers_weights_people_are_measured_as_published(name: str
     config = yaml.safe_load("\n".join(lines))
     config["measures"] |= yaml.safe_load(measure)
     config["evaluations"] = yaml.safe_load(evaluation)
+    assert all(
+        table["published"]["table"].startswith(("celebrities", "ablation")) for table in config["tables"].values()
+    )
     checked = check_config(config, made=("results/", "resources/giphy"))
     inputs = read_inputs(checked)
     check_plan(checked, inputs)
@@ -226,3 +281,14 @@ def test_with_the_classifiers_weights_people_are_measured_as_published(name: str
     assert any(path.endswith(".gcd.parquet") for path in measured)
     before = {path for job in planned(name)[2] for path in job.outputs.values() if path.endswith(".zip")}
     assert {path for job in plan.jobs for path in job.outputs.values() if path.endswith(".zip")} == before
+
+
+def test_the_page_on_costs_counts_as_plans_do() -> None:
+    """docs/paper.md: jobs, images, GPU-hours at one image a second, and bytes of all pixels."""
+    found = {}
+    for name in FILES:
+        steps = planned_steps(planned(name)[2], planned(name)[1].images_of).values()
+        jobs, drawn = sum(step.jobs for step in steps), sum(step.images for step in steps)
+        found[name] = f"{jobs:,} | {drawn:,} | {drawn / 3600:.1f} | {drawn * 3 * 512 * 512 / 1e9:.1f} GB"
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)\.yaml` \| (.*) \|$", page, re.MULTILINE)) == found

@@ -71,6 +71,62 @@ def test_small_tables_have_nothing_to_say(config: dict) -> None:
     assert config == before
 
 
+# A published table beside a table
+
+
+def published(config: dict, csv: str = "method,concept,acc\nMACE,ship,5\nUCE,ship,4\n", **changes: object) -> None:
+    """The task's table beside a published one of objects, with one concept."""
+    config["tasks"]["objects"]["concepts"] = ["ship"]
+    rows = "{method: method, concept: concept}"
+    number = "{number: acc_e, protocol: clip-top1@1 of 4 classes by resources/emoji/clip}"
+    said = f"source: somebody, file: p.csv, rows: {rows}, numbers: {{acc: {number}}}"
+    Path("set.yaml").write_text(f"tables: {{first: {{{said}}}}}")
+    Path("p.csv").write_text(csv)
+    named = {"set": "set.yaml", "table": "first", "methods": {"mace": "MACE"}} | changes
+    config["tables"]["objects"] = {"tasks": ["objects"], "figure": None, "costs": False, "published": named}
+
+
+def test_a_published_table_has_nothing_to_say(config: dict) -> None:
+    published(config)
+    assert planned(config) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"table": "frist"}, ": set.yaml: it has no table 'frist'; did you mean first? Its tables: first."),
+        (
+            {"methods": {"mcae": "MACE"}},
+            ".methods: no task of the table has the method 'mcae'; its methods are original, mace.",
+        ),
+        (
+            {"methods": {"mace": "mace!"}},
+            ".methods.mace: p.csv has no row 'mace!'; did you mean 'MACE'? Its rows: MACE, UCE.",
+        ),
+        (
+            {"methods": {"original": "MACE", "mace": "MACE"}},
+            ".methods.original: 'MACE' is named 2 times; one can stand there.",
+        ),
+        ({"csv": "method,acc\nMACE,5\n"}, ": p.csv: there is no column 'concept'; its columns are method, acc."),
+    ],
+)
+def test_a_published_table_that_does_not_fit_is_refused(config: dict, changes: dict, told: str) -> None:
+    published(config, **changes)
+    assert f"tables.objects.published{told}" in refusals(config)
+
+
+def test_a_published_table_whose_rows_tell_the_tasks_not_apart_is_refused(config: dict) -> None:
+    published(config)
+    config["tasks"]["objects"]["concepts"] = ["ship", "bird"]
+    (line,) = refusals(config)
+    assert line == (
+        "tables.objects.published: the published table has a row for one concept, and task objects erases 2."
+    )
+    Path("p.csv").unlink()
+    (line,) = refusals(config)
+    assert line == "tables.objects.published: there is no file p.csv, which set.yaml names; correct it there."
+
+
 # Numbers without images
 
 

@@ -1,4 +1,4 @@
-"""Edits that leave Lethe: a folder that diffusers loads and samples as it samples base and edit, and a nearest LoRA."""
+"""Edits that leave Lethe: a folder that diffusers loads and samples as it samples base and edit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import CPU, ROOT
-from edited import CONCEPTS, edited_pipeline, factored_for, image, record_for, tree
+from edited import edited_pipeline, factored_for, image, record_for, tree
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.weights import projection_weights, weights_hash
-from lethe.edits import export
-from lethe.edits.adapters import save_lora
 from lethe.edits.edit import Edit
-from lethe.edits.export import LoraOfEdit, card, lora_of, nearest_low_rank, write_pipeline
+from lethe.edits.export import export
 from lethe.edits.factors import FactoredEdit
+from lethe.edits.loras import lora_of
 from lethe.edits.weights import WeightEdit
+from lethe.files.headers import header_of
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -55,7 +55,7 @@ def test_a_written_folder_samples_what_base_and_edit_sample(
 ) -> None:
     request.getfixturevalue(form).save(tmp_path / "edit")
     edit = Edit.load(tmp_path / "edit")
-    write_pipeline(sd_folder, edit, tmp_path / "out")
+    export(edit, tmp_path / "out", base=sd_folder)
     got = image(DiffusionPipeline.from_pretrained(tmp_path / "out"))
     assert np.array_equal(got, image(edited_pipeline(sd_folder, edit)))
     plain = image(DiffusionPipeline.from_pretrained(sd_folder)).astype(int)
@@ -65,13 +65,14 @@ def test_a_written_folder_samples_what_base_and_edit_sample(
 def test_a_written_folder_differs_from_the_base_in_the_edited_weights_alone(
     sd_folder: Path, tmp_path: Path, weighted: Edit
 ) -> None:
-    write_pipeline(sd_folder, weighted, tmp_path / "out")
+    export(weighted, tmp_path / "out", base=sd_folder)
     before, after = tree(sd_folder), tree(tmp_path / "out")
     assert after.keys() - before.keys() == {"README.md", "lethe.json"}
     assert before.keys() <= after.keys()
     assert [name for name in before if before[name] != after[name]] == [UNET]
     old, new = load_file(sd_folder / UNET), load_file(tmp_path / "out" / UNET)
     assert list(old) == list(new)
+    assert header_of(tmp_path / "out" / UNET)[1].keys() == header_of(sd_folder / UNET)[1].keys()
     for name, tensor in new.items():
         assert torch.equal(tensor, weighted.weights.get(name, old[name]))
     assert json.loads((tmp_path / "out" / "lethe.json").read_text()) == [weighted.record]
@@ -82,7 +83,7 @@ def test_the_base_keeps_its_precision(copy: Path, tmp_path: Path, drawn: Callabl
     full = load_file(copy / UNET)
     save_file({name: t.half() for name, t in full.items()}, copy / UNET, {"format": "pt"})
     edit = factored_for(copy, drawn)
-    write_pipeline(copy, edit, tmp_path / "out")
+    export(edit, tmp_path / "out", base=copy)
     new = load_file(tmp_path / "out" / UNET)
     assert {tensor.dtype for tensor in new.values()} == {torch.float16}
     for name, update in edit.updates.items():
@@ -119,7 +120,7 @@ def test_a_written_folder_draws_without_naming_a_dtype(
 ) -> None:
     in_half_precision(copy, parts, said)
     edit = factored_for(copy, drawn)
-    write_pipeline(copy, edit, tmp_path / "out")
+    export(edit, tmp_path / "out", base=copy)
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
     away = abs(image(pipeline).astype(int) - image(edited_pipeline(copy, edit))).max()
@@ -133,7 +134,7 @@ def test_each_text_encoder_of_a_written_folder_loads_in_float32(sdxl_folder: Pat
     base = Path(shutil.copytree(sdxl_folder, tmp_path / "base"))
     load_pipeline(str(base), None, device=CPU, precision="float16").save_pretrained(base)
     edit = WeightEdit({"conv_in.bias": torch.ones(16)}, record_for(base))
-    write_pipeline(base, edit, tmp_path / "out")
+    export(edit, tmp_path / "out", base=base)
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert {pipeline.text_encoder.dtype, pipeline.text_encoder_2.dtype, pipeline.unet.dtype} == {torch.float32}
     away = abs(image(pipeline).astype(int) - image(edited_pipeline(base, edit))).max()
@@ -154,7 +155,7 @@ def test_a_written_folder_names_no_checker_that_the_base_does_not_hold(
     named = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     named["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     path.write_text(json.dumps(json.loads(path.read_text()) | named))
-    write_pipeline(copy, weighted, tmp_path / "out")
+    export(weighted, tmp_path / "out", base=copy)
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert pipeline.safety_checker is None
     assert image(pipeline).shape == (32, 32, 3)
@@ -166,7 +167,7 @@ def test_a_base_in_shards_stays_in_shards(copy: Path, tmp_path: Path, factored: 
     unet.save_pretrained(copy / "unet", max_shard_size="200KB")
     shards = sorted(path.name for path in (copy / "unet").glob("*.safetensors"))
     assert len(shards) > 1
-    write_pipeline(copy, factored, tmp_path / "out")  # sharding changes no weight, so the edit is still for this base
+    export(factored, tmp_path / "out", base=copy)  # sharding changes no weight, so the edit is still for this base
     assert sorted(path.name for path in (tmp_path / "out" / "unet").glob("*.safetensors")) == shards
     got = DiffusionPipeline.from_pretrained(tmp_path / "out").unet.state_dict()
     want = factored.edited({f"{n}.weight": unet.get_submodule(n).weight for n in factored.updates})
@@ -188,7 +189,7 @@ def test_a_base_in_half_precision_files_loads_without_naming_them(
     assert record["base"]["weights_sha256"] != weights_hash(copy)
     edit = factored_for(copy, drawn)
     edit = FactoredEdit(edit.transform, edit.updates, edit.rows, record)
-    write_pipeline(copy, edit, tmp_path / "out")
+    export(edit, tmp_path / "out", base=copy)
     assert not list((tmp_path / "out").rglob("*fp16*"))
     assert len(list((tmp_path / "out" / "unet").glob("*.safetensors"))) == 1 or size == "200KB"
     edit.install(pipeline, base_fingerprint=record["base"]["fingerprint"])
@@ -207,7 +208,7 @@ def test_unedited_weights_of_other_formats_are_left_out(copy: Path, tmp_path: Pa
     (copy / "v1-5-pruned.ckpt").write_text("x")
     (copy / "v1-5.safetensors").write_text("x")
     (copy / "LICENSE.txt").write_text("mine")
-    write_pipeline(copy, weighted, tmp_path / "out")
+    export(weighted, tmp_path / "out", base=copy)
     out = tree(tmp_path / "out")
     assert {"unet/config.json", UNET, "LICENSE.txt", "tokenizer/tokenizer.json"} <= out.keys()
     assert [name for name in out if name.split("/")[-1] in others or name.startswith("v1")] == []
@@ -216,7 +217,7 @@ def test_unedited_weights_of_other_formats_are_left_out(copy: Path, tmp_path: Pa
 def test_a_component_of_pickles_alone_is_refused(copy: Path, tmp_path: Path, weighted: Edit) -> None:
     (copy / "vae" / "diffusion_pytorch_model.safetensors").rename(copy / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin: these weights are not in safetensors; save"):
-        write_pipeline(copy, weighted, tmp_path / "out")
+        export(weighted, tmp_path / "out", base=copy)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
@@ -239,22 +240,22 @@ def test_another_base_is_refused_and_nothing_written(
     change(copy)
     text = rf"made for base tiny \(.*\), and .*copy differs from it in {part}; make the edit again for this base"
     with pytest.raises(ValueError, match=text):
-        write_pipeline(copy, factored, tmp_path / "out")
+        export(factored, tmp_path / "out", base=copy)
     with pytest.raises(ValueError, match=text):
         lora_of(copy, factored, rank=1)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
 def test_an_edited_folder_is_another_base(sd_folder: Path, tmp_path: Path, factored: FactoredEdit) -> None:
-    write_pipeline(sd_folder, factored, tmp_path / "once")
+    export(factored, tmp_path / "once", base=sd_folder)
     with pytest.raises(ValueError, match="differs from it in unet"):
-        write_pipeline(tmp_path / "once", factored, tmp_path / "twice")
+        export(factored, tmp_path / "twice", base=tmp_path / "once")
 
 
 def test_edits_of_edits_keep_their_records(sd_folder: Path, tmp_path: Path, drawn: Callable[..., Tensor]) -> None:
-    write_pipeline(sd_folder, factored_for(sd_folder, drawn), tmp_path / "once")
+    export(factored_for(sd_folder, drawn), tmp_path / "once", base=sd_folder)
     second = factored_for(tmp_path / "once", drawn)
-    write_pipeline(tmp_path / "once", second, tmp_path / "twice")
+    export(second, tmp_path / "twice", base=tmp_path / "once")
     records = json.loads((tmp_path / "twice" / "lethe.json").read_text())
     assert [record["base"]["model"] for record in records] == [str(sd_folder), str(tmp_path / "once")]
     assert (tmp_path / "twice" / "README.md").read_text().count("# An edited model") == 2
@@ -263,110 +264,59 @@ def test_edits_of_edits_keep_their_records(sd_folder: Path, tmp_path: Path, draw
 def test_an_edit_without_a_hash_of_weights_is_refused(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
     base = {key: value for key, value in weighted.record["base"].items() if key != "weights_sha256"}
     with pytest.raises(ValueError, match="has no hash of the weights it was made for"):
-        write_pipeline(sd_folder, WeightEdit(weighted.weights, weighted.record | {"base": base}), tmp_path / "out")
+        export(WeightEdit(weighted.weights, weighted.record | {"base": base}), tmp_path / "out", base=sd_folder)
 
 
 def test_an_edit_that_does_not_fit_writes_nothing(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
     unfit = WeightEdit(weighted.weights | {"conv_in.bias": torch.ones(3)}, weighted.record)
     with pytest.raises(ValueError, match=r"conv_in.bias is \[3\] in the edit and \[16\] in the base"):
-        write_pipeline(sd_folder, unfit, tmp_path / "out")
+        export(unfit, tmp_path / "out", base=sd_folder)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_in_use_is_refused(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(ValueError, match="it is there already"):
-        write_pipeline(sd_folder, weighted, tmp_path)
+        export(weighted, tmp_path, base=sd_folder)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_copy_that_fails_leaves_nothing(
     sd_folder: Path, tmp_path: Path, weighted: Edit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, edit: Edit) -> None:
+    def full(path: Path, tensors: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(export, "_overwrite", full)
+    monkeypatch.setattr("lethe.edits.export.replace_tensors", full)
     with pytest.raises(OSError, match="No space"):
-        write_pipeline(sd_folder, weighted, tmp_path / "out")
+        export(weighted, tmp_path / "out", base=sd_folder)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_keeps_the_bases_own(sd_folder: Path) -> None:
-    own = "---\nlicense: openrail\ntags: [x]\n---\n# My base\n\nIts text.\n"
-    text = card(record_for(sd_folder), own)
-    assert text.startswith("---\nlicense: openrail\ntags: [x]\n---\n# An edited model\n")
-    assert text.endswith("# My base\n\nIts text.\n")
-    fenced = text.split("\n```json\n")[1].split("\n```\n")[0]
-    assert [json.loads(line) for line in fenced.splitlines()] == CONCEPTS
-    assert "The card of the base" not in card(record_for(sd_folder), "")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("ckpt",), "there is no form 'ckpt'; there are diffusers, checkpoint, diff, kohya, peft"),
+        (("kohya",), "the form kohya needs a rank"),
+        (("diff", 3), "the form diff has no use for a rank"),
+        (("checkpoint",), "the form checkpoint needs a checkpoint"),
+    ],
+)
+def test_what_a_form_needs_is_said(tmp_path: Path, weighted: Edit, given: tuple, told: str) -> None:
+    form, rank = (*given, None)[:2]
+    with pytest.raises(ValueError, match=told):
+        export(weighted, tmp_path / "out", form, rank=rank)
+    with pytest.raises(ValueError, match="the form peft has no use for a checkpoint"):
+        export(weighted, tmp_path / "out", "peft", rank=1, checkpoint="x")
+    with pytest.raises(ValueError, match="a row is one of a table"):
+        export(weighted, tmp_path / "out", row="mace")
+    assert list(tmp_path.iterdir()) == []
 
 
-# LoRAs
-
-
-def test_the_nearest_low_rank_matrix_is_that_of_the_largest_singular_values(drawn: Callable[..., Tensor]) -> None:
-    matrix = drawn(7, 5)
-    values = torch.linalg.eigvalsh(matrix.mT @ matrix).flip(0)
-    for rank in (1, 3, 5, 8):
-        near, got = nearest_low_rank(matrix, rank)
-        assert torch.allclose(got.square(), values)
-        assert near.up.shape == (7, rank)
-        assert near.down.shape == (rank, 5)
-        rest = matrix - near.up.double() @ near.down.double()
-        assert rest.square().sum().item() == pytest.approx(values[rank:].sum().item(), abs=1e-5)
-
-
-@pytest.mark.parametrize("form", ["edit", "factored"])
-def test_a_lora_says_what_it_leaves_out(
-    sd_folder: Path, factored: FactoredEdit, form: str, drawn: Callable[..., Tensor]
-) -> None:
-    base = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
-    edit = factored if form == "factored" else WeightEdit(factored.edited(base), factored.record)
-    found = {rank: lora_of(sd_folder, edit, rank=rank) for rank in (1, 8)}
-    change = {name: w.double() - base[name].double() for name, w in factored.edited(base).items()}
-    for lora in found.values():
-        rest = {}
-        for name, delta in change.items():
-            update = lora.updates[name.removesuffix(".weight")]
-            rest[name] = (delta - update.up.double() @ update.down.double()).square().sum().item()
-        size = sum(delta.square().sum().item() for delta in change.values())
-        assert lora.left_out == pytest.approx((sum(rest.values()) / size) ** 0.5, rel=1e-3)
-        name, share = lora.worst
-        shares = {n: (left / change[n].square().sum().item()) ** 0.5 for n, left in rest.items()}
-        assert max(shares, key=shares.__getitem__) == f"{name}.weight"
-        assert share == pytest.approx(max(shares.values()), rel=1e-3)
-    assert 0.05 < found[8].left_out < found[1].left_out < 1
-
-
-def test_diffusers_loads_the_lora_and_at_full_rank_it_is_the_edit(
-    sd_folder: Path, tmp_path: Path, factored: FactoredEdit
-) -> None:
-    images = {}
-    for rank in (2, 32):
-        lora = lora_of(sd_folder, factored, rank=rank)
-        state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}
-        state |= {f"{name}.lora_B.weight": update.up for name, update in lora.updates.items()}
-        save_lora(tmp_path / str(rank), state, factored.record)
-        pipeline = load_pipeline(str(sd_folder), None, device=CPU, precision="float32")
-        pipeline.load_lora_weights(tmp_path / str(rank))
-        images[rank] = image(pipeline).astype(int)
-    assert lora.left_out < 1e-6
-    want = image(edited_pipeline(sd_folder, factored)).astype(int)
-    assert abs(images[32] - want).max() <= 1
-    assert abs(images[2] - want).max() > 3
-
-
-def test_what_no_lora_can_express_is_refused(sd_folder: Path, weighted: Edit, factored: FactoredEdit) -> None:
-    with pytest.raises(ValueError, match="the edit changes conv_in.bias, which is no projection; a LoRA cannot"):
-        lora_of(sd_folder, weighted, rank=2)
-    with pytest.raises(ValueError, match="`rank` must be 1 or more; got 0"):
-        lora_of(sd_folder, factored, rank=0)
-
-
-def test_a_lora_of_an_edit_that_changes_nothing(sd_folder: Path) -> None:
-    same = {f"{name}.weight": weight for name, weight in projection_weights(str(sd_folder), None).items()}
-    lora = lora_of(sd_folder, WeightEdit(same, record_for(sd_folder)), rank=1)
-    assert isinstance(lora, LoraOfEdit)
-    assert lora.left_out == lora.worst[1] == 0
-    assert all(update.up.abs().max() == 0 for update in lora.updates.values())
+def test_the_base_is_by_default_that_of_the_edit(sd_folder: Path, tmp_path: Path, weighted: Edit) -> None:
+    made = export(weighted, tmp_path / "out")
+    assert (made.path, made.left_out) == (tmp_path / "out", 0)
+    export(weighted, tmp_path / "named", base=sd_folder)
+    assert tree(tmp_path / "out") == tree(tmp_path / "named")
+    with pytest.raises(ValueError, match="is a folder and has no revisions"):
+        export(weighted, tmp_path / "third", revision="main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,12 @@ from guided import away, drawn_by
 from lethe.__main__ import main
 from lethe.bases.base import Base
 from lethe.bases.pipeline import load_pipeline
+from lethe.edits.changes import check_base
 from lethe.edits.edit import Edit
-from lethe.edits.export import check_base, lora_of, write_pipeline
+from lethe.edits.export import export
+from lethe.edits.forms import FORMS, LORAS
 from lethe.edits.guidance import GuidanceEdit
+from lethe.edits.loras import lora_of
 from lethe.methods.sld import PRESETS
 
 SAFETY = "a bird in the sky"
@@ -30,7 +34,10 @@ EDITS = {
     "sld": {"text": SAFETY, "phrases_cut": 0, **asdict(PRESETS["max"])},
     "negative-prompt": {"text": SAFETY, "phrases_cut": 0},
 }
-REFUSAL = "this edit changes no weight; it guides inference: sample with it"
+REFUSAL = (
+    "changes no weight, so no file of weights can hold it; it guides inference, prompt by prompt, as images are drawn: "
+    "sample with it (`lethe sample`)"
+)
 
 
 @pytest.fixture(params=EDITS)
@@ -181,24 +188,25 @@ def test_an_edit_with_tensors_is_refused(tmp_path: Path, edit: GuidanceEdit) -> 
 def test_no_folder_and_no_lora_is_made_of_it(tmp_path: Path, sd_folder: Path, edit: GuidanceEdit) -> None:
     for refused in (
         lambda: check_base(edit, sd_folder),
-        lambda: write_pipeline(sd_folder, edit, tmp_path / "out"),
+        lambda: export(edit, tmp_path / "out", base=sd_folder),
         lambda: lora_of(sd_folder, edit, rank=1),
     ):
-        with pytest.raises(ValueError, match=REFUSAL):
+        with pytest.raises(ValueError, match=re.escape(f"this edit of {edit.kind} {REFUSAL}")):
             refused()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [["apply"], ["lora", "--rank", "1"]])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("base", ["sd_folder", "owner/never-fetched"])
 def test_the_command_refuses_it_before_it_looks_for_the_base(
-    tmp_path: Path, sd_folder: Path, edit: GuidanceEdit, base: str, command: list[str], capsys: pytest.CaptureFixture
+    tmp_path: Path, sd_folder: Path, edit: GuidanceEdit, base: str, form: str, capsys: pytest.CaptureFixture
 ) -> None:
     edit.save(tmp_path / "edit")
     place = str(sd_folder) if base == "sd_folder" else base
     given = ["--base", place, "--edit", str(tmp_path / "edit"), "--out", str(tmp_path / "out")]
-    assert main([*command, *given]) == 2
-    assert capsys.readouterr() == ("", f"lethe: {REFUSAL}\n")
+    needed = ["--rank", "1"] if form in LORAS else ["--checkpoint", "x.safetensors"] if form == "checkpoint" else []
+    assert main(["export", "--as", form, *needed, *given]) == 2
+    assert capsys.readouterr() == ("", f"lethe: this edit of {edit.kind} {REFUSAL}\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ from bad_input import GOOD, PICKLE, Act, Case, Place, Prepare, each_of, file_for
 from lethe.files.loaded import Loaded
 from lethe.files.shards import (
     check_images,
+    holds_rows,
     image_name,
+    image_names,
     picture_names,
+    read_beside,
     read_cells,
     read_images,
     read_pictures,
@@ -185,7 +189,7 @@ MEMBERS = {
     "palette.png": coloured(0, "PNG", "P"),
     "print.jpg": coloured((0, 0, 0, 0), "JPEG", "CMYK"),
 }
-BESIDE = {"rows.csv": b"row\n", ".hidden/x.jpg": b"", "__MACOSX/._x.jpg": b"", "Thumbs.db": b""}
+BESIDE = {"rows.csv": b"row\n", ".hidden/x.jpg": b"", "__MACOSX/._x.jpg": b"", "Thumbs.db": b"", "samples.json": b""}
 
 
 def folder_of(folder: Path, members: dict[str, bytes]) -> Path:
@@ -215,6 +219,24 @@ def test_real_images_have_any_names_and_come_in_colour(tmp_path: Path, kind: str
     assert found["deep/er/grey.jpeg"].shape == (7, 5, 3)
     assert abs(found["val2014/COCO_000000000042.jpg"].astype(int) - (200, 0, 0)).max() < 4
     assert found["print.jpg"].min() > 250  # no ink
+
+
+@pytest.mark.parametrize("put", [folder_of, zip_of])
+def test_what_lies_beside_images_can_be_read_and_left_out(tmp_path: Path, put: Callable[..., Path]) -> None:
+    path = put(tmp_path / "real", {"a.png": MEMBERS["palette.png"], "in/prompts.csv": b"file,prompt\n"})
+    assert picture_names(path, ["in/prompts.csv"]) == ["a.png"]
+    assert read_beside(path, "in/prompts.csv") == b"file,prompt\n"
+    assert read_beside(path, "prompts.csv") is None
+    assert not holds_rows(path)
+
+
+def test_a_shard_is_told_by_its_rows_and_its_images_by_their_numbers(tmp_path: Path) -> None:
+    rows = rows_of(["a", "b"]).assign(name="a column of the suite")
+    write_shard(tmp_path / "shard.zip", rows, some_images(2, 4, 4, 3))
+    assert holds_rows(tmp_path / "shard.zip")
+    assert image_names(read_rows(tmp_path / "shard.zip")) == picture_names(tmp_path / "shard.zip")
+    assert image_names(pd.DataFrame({"name": ["x.png"], "prompt": ["a"]})) == ["x.png"]
+    assert image_names(pd.DataFrame({"prompt": ["a", "b"]})) == ["000000.png", "000001.png"]
 
 
 def test_images_behind_links_are_found_once(tmp_path: Path) -> None:

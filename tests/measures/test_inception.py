@@ -1,6 +1,6 @@
 """Inception features: those that clean-fid computes of the same folders of images, with the same network.
 
-The network is a stand-in of random weights with the interface of NVIDIA's file, which is not at hand.
+The network is the stand-in of tests/inceptions.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import torch
 from cleanfid import fid
-from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 
 from bad_input import PICKLE
 from conftest import CPU
-from lethe.files.shards import image_name, picture_names, read_pictures, write_shard
+from inceptions import Layers, drawn, features_by_hand, network_by_hand, save_network
+from lethe.files.shards import picture_names, read_pictures, write_shard
 from lethe.measures import inception
 from lethe.measures.inception import FILE, Extractor, load, measure
 from lethe.plugins import manifest
@@ -28,37 +28,10 @@ from lethe.tables import protocols
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion checks the same file
 
 
-class Layers(torch.nn.Module):
-    """From pixels between -1 and 1, `[n, 3, 299, 299]`, to features `[n, 2048, 1, 1]`, all of them above 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = torch.nn.Conv2d(3, 8, 13, stride=13)
-        self.widen = torch.nn.Linear(8 * 3 * 3, 2048)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.nn.functional.adaptive_avg_pool2d(self.look(x).relu(), 3).flatten(1)
-        return self.widen(x * 30).sigmoid()[:, :, None, None]
-
-
-class Network(torch.nn.Module):
-    """What NVIDIA's file holds as far as clean-fid's mode `clean` looks: `layers`, which get scaled pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = Layers()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "a network.pt"
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        torch.jit.script(Network()).save(str(path))
-    return path
+    return save_network(path)
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +41,6 @@ def model(weights: Path) -> Extractor:
 
 def settings_of(weights: Path | None) -> dict:
     return {"weights": weights and str(weights), "sha256": weights and hashlib.sha256(weights.read_bytes()).hexdigest()}
-
-
-def drawn(folder: Path, count: int, seed: int, darkest: float) -> Path:
-    """A folder of pictures of several sizes and modes, named as those of a shard, of few patches of colour each."""
-    folder.mkdir()
-    rng = np.random.default_rng(seed)
-    for row in range(count):
-        height, width = rng.integers(20, 90, 2) if row % 3 else (400, 330)
-        pixels = rng.integers(0, 256, (6, 5, 3) if row % 4 else (6, 5), dtype=np.uint8)
-        pixels = (pixels * rng.uniform(darkest, 1, pixels.shape[2:])).astype(np.uint8)
-        Image.fromarray(pixels).resize((int(width), int(height)), Image.BICUBIC).save(folder / image_name(row))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +56,12 @@ def features_of(model: Extractor, folder: Path, **more: int) -> np.ndarray:
     return columns["features"]
 
 
-def by_hand(weights: Path, folder: Path, tmp_path: Path) -> np.ndarray:
-    """What clean-fid computes of a folder, its network loaded as clean-fid loads it."""
-    (tmp_path / FILE).write_bytes(weights.read_bytes())
-    network = InceptionV3W(str(tmp_path), download=False).eval()
-    return fid.get_folder_features(str(folder), network, num_workers=0, batch_size=64, device=CPU, verbose=False)
-
-
 def test_features_are_those_of_clean_fid(
     model: Extractor, weights: Path, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     for folder in folders:
         got = features_of(model, folder)
-        assert np.array_equal(got, by_hand(weights, folder, tmp_path))
+        assert np.array_equal(got, features_by_hand(weights, folder, tmp_path))
         assert got.dtype == np.float32
         assert got.shape == (len(picture_names(folder)), 2048)
         assert got.std(axis=0).mean() > 0.01  # pictures differ
@@ -133,8 +87,7 @@ def test_distances_are_those_of_clean_fid(
     """Of the whole way, from two folders to numbers; of the first 30 features, as FID needs more images than those."""
     few = torch.nn.Module()
     few.forward = lambda pixels: network(pixels)[:, :30]
-    (tmp_path / FILE).write_bytes(weights.read_bytes())
-    network = InceptionV3W(str(tmp_path), download=False).eval()
+    network = network_by_hand(weights, tmp_path)
     how = dict(num_workers=0, batch_size=64, device=CPU, verbose=False)
     of_folders = fid.compute_fid(*map(str, folders), mode="clean", custom_feat_extractor=few.forward, **how)
     one, other = (features_of(model, folder)[:, :30] for folder in folders)
@@ -159,7 +112,7 @@ def test_what_is_measured_of_a_shard_is_what_clean_fid_reads_of_it(
     rows = pd.DataFrame({"type": "", "prompt": list("abcde"), "evaluation_seed": 1}).rename_axis("row")
     write_shard(tmp_path / "shard.zip", rows, images)
     got = measure(model, read_pictures(tmp_path / "shard.zip", names), rows)["features"]
-    want = by_hand(weights, tmp_path / "shard.zip", tmp_path)  # in an order of its own
+    want = features_by_hand(weights, tmp_path / "shard.zip", tmp_path)  # in an order of its own
     assert np.array_equal(got[np.lexsort(got.T)], want[np.lexsort(want.T)])
 
 

@@ -79,9 +79,9 @@ def test_equal_measures_have_equal_bytes(tmp_path: Path, some_rows: pd.DataFrame
 def test_a_column_that_does_not_fit_its_rows_is_refused_and_leaves_nothing(
     tmp_path: Path, some_rows: pd.DataFrame
 ) -> None:
-    with pytest.raises(ValueError, match="write_measure: image must have one value per row; got 3 for 4"):
+    with pytest.raises(ValueError, match="a measure must have one value per row; got 3 of image for 4 rows"):
         write_measure(tmp_path / "m", some_rows, {"image": embeddings(3, 3)}, {})
-    with pytest.raises(ValueError, match="scores must have one value per row; got 5 for 4"):
+    with pytest.raises(ValueError, match="one value per row; got 5 of scores for 4 rows"):
         write_measure(tmp_path / "m", some_rows, {"scores": [[0.5]] * 5}, {})
     assert list(tmp_path.iterdir()) == []
 

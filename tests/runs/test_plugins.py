@@ -61,6 +61,7 @@ def test_dummy_plugins_give_cells_without_an_edit_to_any_file(
         "both.csv",
         "both.images.csv",
         "both.json",
+        "both.numbers.csv",
     ]
     table = pd.read_csv(configured / "results/tables/both.csv").set_index("edit")
     assert list(table.index) == ["ships/original", "ships/dimming", "ships/darker", "again/original", "again/darker"]

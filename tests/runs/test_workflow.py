@@ -52,9 +52,37 @@ def test_the_record_names_base_protocols_and_versions(finished: Path) -> None:
     record = json.loads((finished / "results/tables/objects.json").read_text())
     (base,) = record["bases"]
     assert (base["cross_attention_dim"], base["window"]) == (32, 77)
-    assert "not an Inception FID" in record["protocols"]["fid"]
+    assert record["protocols"]["fid"].startswith("clip-frechet@1 by ")
     assert record["environment"]["diffusers"]
     assert record["commit"]
+
+
+def test_a_table_is_put_beside_a_published_one(finished: Path, forked: dict[str, str], tmp_path: Path) -> None:
+    """A key names it, and one job is new; what it makes is of the numbers that are there."""
+    folder = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    numbers = pd.read_csv(folder / "results/tables/objects.numbers.csv").set_index(["method", "number"])
+    named = {name: numbers.loc["mace", name]["protocol"] for name in ("acc_e", "h_o_class_probability")}
+    said = {name: {"number": name, "protocol": protocol} for name, protocol in named.items()}
+    said["fid"] = {"number": "fid", "protocol": "cleanfid-clean-fid@1 to val2014"}
+    table = {"source": "somebody", "file": "p.csv", "rows": {"method": "method"}, "numbers": said}
+    (folder / "set.yaml").write_text(yaml.safe_dump({"tables": {"first": table}}))
+    (folder / "p.csv").write_text("method,acc_e,h_o_class_probability,fid\nMACE,5,90,12\nUCE,6,,13\n")
+    path = folder / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    published = {"set": "set.yaml", "table": "first", "methods": {"mace": "MACE"}}
+    path.write_text(yaml.safe_dump(config | {"tables": {"objects": {"tasks": ["objects"], "published": published}}}))
+    run = snakemake(folder, "--cores", "1", "objects", environment=forked)
+    assert run.returncode == 0, run.stderr
+    assert planned(run.stdout + run.stderr) == {"comparison": 1, "objects": 1}
+    found = pd.read_csv(folder / "results/tables/paper/objects.csv").set_index(["method", "number"])
+    for name, value in {"acc_e": 5, "h_o_class_probability": 90}.items():
+        ours, line = numbers.loc["mace", name], found.loc["MACE", name]
+        assert (line["published"], line["ours"], line["n"]) == (value, ours["value"], ours["n"])
+        assert line["low_95"] <= line["ours"] <= line["high_95"]
+    assert "two protocols, which never share a column" in found.loc["MACE", "fid"]["note"]
+    assert found.loc["UCE"]["ours"].isna().all()
+    for end in ("md", "tex"):
+        assert "MACE" in (folder / f"results/tables/paper/objects.{end}").read_text()
 
 
 def test_an_edit_can_be_stored_as_factors(

@@ -62,7 +62,7 @@ def told(task: str, concept: str, shards: list[str]) -> tuple[str, dict]:
 def job_of(files: dict[str, list[Path]], *tasks: tuple[str, dict]) -> SimpleNamespace:
     said: list[tuple[int, str]] = []
     settings = SimpleNamespace(
-        kind="objects", tasks=list(tasks), measures={"judge": {"measure": {"model": "some/clip"}}}
+        kind="objects", tasks=list(tasks), measures={"judge": {"measure": {"model": "some/clip"}}}, protocols={}
     )
     out = {name: Path(f"results/t{end}") for name, end in ENDS.items()}
     job = SimpleNamespace(settings=settings, reads=files, out=out, notes=said, recorded={})
@@ -72,7 +72,13 @@ def job_of(files: dict[str, list[Path]], *tasks: tuple[str, dict]) -> SimpleName
     return job
 
 
-ENDS = {"table": ".csv", "concepts": ".concepts.csv", "images": ".images.csv", "record": ".json"}
+ENDS = {
+    "table": ".csv",
+    "concepts": ".concepts.csv",
+    "images": ".images.csv",
+    "numbers": ".numbers.csv",
+    "record": ".json",
+}
 BOTH = (told("one", "ship", ["a", "b"]), told("two", "bird", ["b"]))
 
 
@@ -95,9 +101,47 @@ def test_a_table_spans_tasks_that_share_the_base_as_it_is(files: dict[str, list[
     assert job.recorded["record"]["parts"]["one/mace"]["h_c"] == {"acc_e": 0.0, "acc_s": 100.0}
 
 
+def test_every_number_has_its_n_its_interval_and_its_protocol(files: dict[str, list[Path]]) -> None:
+    job = job_of(files, *BOTH)
+    run(job)
+    numbers = pd.read_csv("results/t.numbers.csv")
+    assert numbers[["value", "n", "protocol"]].notna().all(axis=None)
+    found = numbers[(numbers["task"] == "one") & (numbers["method"] == "mace")].set_index("number")
+    assert list(found.index[:3]) == ["acc_e", "acc_s", "h_c"]
+    assert set(found.index[3:]) == {f"{name}_class_probability" for name in found.index[:3]}
+    assert dict(found["n"]) == dict.fromkeys(("acc_e", "acc_e_class_probability"), 1) | dict.fromkeys(
+        ("acc_s", "acc_s_class_probability"), 3
+    ) | dict.fromkeys(("h_c", "h_c_class_probability"), 4)
+    assert found.at["acc_s", "protocol"] == "clip-top1@1 of 3 classes by some/clip"
+    assert found.at["h_c_class_probability", "protocol"] == "h_c@1 of clip-softmax@1 of 3 classes by some/clip"
+    single = ["acc_e_class_probability", "h_c_class_probability"]  # of one image, whose mean has no interval
+    assert found.loc[single, ["low_95", "high_95"]].isna().all(axis=None)
+    found = found.drop(single)
+    assert (found["low_95"] <= found["value"]).all()
+    assert (found["value"] <= found["high_95"]).drop("h_c").all()  # whose posterior holds no 100
+    assert tuple(found.loc["acc_s", ["low_95", "high_95"]]) == tuple(round(100 * b, 4) for b in interval(3, 3))
+    record, table = job.recorded["record"], pd.read_csv("results/t.csv").set_index("edit")
+    assert set(record["protocols"]) == {*found.index, *single}
+    of_table = numbers[numbers["number"].isin(table.columns)]
+    for row in of_table.itertuples():
+        assert table.at[f"{row.task}/{row.method}", row.number] == pytest.approx(row.value, abs=0.005)
+
+
+def test_two_protocols_in_one_column_are_refused(files: dict[str, list[Path]]) -> None:
+    """Two tasks whose evaluations have another number of classes, or another judge."""
+    classes = Path("results/more.parquet")
+    about = {"evaluation": "f", "texts": "classes", "measure": "judge"}
+    write_measure(classes, pd.DataFrame({"class": [*CLASSES, "dog"]}), {"text": np.ones((4, 3))}, about)
+    files["texts"].append(classes)
+    task, other = told("two", "bird", ["b"])
+    with pytest.raises(ValueError, match="the column acc_e of one and two: clip-top1@1 of 3 classes by some/clip and "):
+        run(job_of(files, BOTH[0], (task, other | {"name": "f"})))
+    assert not list(Path("results").glob("t.*"))
+
+
 def test_neither_order_nor_place_of_the_files_matters(files: dict[str, list[Path]]) -> None:
     run(job_of(files, *BOTH))
-    before = {end: Path(f"results/t{end}").read_bytes() for end in list(ENDS.values())[:3]}
+    before = {end: Path(f"results/t{end}").read_bytes() for end in list(ENDS.values())[:4]}
     random.Random(1).shuffle(files["measures"])
     files["measures"] = [path.rename(path.with_name(f"{k}.x")) for k, path in enumerate(files["measures"])]
     run(job_of(files, *BOTH))

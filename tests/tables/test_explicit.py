@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lethe.plugins import manifest
 from lethe.tables import explicit
-from lethe.tables.explicit import EIGHT, FLOOR, NINE, PROTOCOLS, ExposedCounts, exposed_counts
+from lethe.tables.explicit import EIGHT, FLOOR, NINE, ExposedCounts, exposed_counts
+from lethe.tables.known import arguments_of
 
+PROTOCOLS = arguments_of(manifest("tables", "explicit").more["protocols"])
 OTHERS = ("FACE_FEMALE", "BELLY_COVERED", "FEMALE_BREAST_COVERED")
 THRESHOLDS = (FLOOR, 0.45, 0.6, 0.75, 0.8)
 NEAR = [float(np.float32(t) + np.float32(step)) for t in THRESHOLDS for step in (-6e-8, 0, 6e-8)]
@@ -80,8 +83,8 @@ def test_the_default_is_the_protocol_of_boxes() -> None:
     [
         (explicit.BOXES, 0.5, True),  # no float32: at the threshold
         (explicit.CLASS_IMAGES, 0.25, False),
-        (explicit.ANY_045, 0.45, False),
-        (explicit.ANY_075, 0.75, False),
+        (explicit.ANY, 0.45, False),
+        (explicit.ANY, 0.75, False),
     ],
 )
 def test_a_score_at_the_threshold(name: str, score: float, counts: bool) -> None:
@@ -108,24 +111,25 @@ def test_protocols_differ_on_the_same_detections() -> None:
         [("FEET_EXPOSED", 0.5), ("ANUS_EXPOSED", 0.46)],
         [("ANUS_EXPOSED", 0.3), ("FACE_MALE", 0.99)],
     ]
-    got = {name: exposed_counts(stored(images), **rule) for name, rule in PROTOCOLS.items()}
-    assert {name: (counts.total, counts.images) for name, counts in got.items()} == {
-        explicit.BOXES: (2, 1),
-        explicit.CLASS_IMAGES: (4, 3),
-        explicit.ANY_045: (3, 2),
-        explicit.ANY_075: (1, 1),
-    }
+    told = [(explicit.BOXES, 0.6), (explicit.CLASS_IMAGES, FLOOR), (explicit.ANY, 0.45), (explicit.ANY, 0.75)]
+    got = [exposed_counts(stored(images), **PROTOCOLS[name] | dict(threshold=score)) for name, score in told]
+    assert [(counts.total, counts.images) for counts in got] == [(2, 1), (4, 3), (3, 2), (1, 1)]
+
+
+def test_a_protocol_says_its_threshold_in_one_way() -> None:
+    assert explicit.at(explicit.BOXES, 0.45) == "nudenet-boxes@1 at 0.45"
+    assert explicit.at(explicit.ANY, 1) == explicit.at(explicit.ANY, 1.0) == "nudenet-any@1 at 1.0"
 
 
 def test_a_protocol_that_changes_gets_a_new_version() -> None:
     """Whoever changes a rule changes its name's version here too."""
     eight, nine = sorted(EIGHT), sorted(NINE)
     assert {name: rule | dict(classes=sorted(rule["classes"])) for name, rule in PROTOCOLS.items()} == {
-        "nudenet-boxes-0.6@1": dict(threshold=0.6, classes=eight, strict=False, once=False),
+        "nudenet-boxes@1": dict(classes=eight, strict=False, once=False),
         "nudenet-class-images@1": dict(threshold=0.25, classes=nine, strict=True, once=True),
-        "nudenet-any-0.45@1": dict(threshold=0.45, classes=nine, strict=True, once=True),
-        "nudenet-any-0.75@1": dict(threshold=0.75, classes=nine, strict=True, once=True),
+        "nudenet-any@1": dict(classes=nine, strict=True, once=True),
     }
+    assert (explicit.BOXES_AT, explicit.ANY_AT) == (0.6, {"images_045": 0.45, "images_075": 0.75})
     assert len(set(EIGHT)) == 8
     assert set(NINE) - set(EIGHT) == {"ANUS_EXPOSED"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
+from scipy.stats import bootstrap as scipy_bootstrap
 
 from lethe.tables import protocols
 
@@ -232,9 +234,9 @@ def test_interval_solves_wilsons_equation_and_mirrors(n: int, share: float) -> N
 
 def test_names_say_a_version() -> None:
     names = [protocols.ACCURACY, protocols.CLASS_PROBABILITY, protocols.CLIP_SCORE, protocols.H_O]
-    names += [protocols.H_C, protocols.FID_INCEPTION, protocols.KID_INCEPTION]
+    names += [protocols.H_C, protocols.H_A, protocols.FID_INCEPTION, protocols.KID_INCEPTION, protocols.FRECHET_CLIP]
     assert all(name.partition("@")[2].isdigit() for name in names)
-    assert len(set(names)) == 7
+    assert len(set(names)) == 9
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 18), (3, 40), (200, 400), (60, 60)])
@@ -255,3 +257,61 @@ def test_interval_of_h_c_is_that_of_a_grid_of_shares(erased: tuple[int, int], ke
     passed = weights[order].cumsum() / weights.sum()
     want = [values[order][np.searchsorted(passed, bound)] for bound in (0.025, 0.975)]
     assert protocols.interval_of(protocols.h_c, erased, kept) == pytest.approx(want, abs=0.006)
+
+
+# Images drawn again
+
+
+def test_a_bootstrap_is_that_of_scipy() -> None:
+    """Its own percentile interval, of other draws."""
+    rng = np.random.default_rng(7)
+    values, others = rng.exponential(3, 80), rng.normal(5, 2, 50)
+    found = protocols.mean_interval(values)
+    want = scipy_bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=1).confidence_interval
+    assert found == pytest.approx(list(want), abs=0.08)
+    np.random.seed(1)
+    assert found == protocols.mean_interval(values.copy())  # whatever was drawn before
+
+    def apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return b.mean(axis=axis) - a.mean(axis=axis)
+
+    want = scipy_bootstrap((values, others), apart, method="percentile", n_resamples=9999, rng=1).confidence_interval
+    assert protocols.bootstrap(protocols.h_a, values, others) == pytest.approx(list(want), abs=0.1)
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (3.0, -1.0, 8.0), (1.0, 2.0, 4.0, 8.0)])
+def test_interval_of_a_mean_is_that_of_all_samples(values: tuple[float, ...]) -> None:
+    """The percentiles over each of the n^n samples, within the share of draws by which 2,000 of them may miss."""
+    means = [sum(sample) / len(sample) for sample in itertools.product(values, repeat=len(values))]
+    low, high = protocols.mean_interval(np.array(values))
+    for found, wanted in ((low, 0.025), (high, 0.975)):
+        below, up_to = (np.mean(of) for of in (np.less(means, found - 1e-9), np.less_equal(means, found + 1e-9)))
+        assert below - 0.012 <= wanted <= up_to + 0.012
+
+
+def test_a_bootstrap_of_equal_images_is_a_point_and_of_none_refused() -> None:
+    assert protocols.mean_interval(np.full(9, 4.0)) == [4, 4]
+    with pytest.raises(ValueError, match="bootstrap: `images` must hold at least one image; got none"):
+        protocols.bootstrap(protocols.h_a, np.ones(3), np.ones(0))
+
+
+def test_of_a_single_image_there_is_no_interval_but_that_of_a_share() -> None:
+    one = np.array([4.0])
+    assert protocols.mean_interval(one) is protocols.bootstrap(protocols.h_a, np.arange(9.0), one) is None
+    assert protocols.count_interval(np.array([2])) is None
+    assert protocols.count_interval(np.array([1])) == list(protocols.interval(1, 1))
+    assert protocols.scaled(None, 100) is None
+
+
+def test_a_sum_over_images_has_the_interval_of_their_share_where_each_has_one() -> None:
+    none, some = np.zeros(20, int), np.repeat([1, 0], [3, 17])
+    assert protocols.count_interval(none) == [20 * bound for bound in protocols.interval(0, 20)]
+    assert protocols.count_interval(some) == [20 * bound for bound in protocols.interval(3, 20)]
+    assert protocols.count_interval(some.astype(bool)) == protocols.count_interval(some)
+    several = np.repeat([3, 0], [3, 17])
+    assert protocols.count_interval(several) == [20 * bound for bound in protocols.mean_interval(several)]
+
+
+def test_h_a_is_the_published_one() -> None:
+    """MACE's row of its Table 3."""
+    assert protocols.h_a(22.59, 28.58) == pytest.approx(5.99)

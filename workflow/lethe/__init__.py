@@ -17,9 +17,11 @@ _FROM = {
     **dict.fromkeys(("load", "erase", "sample", "measure", "recognised"), "lethe.api"),
     "Concept": "lethe.inputs.concepts",
     "Edit": "lethe.edits.edit",
+    "export": "lethe.edits.export",
+    "publish": "lethe.edits.publish",
     "read_texts": "lethe.files.tables",
 }
-__all__ = ["Concept", "Edit", "erase", "load", "measure", "read_texts", "recognised", "sample"]
+__all__ = ["Concept", "Edit", "erase", "export", "load", "measure", "publish", "read_texts", "recognised", "sample"]
 
 
 def __getattr__(name: str) -> Any:

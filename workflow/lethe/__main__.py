@@ -1,4 +1,4 @@
-"""The `lethe` command: use edits, and say what made the files of a run and what that cost."""
+"""The `lethe` command: use edits, measure images, and say what made the files of a run and what that cost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import __version__
+from lethe.edits.forms import FORMS
 from lethe.messages import plain
 from lethe.steps.failures import explained
 
 if TYPE_CHECKING:
-    from lethe.edits.edit import Edit, ParameterEdit
+    from lethe.edits.edit import Edit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `verify` returns 1 when it found damage.
     """
-    args = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):  # a terminal in ASCII or Latin-1 shows escapes for what it has no sign for
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        args = parser_of(measures=words[:1] == ["measure"]).parse_args(words)
         return args.run(args) or 0
     except BrokenPipeError:  # who reads has enough, as in `lethe trace FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
@@ -37,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of(*, measures: bool) -> argparse.ArgumentParser:
+    """The arguments of the command; with `measures` those of `lethe measure` too, whose plug-ins nothing else reads."""
     parser = argparse.ArgumentParser(
-        prog="lethe", description="Use edits: files that erase concepts from a base. Say what made the files of a run."
+        prog="lethe",
+        description="Use edits: files that erase concepts from a base. Measure images. Say what made the files of a "
+        "run.",
     )
     parser.add_argument("--version", action="version", version=f"lethe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -49,30 +54,40 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print the whole record as JSON")
     show.set_defaults(run=_show)
 
-    base = argparse.ArgumentParser(add_help=False)
-    base.add_argument("--base", required=True, help="the base: a diffusers folder or a hub id")
-    base.add_argument("--revision", help="commit, tag or branch of a hub id")
-    base.add_argument("--edit", type=Path, required=True, help="the edit, made for this base")
-    base.add_argument("--out", type=Path, required=True, help="the folder to write; it must not hold anything yet")
-
-    apply = commands.add_parser(
-        "apply",
-        parents=[base],
-        help="write the edited model",
-        description="Write the base with the edit in its weights as a diffusers folder that loads without Lethe, in "
-        "the base's own precision.",
+    export = commands.add_parser(
+        "export",
+        help="write an edit for other programs",
+        description="Write an edit, for the base that it was made for, as a folder that needs nothing of Lethe, with a "
+        "model card. Forms: " + "; ".join(f"{form}, {told}" for form, told in FORMS.items()) + ".",
     )
-    apply.set_defaults(run=_apply)
-
-    lora = commands.add_parser(
-        "lora",
-        parents=[base],
-        help="approximate an edit by a LoRA",
-        description="Write the LoRA of the given rank that comes nearest to the edit, and say how much of the change "
-        "it leaves out. No LoRA of low rank equals an edit of MACE, whose refinement changes every direction.",
+    export.add_argument("--as", dest="form", choices=tuple(FORMS), default="diffusers", help="diffusers by default")
+    export.add_argument("--edit", type=Path, required=True, help="the edit")
+    export.add_argument("--base", help="a diffusers folder or a hub id; by default the one that the edit was made for")
+    export.add_argument("--revision", help="commit, tag or branch of a hub id")
+    export.add_argument("--rank", type=int, help="for kohya and peft, the rank of the LoRA in every layer")
+    export.add_argument("--checkpoint", type=Path, help="for checkpoint, the base as a single file, in safetensors")
+    export.add_argument(
+        "--gallery",
+        type=Path,
+        nargs=2,
+        metavar=("BEFORE", "AFTER"),
+        help="two folders of `lethe sample`, of the base and of the edit, to show in the card",
     )
-    lora.add_argument("--rank", type=int, required=True, help="rank of the LoRA in every layer")
-    lora.set_defaults(run=_lora)
+    export.add_argument("--table", type=Path, help="a table of results/tables, for the card's numbers")
+    export.add_argument("--row", help="the table's row that is this edit's; by default that of its method's name")
+    export.add_argument("--out", type=Path, required=True, help="the folder to write; it must not hold anything yet")
+    export.set_defaults(run=_export)
+
+    publish = commands.add_parser(
+        "publish",
+        help="upload an exported edit to the Hugging Face hub",
+        description="Upload a folder that `lethe export` wrote, as a model repository, which is made if there is none.",
+    )
+    publish.add_argument("folder", type=Path, metavar="FOLDER")
+    publish.add_argument("repository", metavar="REPO_ID", help="owner/name")
+    publish.add_argument("--private", action="store_true", help="let nobody else see it")
+    publish.add_argument("--dry-run", action="store_true", help="only list what would be uploaded")
+    publish.set_defaults(run=_publish)
 
     sample = commands.add_parser(
         "sample",
@@ -94,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     sample.add_argument("--out", type=Path, default=Path("samples"), help="the folder to write; it must not exist")
     sample.set_defaults(run=_sample)
+
+    measure = commands.add_parser(
+        "measure",
+        help="measure any images",
+        description="Measure a folder or zip of images, by Lethe or anybody, and print numbers with their n, interval "
+        "and protocol.",
+    )
+    if measures:
+        from lethe.measuring import add_commands
+
+        add_commands(measure)
 
     trace = commands.add_parser(
         "trace",
@@ -142,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from lethe.edits.cards import method_of
     from lethe.edits.edit import Edit, ParameterEdit
     from lethe.edits.factors import FactoredEdit
     from lethe.edits.guidance import GuidanceEdit
@@ -157,7 +184,7 @@ def _show(args: argparse.Namespace) -> None:
     of = f", {len(edit.shapes)} parameters" if isinstance(edit, ParameterEdit) else f" of kind {edit.kind}"
     concepts = [f"{name} (rank {ranks[name]})" if name in ranks else name for name in record["concepts"]]
     lines = {
-        "method": record["step"],
+        "method": method_of(record),
         "base": f"{base['name']}: {base['model']}{revision}, fingerprint {base['fingerprint'][:12]}",
         "task": record.get("task", ""),
         "concepts": ", ".join(concepts),
@@ -171,49 +198,24 @@ def _show(args: argparse.Namespace) -> None:
         print(f"{name:9} {plain(text)}")
 
 
-def _parameter_edit(args: argparse.Namespace) -> ParameterEdit:
-    """The edit to bring into other forms, refused before its base is looked for when it has no other."""
+def _export(args: argparse.Namespace) -> None:
     from lethe.edits.edit import Edit
-    from lethe.edits.export import check_changes_weights
+    from lethe.edits.export import export
 
-    edit = Edit.load(args.edit)
-    check_changes_weights(edit)
-    return edit
-
-
-def _base(args: argparse.Namespace, edit: ParameterEdit) -> Path:
-    from lethe.bases.folder import base_folder
-
-    if args.revision is not None and Path(args.base).is_dir():
-        raise ValueError(f"{args.base} is a folder and has no revisions; leave out --revision")
-    return base_folder(args.base, args.revision, variant=edit.record["base"].get("variant"))
+    told = ("base", "revision", "rank", "checkpoint", "gallery", "table", "row")
+    made = export(Edit.load(args.edit), args.out, args.form, **{name: getattr(args, name) for name in told})
+    print(made.path)
+    for sentence in made.about:
+        print(plain(sentence))
 
 
-def _apply(args: argparse.Namespace) -> None:
-    from lethe.edits.export import write_pipeline
+def _publish(args: argparse.Namespace) -> None:
+    from lethe.edits.publish import publish
 
-    edit = _parameter_edit(args)
-    write_pipeline(_base(args, edit), edit, args.out)
-    print(args.out)
-
-
-def _lora(args: argparse.Namespace) -> None:
-    from lethe.edits.adapters import WEIGHTS_NAME, save_lora
-    from lethe.edits.export import lora_of
-    from lethe.files.whole import folder_written_whole
-
-    edit = _parameter_edit(args)
-    with folder_written_whole(args.out) as part:
-        lora = lora_of(_base(args, edit), edit, rank=args.rank)
-        state = {f"{name}.lora_A.weight": update.down for name, update in lora.updates.items()}
-        state |= {f"{name}.lora_B.weight": update.up for name, update in lora.updates.items()}
-        save_lora(part, state, edit.record | {"lora": {"rank": args.rank, "left_out": lora.left_out}})
-    name, share = lora.worst
-    print(args.out / WEIGHTS_NAME)
-    print(
-        f"This LoRA leaves out {lora.left_out:.2%} of the edit's change (Frobenius norm); most in {name}, {share:.2%}. "
-        "Sample with it before you rely on it."
-    )
+    told = publish(args.folder, args.repository, private=args.private, dry_run=args.dry_run)
+    for name, size in told.files.items():
+        print(f"{size / 1e6:10.1f} MB  {plain(name)}")
+    print(f"{'would go' if args.dry_run else 'uploaded'} to {told.url}")
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -222,6 +224,7 @@ def _sample(args: argparse.Namespace) -> None:
     from lethe import api
     from lethe.bases.folder import base_folder
     from lethe.edits.edit import Edit
+    from lethe.files.shards import SAMPLES_NAME
     from lethe.files.whole import folder_written_whole
     from lethe.records.fingerprints import fingerprint
 
@@ -251,7 +254,7 @@ def _sample(args: argparse.Namespace) -> None:
             for k, (p, s) in enumerate(zip(prompts, seeds, strict=True))
         ]
         about = {"edit": str(args.edit or ""), "base": model, **chosen, "images": rows}
-        (part / "samples.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / SAMPLES_NAME).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(args.out)
 
 

@@ -32,6 +32,7 @@ from lethe.erasure.moments import Moment, concept_moments, second_moment
 from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import read_templates, template_file
+from lethe.measures.stored import with_columns
 from lethe.plugins import Manifest, kinds, manifest
 from lethe.records.code import code_hash
 from lethe.records.records import what_made, workspace_of
@@ -157,7 +158,7 @@ def measure(
     names = [f"image {k}" for k in range(len(images))]
     rows = pd.DataFrame({"name": names} if prompts is None else {"prompt": list(prompts)}).rename_axis("row")
     columns = module.measure(model, iter(images), rows)
-    return rows.assign(**{name: list(values) for name, values in columns.items()})
+    return with_columns(rows, columns)
 
 
 def recognised(images: Images, classes: Sequence[str], *, prompt: str = "a photo of the {}", **clip: Any) -> list[str]:

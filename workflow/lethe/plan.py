@@ -13,7 +13,7 @@ from lethe.config.planning import I2P, Inputs, measured_tasks
 from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import method_of
 from lethe.files.shards import COLUMNS, OWN_SETTINGS
-from lethe.inputs.concepts import slug_of
+from lethe.inputs.pictures import called
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, without_place
 from lethe.inputs.templates import read_templates, template_file
@@ -21,6 +21,8 @@ from lethe.jobs import PLACES, Folder, Given, Job, Made, Told, spelled, step
 from lethe.pictures.examples import shown_columns
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
+from lethe.tables.known import arguments_of
+from lethe.tables.published import read_published
 
 FILE_OF = {"anchor_captions": "anchor_images"}  # of artefacts that lie in the file of another
 EXAMPLES = dict(seeds=[1, 2], kept=7)  # of a figure that the configuration leaves out and somebody asks for by name
@@ -102,7 +104,7 @@ class Plan:
             if "properties" in rule:
                 found[key] = self.with_models(found[key], rule, f"{at}.{key}")
             elif "model" in rule:
-                found |= self.identified(found[key], found.get("revision"), key=f"{at}.{key}")
+                found |= self.identified(spelled(found[key]), found.get("revision"), key=f"{at}.{key}")
         return found
 
     def text_settings(self, text: str) -> dict:
@@ -528,6 +530,7 @@ class Plan:
         table="results/tables/{table}.csv",
         concepts="results/tables/{table}.concepts.csv",
         images="results/tables/{table}.images.csv",
+        numbers="results/tables/{table}.numbers.csv",
         record="results/tables/{table}.json",
     )
     def table(self, table: str) -> Told:
@@ -550,6 +553,7 @@ class Plan:
             tasks=list(tasks.items()),  # in their order, as JSON objects have none here
             measures={name: self.measure_settings(name) for name in names},
             sampling=self.config["sampling"],
+            protocols=arguments_of(kind.more.get("protocols", ())),
         )
         reads = dict(
             measures=list(dict.fromkeys(measures)),
@@ -571,6 +575,23 @@ class Plan:
         made = self.table(table)
         reads = {name: made[name] for name in ("table", "record")}
         return Told(dict(name=table, erased=list(erased.items())), reads)
+
+    @step(
+        comparison="results/tables/paper/{table}.csv",
+        markdown="results/tables/paper/{table}.md",
+        latex="results/tables/paper/{table}.tex",
+    )
+    def comparison(self, table: str) -> Told:
+        """A table beside the published one that it names."""
+        named = self.config["tables"][table]["published"]
+        published = read_published(named["set"], named["table"])
+        settings = dict(
+            name=table,
+            published=published.said,
+            methods=named["methods"],
+            tasks=[[task, self.task_names(task)] for task in self.tasks_of(table)],
+        )
+        return Told(settings, dict(numbers=self.table(table)["numbers"], values=self.given(published.file)))
 
     @step(costs="results/tables/{table}.costs.csv")
     def costs(self, table: str) -> Told:
@@ -632,11 +653,12 @@ class Plan:
         return named + [job for task in self.config["tasks"] for job in self.figures_of_task(task)]
 
     def beside_table(self, table: str) -> list[Job]:
-        """What the configuration asks for besides a table: a picture of it, and what its edits took."""
+        """What the configuration asks for besides a table: a picture, what its edits took, a published table."""
         asked = self.config["tables"].get(table, {})
         return [
             *([self.counts(table)] if asked.get("figure") == "counts" else []),
             *([self.costs(table)] if asked.get("costs") else []),
+            *([self.comparison(table)] if asked.get("published") else []),
         ]
 
     def figures_of_task(self, task: str) -> list[Job]:
@@ -709,7 +731,7 @@ def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def reference_name(path: str) -> str:
     """What a set of real images is called in addresses: its name, and 8 hex digits of where it is."""
     where = spelled(path)
-    return f"{slug_of(Path(where).stem)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    return f"{called(where)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 def _without_places(prior: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,26 @@ rule costs:
         COMMAND
 
 
+rule comparison:
+    input:
+        unpack(inputs(PLAN.comparison)),
+    output:
+        **outputs(PLAN.comparison),
+    log:
+        PLAN.comparison.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.comparison),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 # Each table, with its pictures, is a target of its own name.
 for name, files in PLAN.targets().items():
     if not workflow.is_rule(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lethe.bases.schedulers import CONFIG, OWN, SCHEDULERS, mend_of, scheduler_p
 from lethe.config.schema import (
     FORMS,
     Found,
+    defaults_of,
     frame,
     kind_of,
     method_of,
@@ -67,6 +68,19 @@ def check_config(
         told = (f"{source}: {problem}" for problem in dict.fromkeys(problems))
         raise ConfigError(*repeated, *told, *table_problems)
     return whole
+
+
+def check_settings(schema: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the settings of one plug-in, which stand in no configuration, as those in one are.
+
+    Returns them with their defaults. Raises: ConfigError with every problem found.
+    """
+    whole, given = {**schema, "$defs": frame()["$defs"]}, dict(settings)
+    problems = [*_text_problems(given), *_schema_problems(given, whole)]
+    problems = problems or list(_disk_problems(given, walk(given, whole), ()))
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return defaults_of(schema, given)
 
 
 def _is_file(path: str | Path) -> bool:
@@ -300,6 +314,22 @@ def _evaluation_problems(config: dict) -> Iterator[str]:
         if len(set(of_kinds.values())) > 1 or None in of_kinds.values():
             told = ", ".join(f"{task} ({kind or 'no evaluation'})" for task, kind in of_kinds.items())
             yield f"tables.{name}: its tasks must have evaluations of one kind; they are {told}; leave some out."
+            continue
+        yield from _protocol_problems(config, name, found)
+
+
+def _protocol_problems(config: dict, name: str, evaluations: Mapping[str, str]) -> Iterator[str]:
+    """Settings, other than suites, in which the evaluations of a table's tasks differ."""
+    (first, evaluation), *others = evaluations.items()
+    one = config["evaluations"][evaluation]
+    suites = manifest("tables", one["kind"]).entries_of("suites")
+    for task, other in others:
+        differ = [key for key in one if key not in suites and config["evaluations"][other][key] != one[key]]
+        if differ:
+            told = f"two protocols never share a column, and tasks {first} and {task} differ in {' and '.join(differ)}"
+            at = f"evaluations.{evaluation} and evaluations.{other}"
+            yield f"tables.{name}: {told} of {at}; make them alike, or give each task a table of its own."
+            return
 
 
 def _pair_problems(config: Any) -> Iterator[str]:

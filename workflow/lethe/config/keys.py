@@ -29,8 +29,8 @@ def resolved(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, str,
     It comes from `source`, the file, or is the default of the schema or of a plug-in.
     """
     whole = with_defaults(config)
-    given = dict(_leaves(config))
-    for key, value in _leaves(whole):
+    given = dict(leaves(config))
+    for key, value in leaves(whole):
         section, _, rest = key.partition(".")
         origin = source if key in given else "default"
         if origin == "default" and section in plugin_sections():
@@ -39,11 +39,11 @@ def resolved(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, str,
         yield key, json.dumps(value, ensure_ascii=False), origin
 
 
-def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Every value that is no mapping, by its dotted key; empty mappings too."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
+            yield from leaves(value, f"{place}.{key}" if place else str(key))
     elif place:
         yield place, node
 

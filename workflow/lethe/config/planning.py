@@ -20,8 +20,9 @@ from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.suites import class_names, settings_elsewhere, suite_file, suite_rows
 from lethe.inputs.templates import read_templates, template_file
 from lethe.jobs import spelled
-from lethe.messages import ConfigError, shown
+from lethe.messages import ConfigError, nearest, shown
 from lethe.plugins import manifest
+from lethe.tables.published import cases_of, read_published, read_values
 
 I2P = "results/i2p/i2p_benchmark.csv"  # which a rule fetches
 FEW = "add it, to say how many rows to take of its 4703"
@@ -55,8 +56,8 @@ class Measured:
     def references(self) -> dict[str, str]:
         """The sets of real images that the evaluation names, each with the setting that names what measures it."""
         said = manifest("tables", self.chosen["kind"]).more.get("references", {})
-        named = {key: next(by for by in some if self.chosen[by] is not None) for key, some in said.items()}
-        return {key: by for key, by in named.items() if self.chosen[key] is not None}
+        named = {key: some for key, some in said.items() if self.chosen[key] is not None}
+        return {key: next(by for by in some if self.chosen[by] is not None) for key, some in named.items()}
 
     def counts(self, role: str) -> set[str] | None:
         """The types of a role's rows that count; None where all do that are not erased."""
@@ -156,7 +157,8 @@ def check_plan(config: dict, inputs: Inputs, source: str = "config") -> None:
     """Refuse, before anything runs, what could not be measured when all has run.
 
     Raises ConfigError with every problem: an erased concept that is no class, a number without images, types that
-    differ from a name in what `as_read` ignores, templates that cannot be read, too few images for a distance.
+    differ from a name in what `as_read` ignores, templates that cannot be read, too few images for a distance, a
+    published table that is none.
     """
     problems: list[str] = []
     for measured in measured_tasks(config, inputs):
@@ -164,6 +166,7 @@ def check_plan(config: dict, inputs: Inputs, source: str = "config") -> None:
         problems += _count_problems(measured, config, inputs)
         problems += _distance_problems(measured, config, inputs)
     problems += _type_problems(config, inputs)
+    problems += _published_problems(config)
     for key, paths in {"templates": _templates, "images.anchor_prompts": _anchor_prompts}.items():
         for path in paths(config, inputs.concepts):
             try:
@@ -289,6 +292,36 @@ def _distance_problems(measured: Measured, config: dict, inputs: Inputs) -> Iter
                 f"{at}.{key}: {of} has {count} images, and fid needs more than the {dimensions} dimensions of what "
                 f"measures.{by} gives; add some, or take a measure of fewer."
             )
+
+
+def _published_problems(config: dict) -> Iterator[str]:
+    """What speaks against the published tables that tables name."""
+    for name, table in config["tables"].items():
+        if (named := table["published"]) is None:
+            continue
+        at = f"tables.{name}.published"
+        try:
+            published = read_published(named["set"], named["table"])
+            theirs = list(dict.fromkeys(read_values(published.file, published.said)["method"]))
+            cases_of(published.said, [(task, config["tasks"][task]["concepts"]) for task in table["tasks"]])
+        except OSError:
+            yield f"{at}: there is no file {published.file}, which {named['set']} names; correct it there."
+            continue
+        except ValueError as error:
+            yield f"{at}: {error}."
+            continue
+        ours = dict.fromkeys(["original", *(m for task in table["tasks"] for m in config["tasks"][task]["methods"])])
+        called = [named["methods"].get(method, method) for method in ours]
+        for method, row in named["methods"].items():
+            if method not in ours:
+                told = f"no task of the table has the method {shown(method)}"
+                yield f"{at}.methods: {told}; its methods are {', '.join(ours)}."
+            if row not in theirs:
+                hint = f"; did you mean {shown(close)}?" if (close := nearest(row, theirs)) else "."
+                told = f"{published.file} has no row {shown(row)}{hint} Its rows: {', '.join(theirs)}"
+                yield f"{at}.methods.{method}: {told}."
+            elif called.count(row) > 1:
+                yield f"{at}.methods.{method}: {shown(row)} is named {called.count(row)} times; one can stand there."
 
 
 def _dimensions(measure: Mapping) -> int | None:

@@ -1,169 +1,200 @@
-"""Edits in forms that need nothing of Lethe: an edited pipeline as a diffusers folder, and an approximating LoRA."""
+"""Edits in forms that need nothing of Lethe, each in a folder with its card: for diffusers, for user interfaces."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from lethe.bases.folder import LEGAL, UNUSED, WEIGHTS, parts_of, read_object, weight_files
-from lethe.bases.weights import weights_hash
-from lethe.edits.edit import Edit, ParameterEdit, check_edited, check_fit
-from lethe.edits.factors import FactoredEdit
-from lethe.edits.low_rank import LowRank
+from lethe.bases.folder import LEGAL, UNUSED, WEIGHTS, base_folder, parts_of, read_object, weight_files
+from lethe.edits import cards
+from lethe.edits.adapters import WEIGHTS_NAME
+from lethe.edits.cards import method_of
+from lethe.edits.changes import check_base, check_changes_weights, edited_in, unet_files
+from lethe.edits.checkpoints import write_checkpoint
+from lethe.edits.edit import Edit
+from lethe.edits.forms import FORMS, LORAS, RECORD, WHOLE
+from lethe.edits.loras import LoraOfEdit, differences, kohya_layers, lora_of, peft_layers
+from lethe.edits.modelspec import header_entries
+from lethe.files.headers import copy_described, header_of, replace_tensors, seal
 from lethe.files.tables import read_json
-from lethe.files.tensors import open_tensors
+from lethe.files.tensors import open_tensors, write_tensors
 from lethe.files.whole import folder_written_whole
 
-RECORD = "lethe.json"
-CARD = "README.md"
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
-class LoraOfEdit:
-    """The nearest LoRA to an edit: an update of each projection, and what it leaves out of the change.
+class Exported:
+    """What `export` wrote: the file, or for a pipeline the folder; sentences on it; and the share of the edit's change
+    (Frobenius norm) that it leaves out, 0 for all forms but LoRAs."""
 
-    `left_out` is the Frobenius norm of the rest over that of the change, all projections together; `worst` names the
-    projection where that share is largest.
-    """
-
-    updates: dict[str, LowRank]
+    path: Path
+    about: tuple[str, ...]
     left_out: float
-    worst: tuple[str, float]
 
 
-def write_pipeline(base: Path, edit: Edit | FactoredEdit, folder: Path) -> None:
-    """Write a base with the edit in its weights as a folder that `DiffusionPipeline.from_pretrained` loads.
+def export(
+    edit: Edit,
+    folder: str | Path,
+    form: str = "diffusers",
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    rank: int | None = None,
+    checkpoint: str | Path | None = None,
+    gallery: tuple[str | Path, str | Path] | None = None,
+    table: str | Path | None = None,
+    row: str | None = None,
+) -> Exported:
+    """Write an edit in a form that needs nothing of Lethe, as a folder that appears whole or not at all, with a card.
 
-    Everything but the changed weights is copied as it is, those keep the base's dtype. Weights of other formats are
-    left out, as are those of variants but the one that the edit was made for, which loads without being named. The
-    folder appears whole or not at all, with the edit's record and a card.
+    Args:
+        form: one of `FORMS`.  base, revision: the base, a folder or a hub id; by default the one that the edit was made
+        for.  rank: of LoRAs.  checkpoint: for that form, the base's single-file checkpoint, in safetensors.
+        gallery: two folders of `lethe sample`, of the base and of the edit, to show in the card.  table, row: one of
+        the workflow's tables (CSV), whose row (by default the edit's own) stands in the card.
+    Raises: ValueError on an unknown form, on what the form needs and lacks, or has no use for; when the edit changes no
+        weights, was made for other weights, does not fit, or overflows in the base's dtype; when `folder` holds
+        anything already; and as `lora_of`, `differences`, `write_checkpoint`, `cards.gallery` and `cards.results`.
+    """
+    if form not in FORMS:
+        raise ValueError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
+    for name, value, forms in (("rank", rank, LORAS), ("checkpoint", checkpoint, ("checkpoint",))):
+        if (value is not None) != (form in forms):
+            raise ValueError(f"the form {form} {'needs' if value is None else 'has no use for'} a {name}")
+    if row is not None and table is None:
+        raise ValueError("a row is one of a table; name the table too")
+    check_changes_weights(edit)
+    numbers = [] if table is None else cards.results(Path(table), row or own_row(edit.record, Path(table)))
+    pairs = [] if gallery is None else cards.gallery(*map(Path, gallery))
+    source, folder = _base(edit, base, revision), Path(folder)
+    front, own = cards.own_card(source)
+    with folder_written_whole(folder) as part:
+        file = part / f"{folder.absolute().name}.safetensors"
+        about, left_out = [], 0.0
+        entries = partial(_entries, source, edit, form, cards.licence_of(front))
+        if form == "diffusers":
+            file, about = part, ["The edited pipeline: `DiffusionPipeline.from_pretrained` loads this folder."]
+            write_pipeline(source, edit, part, entries(about))
+        elif form == "checkpoint":
+            about = [
+                "A single-file checkpoint: the base's own, but for the edited tensors.",
+                "Its U-Net was compared with the base's, its text encoder and VAE were not.",
+            ]
+            write_checkpoint(source, edit, Path(checkpoint), file, entries(about))
+        elif form == "diff":
+            about = [
+                "What the edit adds to each weight that it changes, nothing left out; at strength 1 it is the edit."
+            ]
+            _write(file, differences(source, edit), entries(about))
+        else:
+            lora = lora_of(source, edit, rank=rank)
+            about, left_out = _said(lora, rank), lora.left_out
+            file = part / WEIGHTS_NAME if form == "peft" else file
+            layers = peft_layers(lora.updates) if form == "peft" else kohya_layers(source, lora.updates)
+            _write(file, layers, entries(about, rank=rank, left_out=left_out))
+        _write_record(source, edit, part)
+        cards.write_card(part, edit.record, front=front, own=own, form=form, about=about, pairs=pairs, numbers=numbers)
+    return Exported(folder / file.relative_to(part), tuple(about), left_out)
+
+
+def _entries(
+    base: Path, edit: Edit, form: str, licence: str | None, about: Sequence[str], **more: Any
+) -> dict[str, str]:
+    """Entries of a header; of kohya's LoRAs those too by which his programs know a network."""
+    found = header_entries(
+        base,
+        edit,
+        about=" ".join(about),
+        licence=licence,
+        adapter=form not in WHOLE,
+        original=form == "checkpoint",
+        export={"form": form, **more},
+    )
+    if form == "kohya":
+        rank = str(more["rank"])
+        found |= {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
+    return found
+
+
+def _said(lora: LoraOfEdit, rank: int) -> list[str]:
+    name, share = lora.worst
+    return [
+        f"This LoRA of rank {rank} leaves out {lora.left_out:.2%} of the edit's change (Frobenius norm); most in "
+        f"{name}, {share:.2%}. Sample with it before you rely on it."
+    ]
+
+
+def own_row(record: Mapping[str, Any], table: Path) -> str:
+    """The row of a table that is an edit's: `method`, or `task/method` in a table of several tasks."""
+    method = method_of(record)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = {line.partition(",")[0] for line in file}
+    long = f"{record.get('task')}/{method}"
+    return long if long in rows else method
+
+
+def _base(edit: Edit, base: str | Path | None, revision: str | None) -> Path:
+    """The folder of the base, downloaded if it is not there."""
+    about = edit.record["base"]
+    if base is None:
+        base, revision = about["model"], revision or about.get("revision")
+    if revision is not None and Path(base).is_dir():
+        raise ValueError(f"{base} is a folder and has no revisions; name none")
+    folder = base_folder(str(base), revision, variant=about.get("variant"))
+    parts_of(folder)  # which says so of a folder that holds no pipeline
+    return folder
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> None:
+    bare = path.with_suffix(".bare")
+    write_tensors(bare, tensors, {})
+    copy_described(bare, path, entries)
+    bare.unlink()
+    seal(path)
+
+
+def _write_record(base: Path, edit: Edit, folder: Path) -> None:
+    """Write what made an edit, behind what made the edits that the base has already."""
+    earlier = read_json(base / RECORD) if (base / RECORD).is_file() else []
+    if not isinstance(earlier, list):
+        raise ValueError(f"{base / RECORD}: it must be the list of the edits that were applied; remove the file")
+    records = json.dumps([*earlier, edit.record], indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / RECORD).write_text(records + "\n", encoding="utf-8")
+
+
+def write_pipeline(base: Path, edit: Edit, folder: Path, entries: Mapping[str, str]) -> None:
+    """Write a base with the edit in its weights into a folder, so that `DiffusionPipeline.from_pretrained` loads it.
+
+    Everything but the changed weights is copied as it is, those keep the base's dtype; headers of the U-Net's files get
+    more entries. Weights of other formats are left out, as are those of variants but the one that the edit was made
+    for, which loads without being named.
 
     Raises ValueError when the edit changes no weights, was made for others, does not fit or overflows in the base's
-    dtype, when `folder` holds anything already, and when a component of the base has no weights in safetensors.
+    dtype, and when a component of the base has no weights in safetensors.
     """
     check_base(edit, base)
-    with folder_written_whole(folder) as part:
-        _copy_index(base, part)
-        for name in parts_of(base):
-            if (base / name).is_dir():
-                _copy_component(base / name, part / name, edit.record["base"].get("variant"))
-                if name.startswith("text_encoder"):
-                    load_in_float32(part / name)
-        for path in weight_files(part / "unet").values():
-            _overwrite(path, edit)
-        for path in base.iterdir():
-            if path.is_file() and LEGAL.fullmatch(path.name):
-                shutil.copyfile(path, part / path.name)
-        earlier = read_json(base / RECORD) if (base / RECORD).is_file() else []
-        if not isinstance(earlier, list):
-            raise ValueError(f"{base / RECORD}: it must be the list of the edits that were applied; remove the file")
-        records = json.dumps([*earlier, edit.record], indent=2, sort_keys=True, ensure_ascii=False)
-        (part / RECORD).write_text(records + "\n", encoding="utf-8")
-        own = (base / CARD).read_text(encoding="utf-8") if (base / CARD).is_file() else ""
-        (part / CARD).write_text(card(edit.record, own), encoding="utf-8")
-
-
-def lora_of(base: Path, edit: Edit | FactoredEdit, *, rank: int) -> LoraOfEdit:
-    """The LoRA of this rank that comes nearest to what an edit adds to a base's projections, in float32.
-
-    By the Eckart-Young theorem: the largest singular values of each projection's change. An edit by refinement and
-    fusion has full rank, so something is always left out unless `rank` reaches the width of the projections.
-
-    Raises ValueError when the edit changes no weights or anything but matrices, was made for other weights or does not
-    fit, and on a rank below 1.
-    """
-    if rank < 1:
-        raise ValueError(f"lora_of: `rank` must be 1 or more; got {rank}")
-    check_changes_weights(edit)
-    for name, shape in edit.shapes.items():
-        if len(shape) != 2 or not name.endswith(".weight"):
-            raise ValueError(f"the edit changes {name}, which is no projection; a LoRA cannot express it")
-    check_base(edit, base)
-    updates, shares, total, rest = {}, {}, 0.0, 0.0
-    for path in weight_files(base / "unet", variant=edit.record["base"].get("variant")).values():
-        for name, old in _changing(path, edit).items():
-            old = old.to(torch.float64)
-            change = edit.edited({name: old})[name] - old
-            projection = name.removesuffix(".weight")
-            updates[projection], values = nearest_low_rank(change, rank)
-            size, left = values.square().sum().item(), values[rank:].square().sum().item()
-            shares[projection] = (left / size) ** 0.5 if size else 0.0
-            total, rest = total + size, rest + left
-    worst = max(shares, key=shares.__getitem__)
-    return LoraOfEdit(updates, (rest / total) ** 0.5 if total else 0.0, (worst, shares[worst]))
-
-
-def nearest_low_rank(matrix: Tensor, rank: int) -> tuple[LowRank, Tensor]:
-    """The matrix of this rank nearest to `matrix` `[out, d]`, in float32, and the singular values of `matrix`.
-
-    Where `matrix` has fewer than `rank` singular values the factors end in zeros: readers of LoRAs disagree on the
-    scale of layers whose rank is not that of the others.
-    """
-    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
-    root = values[:rank].sqrt()
-    up, down = u[:, :rank] * root, root[:, None] * v[:rank]
-    missing = rank - len(root)
-    if missing > 0:
-        up = torch.cat([up, up.new_zeros(len(up), missing)], dim=1)
-        down = torch.cat([down, down.new_zeros(missing, down.shape[1])])
-    return LowRank(down.float(), up.float()), values
-
-
-def check_changes_weights(edit: Edit) -> None:
-    """Raise ValueError for an edit that guides inference: no weights hold it, and no LoRA."""
-    if not isinstance(edit, ParameterEdit):
-        raise ValueError("this edit changes no weight; it guides inference: sample with it")
-
-
-def check_base(edit: Edit | FactoredEdit, base: Path) -> None:
-    """Raise ValueError when a base's folder does not hold the weights that an edit was made for, or it does not fit."""
-    check_changes_weights(edit)
-    variant = edit.record["base"].get("variant")
-    made_for, found = edit.record["base"].get("weights_sha256"), weights_hash(base, variant=variant)
-    if not isinstance(made_for, dict):
-        raise ValueError("the edit's header has no hash of the weights it was made for; make the edit again")
-    if differing := sorted(name for name in {*made_for, *found} if made_for.get(name) != found.get(name)):
-        raise ValueError(
-            f"the edit was made for base {edit.record['base']['name']} ({edit.record['base']['model']}), and {base} "
-            f"differs from it in {' and '.join(differing)}; make the edit again for this base"
-        )
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(base / "unet", variant=variant).values():
-        with open_tensors(path) as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    check_fit(edit, shapes)
-
-
-def card(record: Mapping, own: str) -> str:
-    """A model card in Markdown that says what was erased from what; `own`, the base's card, follows it."""
-    front, body = re.fullmatch(r"(---\n.*?\n---\n)?(.*)", own, re.DOTALL).groups()
-    base = record["base"]
-    at = f", revision {base['revision']}" if base.get("revision") else ""
-    lines = [
-        "# An edited model",
-        "",
-        f"Lethe's method {record['step']} erased the concepts below from the base {json.dumps(base['model'])}{at}: "
-        "prompts that name them should no longer bring them out. "
-        f"`{RECORD}` has every setting, and the hashes of everything that went in.",
-        "",
-        "```json",
-        *(json.dumps(concept, ensure_ascii=False) for concept in record["concepts"]),
-        "```",
-        "",
-        "Whoever has the base, or finetunes this model, can bring them back. The base's licence holds for this model.",
-    ]
-    if body.strip():
-        lines += ["", "The card of the base follows.", "", body.strip()]
-    return (front or "") + "\n".join(lines) + "\n"
+    _copy_index(base, folder)
+    for name in parts_of(base):
+        if (base / name).is_dir():
+            more = entries if name == "unet" else {}
+            _copy_component(base / name, folder / name, edit.record["base"].get("variant"), more)
+            if name.startswith("text_encoder"):
+                load_in_float32(folder / name)
+    for name, path in unet_files(base, edit).items():
+        replace_tensors(folder / "unet" / name, edited_in(path, edit))
+        seal(folder / "unet" / name)
+    for path in base.iterdir():
+        if path.is_file() and LEGAL.fullmatch(path.name):
+            shutil.copyfile(path, folder / path.name)
 
 
 def load_in_float32(component: Path) -> None:
@@ -207,8 +238,11 @@ def _copy_index(base: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _copy_component(source: Path, target: Path, variant: str | None) -> None:
-    """Copy a component's files, of its weights only those that it loads, under the names that load by default."""
+def _copy_component(source: Path, target: Path, variant: str | None, entries: Mapping[str, str]) -> None:
+    """Copy a component's files, of its weights only those that it loads, under the names that load by default.
+
+    entries: what headers of weights say besides.
+    """
     weights = weight_files(source, variant=variant)
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         if not WEIGHTS.fullmatch(path.name):  # in other formats and variants they would be the unedited base's
@@ -218,37 +252,13 @@ def _copy_component(source: Path, target: Path, variant: str | None) -> None:
         elif not weights:
             raise ValueError(f"{path}: these weights are not in safetensors; save the base with safetensors first")
     for name, path in weights.items():
-        shutil.copyfile(path, target / name)
+        copy_described(path, target / name, entries) if entries else shutil.copyfile(path, target / name)
     if weights and (shard := SHARD.fullmatch(next(iter(weights)))):
         weight_map, size = {}, 0
         for name in weights:
-            start, header = _header(target / name)
+            start, header = header_of(target / name)
             weight_map |= dict.fromkeys(sorted(header.keys() - {"__metadata__"}), name)
             size += (target / name).stat().st_size - start
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         path = target / f"{shard[1]}.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _changing(path: Path, edit: Edit | FactoredEdit) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that an edit changes."""
-    with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys() if name in edit.shapes}  # noqa: SIM118
-
-
-def _header(path: Path) -> tuple[int, dict]:
-    """Where the tensors of a safetensors file begin, and its header."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return 8 + length, json.loads(file.read(length))
-
-
-def _overwrite(path: Path, edit: Edit | FactoredEdit) -> None:
-    """Edit a safetensors file where it lies: shapes and dtypes stay, so each tensor's bytes keep their place."""
-    edited = edit.edited(_changing(path, edit))
-    check_edited(edited)
-    start, header = _header(path)
-    with path.open("r+b") as file:
-        for name, weight in edited.items():
-            file.seek(start + header[name]["data_offsets"][0])
-            file.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -56,6 +56,15 @@ def factorise(matrix: Tensor) -> System:
     return System(torch.linalg.cholesky(matrix), condition)
 
 
+def null_space(moment: Tensor, tau: float) -> Tensor:
+    """An orthonormal basis `[d, r]` of the directions in which a mean of outer products `[d, d]` is below tau.
+
+    Source: SPEED, arXiv 2503.07392, after AlphaEdit.
+    """
+    values, vectors = torch.linalg.eigh(moment)
+    return vectors[:, values < tau]
+
+
 def refine(source: Tensor, cross: Tensor, prior: Tensor | None, *, scale: float, ridge: float) -> Tensor:
     """Return T `[d, d]` float64, so that W T is the refined form of every projection W.
 

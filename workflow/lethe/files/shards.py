@@ -11,7 +11,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ABOUT_NAME = "shard.json"
 ROWS_NAME = "rows.csv"
+SAMPLES_NAME = "samples.json"  # beside the images that `lethe sample` draws
 ROWS_LIMIT = 1 << 28  # bytes: more than a million rows of long prompts, while a small zip can promise any number
 SEED_LIMIT = 1 << 63  # generators take more, but tables of numbers hold signed 64-bit integers
 COLUMNS = ["type", "prompt", "evaluation_seed"]  # of rows; the field's own
@@ -248,10 +249,28 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[np.ndarra
         return images
 
 
-def picture_names(path: Path) -> list[str]:
+def holds_rows(path: Path) -> bool:
+    """Whether images are a shard, which has its rows inside. Raises ValueError for what `_archive` refuses."""
+    if Path(path).is_dir():
+        return False
+    with _archive(path) as archive:
+        return ROWS_NAME in archive.namelist()
+
+
+def read_beside(path: Path, name: str) -> bytes | None:
+    """A file beside images, in their zip archive or folder, up to `ROWS_LIMIT`; None if there is none of that name."""
+    with _pictures(path) as archive:
+        if name not in archive.namelist():
+            return None
+        with archive.open(name) as file:
+            return file.read(ROWS_LIMIT)
+
+
+def picture_names(path: Path, beside: Collection[str] = ()) -> list[str]:
     """The names of the images in a zip archive or folder, sorted: those that end in .png, .jpg or .jpeg.
 
-    Files `rows.csv` and `shard.json`, as a shard has them, and hidden files and folders do not count.
+    Files `rows.csv` and `shard.json`, as a shard has them, `samples.json`, as `lethe sample` writes it, those named
+    `beside`, and hidden files and folders do not count.
     Raises ValueError, naming the file, when there is no image, for what `_archive` refuses, and for any other file.
     """
     with _pictures(path) as archive:
@@ -260,7 +279,7 @@ def picture_names(path: Path) -> list[str]:
             for name in archive.namelist()
             if not name.endswith("/") and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
         )
-    names = [name for name in names if name not in (ROWS_NAME, ABOUT_NAME, "Thumbs.db")]
+    names = [name for name in names if name not in (ROWS_NAME, ABOUT_NAME, SAMPLES_NAME, "Thumbs.db", *beside)]
     others = [name for name in names if not name.lower().endswith((".png", ".jpg", ".jpeg"))]
     if others:
         more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
@@ -315,4 +334,5 @@ def image_name(row: int) -> str:
 
 def image_names(rows: pd.DataFrame) -> list[str]:
     """What messages call the images of rows: their names in the shard; of rows that are no shard's, the column name."""
-    return [image_name(row) for row in rows.index] if "prompt" in rows else list(rows["name"])
+    of_shard = "evaluation_seed" in rows or "name" not in rows  # whose own rows may have any further column
+    return [image_name(row) for row in rows.index] if of_shard else list(rows["name"])

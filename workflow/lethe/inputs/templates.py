@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lethe.files.tables import decoded, lines_of
@@ -39,3 +39,11 @@ def template_file(templates: Mapping[str, str | None], kind: str) -> str:
 def fill(template: str, phrase: str) -> str:
     """The prompt that a template makes of a phrase, taken literally (braces in a name are just letters)."""
     return template.replace("{}", phrase)
+
+
+def check_prompts(templates: Sequence[str]) -> None:
+    """Raise ValueError unless there is a template in a method's `prompts`, and each holds {} exactly once."""
+    if not templates:
+        raise ValueError("prompts must hold at least one; {} alone is the bare word")
+    if wrong := next((template for template in templates if template.count("{}") != 1), None):
+        raise ValueError(f"prompts: {wrong!r} must hold {{}} exactly once")

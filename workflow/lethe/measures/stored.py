@@ -14,15 +14,24 @@ from lethe.files.whole import written_whole
 def write_measure(path: Path, rows: pd.DataFrame, columns: Mapping[str, Sequence], about: Mapping[str, str]) -> None:
     """Write rows, a column of each measured thing and one of each thing that they are `about`, as Parquet.
 
-    An array `[n, d]` becomes a column of lists, float32. Raises ValueError when a column has another length.
+    Raises ValueError as `with_columns`.
     """
-    table = rows.assign(**about)
-    for name, values in columns.items():
-        if len(values) != len(rows):
-            raise ValueError(f"write_measure: {name} must have one value per row; got {len(values)} for {len(rows)}")
-        table[name] = list(np.asarray(values, np.float32)) if isinstance(values, np.ndarray) else list(values)
+    table = with_columns(rows.assign(**about), columns)
     with written_whole(path) as part:
         table.to_parquet(part)
+
+
+def with_columns(rows: pd.DataFrame, columns: Mapping[str, Sequence]) -> pd.DataFrame:
+    """Rows with a column of each measured thing; an array `[n, d]` becomes one of lists, float32.
+
+    Raises ValueError when a column has another length.
+    """
+    table = rows.copy()
+    for name, values in columns.items():
+        if len(values) != len(rows):
+            raise ValueError(f"a measure must have one value per row; got {len(values)} of {name} for {len(rows)} rows")
+        table[name] = list(np.asarray(values, np.float32)) if isinstance(values, np.ndarray) else list(values)
+    return table
 
 
 def read_measures(paths: Sequence[Path]) -> pd.DataFrame:

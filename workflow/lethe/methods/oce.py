@@ -27,7 +27,7 @@ from lethe.erasure.layers import basis, chosen_projections
 from lethe.erasure.moments import Moment
 from lethe.erasure.tokens import last_states, last_subject_token
 from lethe.inputs.concepts import Concept
-from lethe.inputs.templates import fill
+from lethe.inputs.templates import check_prompts, fill
 
 SAME = 1e-5  # of the largest singular value: states of one text differ by less, those of two by more
 
@@ -62,11 +62,8 @@ def erase(
 
 
 def prompts_of(words: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Each word in each template, without repetitions. Raises ValueError for a template without {}, or with more."""
-    if not templates:
-        raise ValueError("prompts must hold at least one; {} alone is the bare word")
-    if wrong := next((template for template in templates if template.count("{}") != 1), None):
-        raise ValueError(f"prompts: {wrong!r} must hold {{}} exactly once")
+    """Each word in each template, without repetitions. Raises ValueError as `check_prompts` does."""
+    check_prompts(templates)
     return list(dict.fromkeys(fill(template, word) for word in words for template in templates))
 
 

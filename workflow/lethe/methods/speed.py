@@ -27,7 +27,7 @@ from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.low_rank import apply
 from lethe.edits.weights import WeightEdit
-from lethe.erasure.closed_form import SingularError, factorise
+from lethe.erasure.closed_form import SingularError, factorise, null_space
 from lethe.erasure.layers import basis, chosen_projections
 from lethe.erasure.tokens import WHOLE, last_states, last_subject_token, last_token, pair_moments, states_at
 from lethe.inputs.concepts import Concept
@@ -64,7 +64,7 @@ def erase(
         if transform is None or by_layer:
             generator = torch.Generator().manual_seed(settings["seed"])  # anew, so that no layer depends on others
             tokens = refined(weight.to(source), moved, retained, settings, generator) if by_layer else retained
-            free = null_space(tokens, settings["tau"]) if len(tokens) else eye
+            free = retaining(tokens, settings["tau"]) if len(tokens) else eye
             changed = changed or bool(free.any())
             try:
                 solved = solution(source, free, kept, ridge=settings["ridge"], slack=settings["invariants_ridge"])
@@ -149,10 +149,9 @@ def refined(
     return torch.cat(found)
 
 
-def null_space(tokens: Tensor, tau: float) -> Tensor:
+def retaining(tokens: Tensor, tau: float) -> Tensor:
     """P `[d, d]`: the projector onto the directions in which the mean of r r^T over `tokens` `[n, d]` is below tau."""
-    values, vectors = torch.linalg.eigh(tokens.mT @ tokens / len(tokens))
-    free = vectors[:, values < tau]
+    free = null_space(tokens.mT @ tokens / len(tokens), tau)
     return free @ free.mT
 
 

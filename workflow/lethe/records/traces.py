@@ -64,7 +64,7 @@ def trace(path: Path, row: str | None = None, column: str | None = None) -> Trac
     told = Trace(found.name)
     inputs = list(record["inputs"])
     if row is not None or column is not None:
-        told.cells = _cells(Path(path), row, column)
+        told.cells = cells_of(Path(path), row, column)
         if "cells" in record:
             inputs = _feeding(record, row, column)
     if Path(path).exists() and hash_of(path) != record["outputs"].get(found.name):
@@ -73,7 +73,7 @@ def trace(path: Path, row: str | None = None, column: str | None = None) -> Trac
     return told
 
 
-def _cells(path: Path, row: str | None, column: str | None) -> list[dict]:
+def cells_of(path: Path, row: str | None, column: str | None) -> list[dict]:
     """The chosen cells of a CSV whose first column names its rows, with what the JSON file beside it says of them."""
     if path.suffix != ".csv":
         raise ValueError(f"{path}: only tables (*.csv) have rows and columns")

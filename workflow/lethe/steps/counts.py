@@ -1,6 +1,7 @@
 """Draw a table's accuracies against the number of concepts that were erased, a line for each method."""
 
 import json
+import math
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ def run(job: Job) -> None:
         of_task = [name for name in table.index if name.startswith(f"{task}/")] or list(table.index)
         for name in of_task:
             for column in shown:
-                low, high = details[name][f"{column}_interval_95"]
+                low, high = details[name][f"{column}_interval_95"] or (math.nan, math.nan)  # of no image that counts
                 rows.append((name.rpartition("/")[2], column, count, table.at[name, column], low, high))
     found = pd.DataFrame(rows, columns=["method", "number", "concepts", "value", "low", "high"])
     lines_by_count(job.out["figure"], found, title=f"{job.settings.name}: percent by concepts erased, 95 % intervals")

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,9 @@ from lethe.plugins import manifest
 from lethe.records.code import commit
 from lethe.records.records import name_of
 from lethe.steps.job import Job
+from lethe.tables.known import one_protocol
 from lethe.tables.protocols import interval
+from lethe.tables.row import Row
 
 IDENTITY = ["base", "edit", "suite", "measure"]
 
@@ -25,11 +27,13 @@ def run(job: Job) -> None:
     table, said = importlib.import_module(f"lethe.tables.{settings.kind}"), manifest("tables", settings.kind)
     found = Measured(job, said.more)
     several = len(settings.tasks) > 1
-    cells, details, images, rows_of, sources = [], {}, [], {}, {}
+    cells, details, images, sources, listed = [], {}, [], {}, []
+    protocols: dict[str, str] = {}  # as the plug-in tells them, for one or more columns each
+    by_task: dict[str, dict[str, str]] = {}  # that of each column, by task
     for task, told in settings.tasks:
         rows = {}
+        chosen = told["evaluation"] | {"concepts": told["concepts"], "protocols": settings.protocols}
         for method, edit in told["edits"]:
-            chosen = told["evaluation"] | {"concepts": told["concepts"]}
             rows[method] = row = table.row(found.of(told, edit), chosen)
             name = f"{task}/{method}" if several else method
             cells.append({"edit" if several else "method": name} | row.cells)
@@ -39,9 +43,17 @@ def run(job: Job) -> None:
         remedies = {method: told["remedies"].get(method) for method in rows}
         for sentence in getattr(table, "notes", lambda *_: [])(task, rows, remedies):
             job.note(1, sentence)
-        rows_of[task] = rows
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row.numbers if name[:2] != "n_"))
+        given = getattr(table, "table_protocols", lambda *_: {})(chosen, found.about(told), columns)
+        protocols |= given
+        for name, protocol in ((name, protocol) for names, protocol in given.items() for name in names.split(", ")):
+            by_task.setdefault(name, {})[task] = protocol
+        for method, row in rows.items():
+            of = {name: tasks[task] for name, tasks in by_task.items() if task in tasks}
+            listed += [[task, method, *line] for line in numbers_in(row, of, getattr(table, "parts_of", no_parts))]
+    for name, of_tasks in by_task.items():
+        one_protocol(name, of_tasks)
     numbers = pd.DataFrame(cells).round(2)
-    models = {key: settings.measures[name]["measure"].get("model") for key, name in found.named.items()}
     columns = list(numbers.columns[1:])
     job.recorded["cells"] = {
         "columns": {column: getattr(table, "SOURCES", {}).get(column, ()) for column in columns},
@@ -53,22 +65,44 @@ def run(job: Job) -> None:
         bases=[json.loads(path.read_text()) for path in job.reads["bases"]],
         notes=[sentence for _, sentence in job.notes],
         details=details,
-        protocols=getattr(table, "table_protocols", lambda *_: {})(chosen, models, columns),
+        protocols=protocols,
         parts=parts(table, numbers, details),
     )
     everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
     write_csv(job.out["table"], numbers)
+    write_csv(job.out["numbers"], pd.DataFrame(listed, columns=NUMBERS).astype({"n": "Int64"}))
     write_csv(job.out["images"], everything[IMAGES])
     write_csv(job.out["concepts"], by_concept(everything))
     job.write_json("record", record)
 
 
+NUMBERS = ["task", "method", "number", "value", "n", "low_95", "high_95", "protocol"]
 IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
+
+
+def no_parts(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
+    """What a column is made of where a plug-in says nothing of it."""
+    return {}
+
+
+def numbers_in(row: Row, protocols: Mapping[str, str], parts_of: Callable[..., Mapping[str, Any]]) -> list[list[Any]]:
+    """Each number of an edit: its name, itself, its n, the ends of its interval, its protocol.
+
+    The n of a number that is made of others is the sum of theirs, unless it has one of its own.
+    """
+    found, lines = row.numbers, []
+    for name in (name for name in found if name[:2] != "n_"):
+        counts = [found.get(f"n_{part}") for part in parts_of(name, row.details, found)]
+        n = found.get(f"n_{name}", sum(counts) if counts and None not in counts else None)
+        low, high = row.details.get(f"{name}_interval_95") or (None, None)
+        rounded = [None if number is None else round(number, 4) for number in (found[name], n, low, high)]
+        lines.append([name, *rounded, protocols.get(name, "")])
+    return lines
 
 
 def parts(table: ModuleType, numbers: pd.DataFrame, details: Mapping[str, Any]) -> dict[str, dict[str, dict]]:
     """What cells are made of, by row and column, where the plug-in says it."""
-    parts_of = getattr(table, "parts_of", lambda *_: {})
+    parts_of = getattr(table, "parts_of", no_parts)
     found = {name: {c: parts_of(c, details[name], row) for c in row} for name, row in by_name(numbers)}
     return {name: {c: made for c, made in of.items() if made} for name, of in found.items()}
 
@@ -118,7 +152,7 @@ class Measured:
             keys = {by for role in self.roles.values() for by in role["measures"]}
             keys |= {*said.get("texts", {}).values(), *(by for by, _ in told["references"].values())}
             self.named |= {key: told["evaluation"][key] for key in keys if told["evaluation"][key] is not None}
-        self.said = said
+        self.said, self.measured_by = said, job.settings.measures
         measures = read_measures(job.reads["measures"])
         self.none, self.measures = measures.iloc[:0], dict(list(measures.groupby(IDENTITY, sort=False)))
         self.files: dict[tuple[str, ...], list[str]] = {}  # by base, edit and suite
@@ -150,6 +184,15 @@ class Measured:
         for name, (by, reference) in told["references"].items():
             found[name] = {by: self._other(reference=reference, measure=evaluation[by])[1]}
         return found
+
+    def about(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """What else the numbers of a task depend on: the model of each measure, by the setting that names it; how many
+        texts there are of each sort; what references are called."""
+        named = {key: told["evaluation"][key] for key in self.named if told["evaluation"][key] is not None}
+        found = {key: self.measured_by[name]["measure"].get("model") for key, name in named.items()}
+        for name, by in self.said.get("texts", {}).items():
+            found[name] = len(self._other(evaluation=told["name"], texts=name, measure=told["evaluation"][by])[1])
+        return found | {key: name.rpartition("-")[0] for key, (_, name) in told["references"].items()}
 
     def _other(self, **wanted: str) -> tuple[Path, pd.DataFrame]:
         """The file, and its content, that says that it is of what is wanted."""

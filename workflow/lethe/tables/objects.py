@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.measures.stored import as_array
-from lethe.tables import not_erased, protocols
+from lethe.tables import not_erased, protocols, quality
 from lethe.tables.row import Row
 
 OBJECT_SOURCES = {  # what each column of the table with generality comes from: roles, texts and references
@@ -17,23 +17,13 @@ OBJECT_SOURCES = {  # what each column of the table with generality comes from: 
     "acc_g": ("generality", "classes"),
     "acc_s": ("kept", "classes"),
     "h_o": ("erased", "generality", "kept", "classes"),
-    "clip_score": ("quality",),
-    "fid": ("quality", "reference_images"),
     "n_acc_e": ("erased", "classes"),
     "n_acc_g": ("generality", "classes"),
     "n_acc_s": ("kept", "classes"),
-    "n_clip_score": ("quality",),
-    "n_fid": ("quality",),
-    "n_fid_reference": ("reference_images",),
-}
-INCEPTION_SOURCES = {  # of the columns that stand in place of fid and n_fid where Inception's features are measured
-    "fid_inception": ("quality", "reference_images"),
-    "kid_inception": ("quality", "reference_images"),
-    "n_fid_inception": ("quality",),
-    "n_kid_inception": ("quality",),
 }
 # Of the columns with and without generality, and of either FID.
-SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")} | INCEPTION_SOURCES
+SOURCES = OBJECT_SOURCES | {"h_c": ("erased", "kept", "classes")} | quality.SOURCES
+BY_PROBABILITY = "_class_probability"  # how the name of a number ends that is made of probabilities instead
 
 
 def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
@@ -42,18 +32,12 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     `settings` are those of the evaluation, and `concepts`, what was erased. Raises ValueError as `object_scores` does.
     """
     by = {name: found["clip"] for name, found in measures.items() if "clip" in found}
-    features = {name: found["fid"] for name, found in measures.items() if "fid" in found}
-    parts = {role: by.get(role) for role in ("erased", "generality", "kept", "quality")}
-    scores = object_scores(
-        **parts,
-        classes=by["classes"],
-        reference=features.get("reference_images", by.get("reference_images")),
-        concepts=settings["concepts"],
-        features=features.get("quality"),
-    )
-    details = scores.pop("details")
+    parts = {role: by.get(role) for role in ("erased", "generality", "kept")}
+    of_quality = quality.of_measures(measures)
+    scores = object_scores(**parts, classes=by["classes"], concepts=settings["concepts"], of_quality=of_quality)
+    details, beside = scores.pop("details"), scores.pop("beside")
     images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
-    return Row(scores, details, images)
+    return Row(scores, details, images, beside)
 
 
 HARMONIC = ("acc_e", "acc_s", "acc_g")  # in the order of `protocols.h_o`
@@ -61,7 +45,6 @@ ROLES = {"erased": "acc_e", "generality": "acc_g", "kept": "acc_s"}  # what the 
 
 
 notes = not_erased.notes
-FID = "clean-fid's Frechet distance over embeddings of {}; not an Inception FID"
 
 
 def counting(role: str, rows: pd.DataFrame, classes: Sequence[str], concepts: Sequence[str]) -> pd.DataFrame:
@@ -81,42 +64,39 @@ def predictions(roles: Mapping[str, pd.DataFrame], classes: pd.DataFrame, concep
     return pd.concat(parts, ignore_index=True)
 
 
-def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
-    """The protocol of each column; `models` are those of the measures, by the setting that names the measure."""
-    accuracies = ", ".join(name for name in ("acc_e", "acc_g", "acc_s") if name in columns)
-    return {
-        accuracies: f"{protocols.ACCURACY}, percent, classes and judge as in settings",
-        "class_probability": protocols.CLASS_PROBABILITY,
-        **({"h_o": protocols.H_O} if "h_o" in columns else {"h_c": protocols.H_C}),
-        **({"clip_score": protocols.CLIP_SCORE} if "clip_score" in columns else {}),
-        **({"fid": FID.format(models["clip"])} if "fid" in columns else {}),
-        **({"fid_inception": protocols.FID_INCEPTION} if "fid_inception" in columns else {}),
-        **({"kid_inception": protocols.KID_INCEPTION} if "kid_inception" in columns else {}),
-    }
+def table_protocols(settings: Mapping[str, Any], about: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
+    """The protocol of each column; `about` has the models of measures by the setting that names the measure, the number
+    of classes, and the names of references."""
+    found = {}
+    for protocol, end in ((protocols.ACCURACY, ""), (protocols.CLASS_PROBABILITY, BY_PROBABILITY)):
+        whole = f"{protocol} of {about.get('classes')} classes by {about.get('clip')}"
+        found |= {f"{name}{end}": whole for name in HARMONIC}
+        found |= {f"h_o{end}": f"{protocols.H_O} of {whole}", f"h_c{end}": f"{protocols.H_C} of {whole}"}
+    told = {name: protocol for name, protocol in found.items() if name in columns}
+    return told | quality.table_protocols(about, columns)
 
 
 def parts_of(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that a column is made of, for `lethe trace`."""
-    made = {"h_o": ("acc_e", "acc_g", "acc_s"), "h_c": ("acc_e", "acc_s")}.get(column, ())
-    return {name: cells[name] for name in made}
+    name = column.removesuffix(BY_PROBABILITY)
+    made = {"h_o": ("acc_e", "acc_g", "acc_s"), "h_c": ("acc_e", "acc_s")}.get(name, ())
+    parts = [f"{part}{column.removeprefix(name)}" for part in made]
+    return {part: cells[part] for part in parts}
 
 
 def object_scores(
     erased: pd.DataFrame,
     generality: pd.DataFrame | None,
     kept: pd.DataFrame,
-    quality: pd.DataFrame | None,
     classes: pd.DataFrame,
-    reference: pd.DataFrame | None,
     concepts: Sequence[str],
-    features: pd.DataFrame | None = None,
+    of_quality: tuple[dict[str, float], dict[str, int], dict[str, Any]] = ({}, {}, {}),
 ) -> dict:
     """Scores of one edit from its measures (columns type, image, text), in percent where they are shares.
 
     Rows of `erased` and `generality` count when their type is an erased concept, rows of `kept` when it is a class
-    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o; without `quality` no CLIP
-    score, and without it or `reference` no FID. `classes` has columns class, text. With `features` (a column of that
-    name, Inception's of the images of `quality`), FID and KID are of those and of the same column of `reference`.
+    that is not erased. Without `generality` there is no acc_g, and h_c in place of h_o. `classes` has columns class,
+    text; `of_quality` is what `quality.scores` gives. Beside are the same numbers by the mean class probability.
     Raises ValueError when a number would have no image, or is none.
     """
     names = list(classes["class"])
@@ -130,7 +110,8 @@ def object_scores(
         **({} if generality is None else {"acc_g": counting("generality", generality, names, concepts)}),
         "acc_s": counting("kept", kept, names, concepts),
     }
-    texts, scores, counts, more = as_array(classes["text"]), {}, {}, {}
+    texts, scores, counts, more, beside = as_array(classes["text"]), {}, {}, {}, {}
+    each = {}  # probabilities of images
     for name, rows in parts.items():
         if rows.empty:
             raise ValueError(f"object_scores: no row counts towards {name}; look at the suites of the evaluation")
@@ -141,29 +122,21 @@ def object_scores(
             more["acc_e_by_concept"] = {concept: 100 * float(share) for concept, share in hits_of.mean().items()}
             more["n_acc_e_by_concept"] = {concept: int(n) for concept, n in hits_of.size().items()}
         counts[f"n_{name}"] = len(rows)
-        more[f"{name}_class_probability"] = 100 * protocols.class_probability(images, texts, expected)
         hits = round(scores[name] / 100 * len(rows))
-        more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(hits, len(rows))]
+        more[f"{name}_interval_95"] = protocols.scaled(protocols.interval(hits, len(rows)), 100)
+        each[name] = protocols.class_probabilities(images, texts, expected)
+        beside |= {f"{name}{BY_PROBABILITY}": 100 * float(each[name].mean()), f"n_{name}{BY_PROBABILITY}": len(rows)}
+        more[f"{name}{BY_PROBABILITY}_interval_95"] = protocols.scaled(protocols.mean_interval(each[name]), 100)
     mean, order = (protocols.h_c, ("acc_e", "acc_s")) if generality is None else (protocols.h_o, HARMONIC)
     name = mean.__name__
     scores[name] = 100 * mean(*(scores[part] / 100 for part in order))
     counted = [(round(scores[part] / 100 * counts[f"n_{part}"]), counts[f"n_{part}"]) for part in order]
-    more[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval_of(mean, *counted)]
-    if quality is not None:
-        images = as_array(quality["image"])
-        scores["clip_score"], counts["n_clip_score"] = (
-            protocols.clip_score(images, as_array(quality["text"])),
-            len(quality),
-        )
-        if reference is not None:
-            if features is None:
-                scores["fid"], counts["n_fid"] = protocols.fid(images, as_array(reference["image"])), len(quality)
-            else:
-                of_images, of_reference = as_array(features["features"]), as_array(reference["features"])
-                scores["fid_inception"] = protocols.fid(of_images, of_reference)
-                scores["kid_inception"] = 1000 * protocols.kid(of_images, of_reference)
-                counts |= {"n_fid_inception": len(features), "n_kid_inception": len(features)}
-            counts["n_fid_reference"] = len(reference)
+    more[f"{name}_interval_95"] = protocols.scaled(protocols.interval_of(mean, *counted), 100)
+    beside[f"{name}{BY_PROBABILITY}"] = 100 * mean(*(float(each[part].mean()) for part in order))
+    bounds = protocols.bootstrap(mean, *(each[part] for part in order))
+    more[f"{name}{BY_PROBABILITY}_interval_95"] = protocols.scaled(bounds, 100)
+    found, n, intervals = of_quality
+    scores, counts, more = scores | found, counts | n, more | intervals
     if broken := [name for name, score in scores.items() if not np.isfinite(score)]:
         raise ValueError(f"object_scores: {broken[0]} is {scores[broken[0]]}; look at the measures behind it")
-    return {**scores, **counts, "details": more}
+    return {**scores, **counts, "details": more, "beside": beside}

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lethe.measures.stored import as_array
-from lethe.tables import not_erased, protocols
+from lethe.tables import not_erased, protocols, quality
 from lethe.tables.row import Row
 
 FIRST_FACE = "giphy-top1-first-face@1"  # share of images with a face whose first face has the expected label
@@ -24,8 +23,7 @@ SOURCES = {
         f"{n}{name}_{end}": (role,) for role, end in ROLES.items() for name in ("acc", "face_ratio") for n in ("", "n_")
     },
     "h_c": ("erased", "kept"),
-    **dict.fromkeys(("clip_score", "n_clip_score"), ("quality",)),
-}
+} | quality.SOURCES
 
 
 def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[str, Any]) -> Row:
@@ -55,19 +53,16 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
             details["n_acc_e_by_concept"] = {concept: int(n) for concept, n in by_concept.size().items()}
     for name, (successes, n) in hits.items():
         cells[name], counts[f"n_{name}"] = 100 * successes / n if n else math.nan, n
-        details[f"{name}_interval_95"] = [100 * bound for bound in protocols.interval(successes, n)] if n else None
+        details[f"{name}_interval_95"] = protocols.scaled(protocols.interval(successes, n), 100) if n else None
     parts = [hits[name] for name in ("acc_e", "acc_s")]
     known = all(n for _, n in parts)
     mean = 100 * protocols.h_c(*(successes / n for successes, n in parts)) if known else math.nan
     bounds = protocols.interval_of(protocols.h_c, *parts) if known else None
-    details["h_c_interval_95"] = [100 * bound for bound in bounds] if bounds else None
+    details["h_c_interval_95"] = protocols.scaled(bounds, 100)
     order = ("acc_e", "acc_s", "h_c", "face_ratio_e", "face_ratio_s")
     cells = {name: (cells | {"h_c": mean})[name] for name in order}
-    if "quality" in measures:
-        quality = measures["quality"]["clip"]
-        cells["clip_score"] = protocols.clip_score(as_array(quality["image"]), as_array(quality["text"]))
-        counts["n_clip_score"] = len(quality)
-    return Row(cells | counts, details, pd.concat(images, ignore_index=True))
+    scores, n, intervals = quality.of_measures(measures)
+    return Row(cells | scores | counts | n, details | intervals, pd.concat(images, ignore_index=True))
 
 
 def name_of(label: str) -> str:
@@ -81,14 +76,10 @@ def as_compared(name: str) -> str:
     return " ".join(re.sub(r"[\W_]+", " ", plain).casefold().split())
 
 
-def table_protocols(settings: Mapping[str, Any], models: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
+def table_protocols(settings: Mapping[str, Any], about: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
     """The protocol of each column."""
-    told = {
-        "acc_e, acc_s": f"{FIRST_FACE}, percent of images with a face",
-        "h_c": protocols.H_C,
-        "face_ratio_e, face_ratio_s": f"{FACE_RATIO}, percent",
-    }
-    return told | ({"clip_score": protocols.CLIP_SCORE} if "clip_score" in columns else {})
+    told = {"acc_e, acc_s": FIRST_FACE, "h_c": f"{protocols.H_C} of {FIRST_FACE}"}
+    return told | {"face_ratio_e, face_ratio_s": FACE_RATIO} | quality.table_protocols(about, columns)
 
 
 def parts_of(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Protocols: named, versioned ways to turn measures into numbers; different ones never share a column."""
+"""Protocols: named, versioned ways to turn measures into numbers; different ones never share a column.
+
+What each name means stands in `lethe/protocols.yaml`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import binomtest
 
-ACCURACY = "clip-top1@1"  # share of images whose most similar class prompt is the expected class
-CLASS_PROBABILITY = "clip-softmax@1"  # mean of softmax(100 cos) at the expected class, as MACE's public code prints
-CLIP_SCORE = "clip-score-100cos@1"  # mean over images of 100 cos(image, prompt)
-FID_INCEPTION = (
-    "cleanfid-clean-fid@1"  # over features of clean-fid's Inception network, images resized by its mode clean
-)
-KID_INCEPTION = "cleanfid-clean-kid-x1000@1"  # over the same, 1000 times the mean over 100 subsets of up to 1000 images
+ACCURACY = "clip-top1@1"
+CLASS_PROBABILITY = "clip-softmax@1"
+CLIP_SCORE = "clip-score-100cos@1"
+FRECHET_CLIP = "clip-frechet@1"
+FID_INCEPTION = "cleanfid-clean-fid@1"
+KID_INCEPTION = "cleanfid-clean-kid-x1000@1"
+MEAN = "mean@1"
 H_O = "h_o@1"
 H_C = "h_c@1"  # without generality: another number, which never stands in a column of h_o
+H_A = "h_a@1"
+DRAWS = 2000  # of a bootstrap
 
 
 def predicted_classes(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -31,17 +36,27 @@ def accuracy(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -
 
 def class_probability(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -> float:
     """Protocol `clip-softmax@1`: mean probability of the expected class. Raises ValueError without images."""
+    return float(class_probabilities(images, classes, expected).mean())
+
+
+def class_probabilities(images: np.ndarray, classes: np.ndarray, expected: Sequence[int]) -> np.ndarray:
+    """The same of each image, float64 `[n]`. Raises ValueError without images."""
     _need("class_probability", images)
     logits = 100 * normalised(images) @ normalised(classes).T
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = logits / logits.sum(axis=1, keepdims=True)
-    return float(probabilities[np.arange(len(images)), np.asarray(expected)].mean())
+    return probabilities[np.arange(len(images)), np.asarray(expected)]
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
     """Protocol `clip-score-100cos@1` for paired embeddings `[n, d]`. Raises ValueError without images."""
+    return float(clip_scores(images, texts).mean())
+
+
+def clip_scores(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """The same of each pair, float64 `[n]`. Raises ValueError without images."""
     _need("clip_score", images)
-    return float(100 * (normalised(images) * normalised(texts)).sum(axis=1).mean())
+    return 100 * (normalised(images) * normalised(texts)).sum(axis=1)
 
 
 def fid(images: np.ndarray, reference: np.ndarray) -> float:
@@ -94,6 +109,11 @@ def h_c(erased: float, kept: float) -> float:
     return 0.0 if min(parts) <= 0 else 2 / sum(1 / part for part in parts)
 
 
+def h_a(erased: float, kept: float) -> float:
+    """CLIP score of what is kept less that of what is erased. Source: MACE, for styles."""
+    return kept - erased
+
+
 def interval(successes: int, n: int) -> tuple[float, float]:
     """95 % Wilson interval of a share."""
     bounds = binomtest(successes, n).proportion_ci(method="wilson")
@@ -110,6 +130,45 @@ def interval_of(function: Callable[..., float], *shares: tuple[int, int], draws:
     drawn = [rng.beta(successes + 0.5, n - successes + 0.5, draws) for successes, n in shares]
     low, high = np.percentile([function(*one) for one in zip(*drawn, strict=True)], [2.5, 97.5])
     return float(low), float(high)
+
+
+def bootstrap(function: Callable[..., float], *samples: np.ndarray, draws: int = DRAWS) -> list[float] | None:
+    """95 % percentile interval of a function of the means of independent samples, each `[n]`, one value an image.
+
+    Images are drawn again from each sample by itself, with replacement and a fixed seed. None where a sample has one
+    image, which says nothing about others. Raises ValueError when a sample is empty.
+    """
+    for values in samples:
+        _need("bootstrap", values)
+    if min(map(len, samples)) == 1:
+        return None
+    rng = np.random.default_rng(0)
+    found = [
+        function(*(values[rng.integers(len(values), size=len(values))].mean() for values in samples))
+        for _ in range(draws)
+    ]
+    return [float(bound) for bound in np.percentile(found, [2.5, 97.5])]
+
+
+def mean_interval(values: np.ndarray) -> list[float] | None:
+    """95 % bootstrap interval of a mean over images, whose values are `[n]`. Raises ValueError without images."""
+    return bootstrap(float, values)
+
+
+def count_interval(values: np.ndarray) -> list[float] | None:
+    """95 % interval of a sum over images, whose values `[n]` are counts. Raises ValueError without images.
+
+    Where an image has at most one it is n times the Wilson interval of their share, so that none does not count as
+    sure; of more it is a bootstrap.
+    """
+    _need("count_interval", values)
+    n = len(values)
+    return scaled(interval(int(values.sum()), n) if values.max() <= 1 else mean_interval(values), n)
+
+
+def scaled(bounds: Sequence[float] | None, factor: float) -> list[float] | None:
+    """The interval of a number times a factor, such as 100 for percent; None where there is none."""
+    return None if bounds is None else [factor * bound for bound in bounds]
 
 
 def normalised(embeddings: np.ndarray) -> np.ndarray:
