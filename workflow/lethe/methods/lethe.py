@@ -91,10 +91,10 @@ def erased_moments(
         text, list(dict.fromkeys(fill(t, words) for c in concepts for t in prompts for words in (c.name, c.anchor)))
     )
     sums = {kind: [0, 0, 0] for kind in (OWN, CONTEXT)}  # of c c^T, of a c^T, and how many
+    names = [concept.name for concept in concepts]
+    anchors = list(dict.fromkeys(concept.anchor for concept in concepts))  # often one for all: encoded once
     for template in prompts:
-        anchors = list(dict.fromkeys(concept.anchor for concept in concepts))  # often one for all: encoded once
         towards = dict(zip(anchors, whole_states(text, template, anchors), strict=True))
-        names = [concept.name for concept in concepts]
         for concept, phrase in zip(concepts, whole_states(text, template, names), strict=True):
             for kind, (at, to) in places_of(text.tokenizer, template, concept).items():
                 c, a = phrase[at], towards[concept.anchor][to]
