@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import yaml
@@ -105,6 +106,12 @@ def test_every_method_has_a_page_that_speaks_of_its_settings(method: str) -> Non
     words = {word for part in told for word in re.split(r"\.\*|[.: ]+", part) if word}
     assert words
     assert words <= known
+
+
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """The folders of tests are no packages, so of two files of one name a run leaves one out."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_cases_of_bad_input_are_some_and_each_has_a_name_of_its_own() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -49,17 +49,24 @@ def unet_files(base: Path, edit: Edit) -> dict[str, Path]:
     return weight_files(base / "unet", variant=edit.record["base"].get("variant"))
 
 
+def stored(paths: Iterable[Path], names: Container[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of weight files, or each of those with `names`, one by one, as it is stored."""
+    for path in paths:
+        with open_tensors(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                if names is None or name in names:
+                    yield name, file.get_tensor(name)
+
+
 def edited_in(path: Path, edit: ParameterEdit) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a weight file that an edit changes, edited, in the dtypes that they have there, one by one.
 
     Raises ValueError when one is not finite in its dtype.
     """
-    with open_tensors(path) as file:
-        for name in file.keys():  # noqa: SIM118
-            if name in edit.shapes:
-                edited = edit.edited({name: file.get_tensor(name)})
-                check_edited(edited)
-                yield name, edited[name]
+    for name, tensor in stored([path], edit.shapes):
+        edited = edit.edited({name: tensor})
+        check_edited(edited)
+        yield name, edited[name]
 
 
 def changes(base: Path, edit: ParameterEdit) -> Iterator[tuple[str, Tensor, torch.dtype]]:
@@ -67,12 +74,8 @@ def changes(base: Path, edit: ParameterEdit) -> Iterator[tuple[str, Tensor, torc
 
     Raises ValueError when an edited parameter is not finite in that dtype.
     """
-    for path in unet_files(base, edit).values():
-        with open_tensors(path) as file:
-            for name in file.keys():  # noqa: SIM118
-                if name in edit.shapes:
-                    stored = file.get_tensor(name)
-                    old = stored.to(torch.float64)
-                    new = edit.edited({name: old})[name]
-                    check_edited({name: new.to(stored.dtype)})
-                    yield name, new - old, stored.dtype
+    for name, tensor in stored(unet_files(base, edit).values(), edit.shapes):
+        old = tensor.to(torch.float64)
+        new = edit.edited({name: old})[name]
+        check_edited({name: new.to(tensor.dtype)})
+        yield name, new - old, tensor.dtype

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lethe.bases.folder import read_object
 from lethe.bases.original_names import PREFIX, original_name
-from lethe.edits.changes import check_base, unet_files
+from lethe.edits.changes import check_base, stored, unet_files
 from lethe.edits.edit import ParameterEdit, check_edited
 from lethe.files.headers import copy_described, replace_tensors, seal
 from lethe.files.tensors import open_tensors
@@ -58,32 +58,26 @@ def check_same(base: Path, edit: ParameterEdit, checkpoint: Path, config: Mappin
     """Raise ValueError when a checkpoint's U-Net is not, in the file's precision, that of the base."""
     with open_tensors(checkpoint) as file:
         held = set(file.keys())
-        for path in unet_files(base, edit).values():
-            with open_tensors(path) as own:
-                for name in own.keys():  # noqa: SIM118
-                    there = PREFIX + original_name(name, config)
-                    if there not in held:
-                        raise ValueError(
-                            f"{checkpoint}: it has no tensor {there}; it must be a whole checkpoint of the base's "
-                            "kind, with the names of Stable Diffusion's own code"
-                        )
-                    stored = file.get_tensor(there)
-                    if not torch.equal(own.get_tensor(name).to(stored.dtype), stored):
-                        raise ValueError(
-                            f"{checkpoint}: its {there} is not the base's {name}; the edit was made for {base}, so "
-                            "name the checkpoint that holds those weights, or make the edit again for this one"
-                        )
+        for name, own in stored(unet_files(base, edit).values()):
+            there = PREFIX + original_name(name, config)
+            if there not in held:
+                raise ValueError(
+                    f"{checkpoint}: it has no tensor {there}; it must be a whole checkpoint of the base's "
+                    "kind, with the names of Stable Diffusion's own code"
+                )
+            found = file.get_tensor(there)
+            if not torch.equal(own.to(found.dtype), found):
+                raise ValueError(
+                    f"{checkpoint}: its {there} is not the base's {name}; the edit was made for {base}, so "
+                    "name the checkpoint that holds those weights, or make the edit again for this one"
+                )
 
 
 def _edited(base: Path, edit: ParameterEdit, checkpoint: Path, config: Mapping) -> Iterator[tuple[str, Tensor]]:
     """The edited tensors by their names in a checkpoint, in its dtypes, one by one."""
     with open_tensors(checkpoint) as file:
-        for path in unet_files(base, edit).values():
-            with open_tensors(path) as own:
-                for name in own.keys():  # noqa: SIM118
-                    if name not in edit.shapes:
-                        continue
-                    there = PREFIX + original_name(name, config)
-                    edited = edit.edited({name: own.get_tensor(name)})[name].to(file.get_tensor(there).dtype)
-                    check_edited({name: edited})
-                    yield there, edited
+        for name, own in stored(unet_files(base, edit).values(), edit.shapes):
+            there = PREFIX + original_name(name, config)
+            edited = edit.edited({name: own})[name].to(file.get_tensor(there).dtype)
+            check_edited({name: edited})
+            yield there, edited

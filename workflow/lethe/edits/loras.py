@@ -18,10 +18,9 @@ from torch import Tensor
 
 from lethe.bases.folder import read_object
 from lethe.bases.original_names import original_name
-from lethe.edits.changes import changes, check_base, check_changes_weights, unet_files
+from lethe.edits.changes import changes, check_base, check_changes_weights, stored, unet_files
 from lethe.edits.edit import Edit, ParameterEdit
 from lethe.edits.low_rank import LowRank
-from lethe.files.tensors import open_tensors
 
 HALVES = (torch.float16, torch.bfloat16)
 ORIGINAL_ALWAYS = ("conv_norm_out", "add_embedding.")
@@ -99,7 +98,8 @@ def kohya_layers(base: Path, updates: Mapping[str, LowRank]) -> dict[str, Tensor
     """
     from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya  # here, as it is slow to import
 
-    named = {_module_name(base, name): update for name, update in updates.items()}
+    config = read_object(base / "unet" / "config.json")
+    named = {_module_name(config, name): update for name, update in updates.items()}
     return {key: tensor.float() for key, tensor in convert_state_dict_to_kohya(peft_layers(named)).items()}
 
 
@@ -113,27 +113,24 @@ def differences(base: Path, edit: ParameterEdit) -> dict[str, Tensor]:
     a parameter that is neither a weight nor a bias, or has no original name where it needs one.
     """
     check_base(edit, base)
-    tensors, lonely = {}, {}
+    tensors, lonely, config = {}, {}, read_object(base / "unet" / "config.json")
     for name, change, dtype in changes(base, edit):
         module, _, kind = name.rpartition(".")
         if kind not in ("weight", "bias"):
             raise ValueError(
                 f"the edit changes {name}, neither weight nor bias, which a file of differences cannot name"
             )
-        key = f"lora_unet_{_module_name(base, module).replace('.', '_')}"
+        key = f"lora_unet_{_module_name(config, module).replace('.', '_')}"
         part = ".diff" if kind == "weight" else ".diff_b"
         tensors[key + part] = change.to(dtype if dtype in HALVES else torch.float32)
         if kind == "bias" and f"{module}.weight" not in edit.shapes:
             lonely[f"{module}.weight"] = f"{key}.diff"
-    for path in unet_files(base, edit).values():
-        with open_tensors(path) as file:
-            for weight in lonely.keys() & set(file.keys()):
-                tensors[lonely[weight]] = torch.zeros_like(file.get_tensor(weight), dtype=torch.float16)
+    for name, weight in stored(unet_files(base, edit).values(), lonely):
+        tensors[lonely[name]] = torch.zeros_like(weight, dtype=torch.float16)
     return tensors
 
 
-def _module_name(base: Path, name: str) -> str:
-    """The path of a module after which kohya's key is called."""
-    config: dict[str, Any] = read_object(base / "unet" / "config.json")
+def _module_name(config: Mapping[str, Any], name: str) -> str:
+    """The path of a module after which kohya's key is called, by the U-Net's configuration."""
     original = config.get("addition_embed_type") == "text_time" or name.startswith(ORIGINAL_ALWAYS)
     return original_name(name, config) if original else name

@@ -13,10 +13,9 @@ so weights do not depend on how many concepts, names and prompts there are.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +31,11 @@ from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import check_prompts, fill
 from lethe.inputs.texts import unnamed
 from lethe.methods.uce import edit_of
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+OWN, CONTEXT = "own", "context"  # tokens of a concept, and of the words around it
 
 
 def erase(
@@ -83,31 +87,43 @@ def erased_moments(
     text: TextEncoders, concepts: Sequence[Concept], prompts: Sequence[str], around: float
 ) -> tuple[Tensor, Tensor]:
     """F and C `[d, d]`, float64. Raises ValueError as `solve` does of prompts and states."""
-    texts, own, context = [], [], []
-    for concept, template in itertools.product(concepts, prompts):
-        texts += [fill(template, words) for words in (concept.name, concept.anchor)]
-        phrase, anchor = (phrase_positions(text.tokenizer, template, words) for words in (concept.name, concept.anchor))
-        own.append(([*phrase], [anchor[-1]] * len(phrase)))
-        context.append(aligned_positions(text.tokenizer, template, concept.name, concept.anchor))
-    check_tokens(text, list(dict.fromkeys(texts)))
-    shares = [scale / sum(len(at) for at, _ in places) for scale, places in ((1.0, own), (around, context))]
-    states = states_at(text, texts, [WHOLE] * len(texts))
-    source, cross = 0, 0
-    for phrase, anchor, *places in zip(states, states, own, context, strict=True):  # states by turns: one iterator
-        for share, (at, to) in zip(shares, places, strict=True):
-            c, a = phrase[[*at]], anchor[[*to]]
-            source, cross = source + share * c.mT @ c, cross + share * a.mT @ c
+    check_tokens(
+        text, list(dict.fromkeys(fill(t, words) for c in concepts for t in prompts for words in (c.name, c.anchor)))
+    )
+    sums = {kind: [0, 0, 0] for kind in (OWN, CONTEXT)}  # of c c^T, of a c^T, and how many
+    names = [concept.name for concept in concepts]
+    anchors = list(dict.fromkeys(concept.anchor for concept in concepts))  # often one for all: encoded once
+    for template in prompts:
+        towards = dict(zip(anchors, whole_states(text, template, anchors), strict=True))
+        for concept, phrase in zip(concepts, whole_states(text, template, names), strict=True):
+            for kind, (at, to) in places_of(text.tokenizer, template, concept).items():
+                c, a = phrase[at], towards[concept.anchor][to]
+                source, cross, count = sums[kind]
+                sums[kind] = [source + c.mT @ c, cross + a.mT @ c, count + len(at)]
+    scales = {OWN: 1.0, CONTEXT: around}
+    source, cross = (sum(scales[kind] * of[part] / of[2] for kind, of in sums.items()) for part in (0, 1))
     return source, cross
+
+
+def places_of(tokenizer: CLIPTokenizer, template: str, concept: Concept) -> dict[str, tuple[list[int], list[int]]]:
+    """Where c and a, f and g stand in the prompts of a concept and of its anchor, as pairs of lists of one length."""
+    phrase, anchor = (phrase_positions(tokenizer, template, words) for words in (concept.name, concept.anchor))
+    around = aligned_positions(tokenizer, template, concept.name, concept.anchor)
+    return {OWN: ([*phrase], [anchor[-1]] * len(phrase)), CONTEXT: around}
+
+
+def whole_states(text: TextEncoders, template: str, words: Sequence[str]) -> Iterator[Tensor]:
+    """The states `[window, d]`, float64, of each word in a prompt."""
+    return states_at(text, [fill(template, word) for word in words], [WHOLE] * len(words))
 
 
 def retained_moments(text: TextEncoders, names: Sequence[str], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The means of k k^T and of h h^T `[d, d]`, float64. Raises ValueError as `solve` does of prompts and states."""
-    pairs = list(itertools.product(prompts, names))
-    texts = [fill(template, name) for template, name in pairs]
-    check_tokens(text, texts)
+    check_tokens(text, [fill(template, name) for template in prompts for name in names])
     own, whole, tokens, all_tokens = 0, 0, 0, 0
-    for (template, name), h in zip(pairs, states_at(text, texts, [WHOLE] * len(texts)), strict=True):
-        k = h[[*phrase_positions(text.tokenizer, template, name)]]
-        own, whole = own + k.mT @ k, whole + h.mT @ h
-        tokens, all_tokens = tokens + len(k), all_tokens + len(h)
+    for template in prompts:
+        for name, h in zip(names, whole_states(text, template, names), strict=True):
+            k = h[[*phrase_positions(text.tokenizer, template, name)]]
+            own, whole = own + k.mT @ k, whole + h.mT @ h
+            tokens, all_tokens = tokens + len(k), all_tokens + len(h)
     return own / tokens, whole / all_tokens
