@@ -82,7 +82,8 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("wide_text.apart", 0.7, AFTER_WIDE_TEXT),
         ("judge.vision", [7, 7], AFTER_JUDGE),
         ("second_judge.widths", [7], AFTER_SECOND_JUDGE),
-        ("segmenter.reduce", 7, {"segmenter", "quality", "release"}),
+        ("segmenter.mixture.pairs", 0.1, {"segmenter", "quality", "release"}),
+        ("segmenter.patches.steps", 7, {"segmenter", "quality", "release"}),
         ("reference.images", 7, {"reference", "release"}),
         ("quality.seeds", 7, {"quality", "release"}),
     ],
@@ -178,12 +179,12 @@ def tiny(recipe: dict) -> dict:
     for name in ("vae", "text", "diffusion", "wide_text", "judge", "second_judge", "segmenter"):
         small[name]["budget"] |= dict(steps=2, batch=4)
     small["judge"]["naming"] |= dict(steps=2, batch=4)
+    small["segmenter"]["patches"] |= dict(steps=2, batch=4)
     for name in ("text", "judge"):
         small[name] |= dict(text=[16, 1], vision=[16, 4], embedding=8)
     small["wide_text"] |= dict(text=[24, 1], people=2)
     small["vae"]["widths"] = small["diffusion"]["widths"] = [8, 8, 16]
     small["second_judge"]["widths"] = [8, 16]
-    small["segmenter"]["reduce"] = 16
     small["reference"] |= dict(captions=30, images=10)
     small["quality"] |= dict(scenes=40, outlines=20, seeds=2)
     small["quality"]["sampling"] |= dict(steps=2, batch=20)
