@@ -75,6 +75,8 @@ def test_the_environment_is_pinned_where_it_says_so() -> None:
     for line in lines:
         name, version = re.sub(r"\[.*\]", "", line).split("==")
         assert canonical[name.lower().replace("_", "-")] == version
+    page = (ROOT / "docs" / "machines.md").read_text()
+    assert all(line in page for line in lines if line.startswith("torch"))
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -120,3 +122,23 @@ def test_cases_of_bad_input_are_some_and_each_has_a_name_of_its_own() -> None:
     for cases in ([], [one, other, one]):
         with pytest.raises(AssertionError):
             each_of(cases)
+
+
+def test_hosted_ci_runs_the_same_script_on_every_python() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert commands["tests"] == ["bash .ci/run"]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    development = (ROOT / "envs/requirements-development.txt").read_text()
+    for command in commands["lint"] + commands["docs"]:
+        for names in re.findall(r"grep -E '\^\((.+)\)=='", command):
+            assert all(re.search(rf"^{name}==", development, re.MULTILINE) for name in names.split("|"))
+
+
+def test_the_image_takes_what_is_there_and_pinned() -> None:
+    recipe, kept = ((ROOT / name).read_text() for name in ("Containerfile", ".dockerignore"))
+    copied = [source for line in re.findall(r"^COPY (.+)$", recipe, re.MULTILINE) for source in line.split()[:-1]]
+    assert {"envs/requirements.txt", "envs/constraints.txt", "workflow/lethe"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert f"!{source.split('/')[0]}" in kept.splitlines()
