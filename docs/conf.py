@@ -20,6 +20,8 @@ exclude_patterns = ["**/.venv", "**/node_modules"]
 
 html_theme = "furo"
 html_title = "Lethe"
+templates_path = ["_templates"]
+html_additional_pages = {"index": "to_index.html"}
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

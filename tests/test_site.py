@@ -27,6 +27,7 @@ def test_the_index_leads_to_every_page(site: Path) -> None:
     documents = {path.relative_to(ROOT).with_suffix(".html").as_posix() for path in ROOT.glob("docs/**/*.md")}
     made = {path.relative_to(site).as_posix() for path in site.glob("**/*.html")}
     assert made >= documents | {"README.html", "config/README.html", "results/README.html"}
+    assert 'url=docs/index.html"' in (site / "index.html").read_text(encoding="utf-8")
     index = (site / "docs" / "index.html").read_text(encoding="utf-8")
     led = {(Path("docs") / target).as_posix() for target in re.findall(r'href="([\w./-]+\.html)', index)}
     for name in documents - {"docs/index.html"}:
