@@ -15,7 +15,7 @@ import pytest
 from running import ROOT, planned, snakemake
 
 ADDRESS = "https://github.com/owner/lethe"
-CLONED = ("workflow", "config", "envs", "profiles", "resources", "Snakefile", "README.md", "LICENSE", "pyproject.toml")
+CLONED = ("workflow", "config", "envs", "profiles", "Snakefile", "README.md", "LICENSE", "pyproject.toml")
 
 
 def ran(*command: str | Path, environment: Mapping[str, str] | None = None) -> None:
@@ -32,8 +32,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     repository.mkdir()
     for name in CLONED:
         if (ROOT / name).is_dir():
-            without = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.zip")
-            shutil.copytree(ROOT / name, repository / name, ignore=without)
+            shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, repository)
     git = ("git", "-C", repository, "-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
