@@ -147,13 +147,13 @@ def test_a_number_can_be_traced_to_its_sources(finished: Path, monkeypatch: pyte
     assert {job.record["step"] for job in trace(Path("results/figures/objects.png")).jobs} >= {"examples", "sample"}
 
 
-def test_readmes_trace_prints_what_it_says(
+def test_the_trace_that_is_shown_prints_what_it_says(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    readme = (ROOT / "README.md").read_text()
-    command, shown = re.findall(r"<!-- trace command -->\n```bash\n(.+?)\n```\n.+?```\n(.+?)\n```", readme, re.DOTALL)[
-        0
-    ]
+    page = (ROOT / "docs" / "results.md").read_text()
+    ((command, shown),) = re.findall(
+        r"<!-- trace command -->\n```bash\n(.+?)\n```\n.+?```\n(.+?)\n```", page, re.DOTALL
+    )
     program, *arguments = shlex.split(command)
     monkeypatch.chdir(finished)
     assert program == "lethe"

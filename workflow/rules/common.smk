@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from functools import cache
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 
-LIBRARY = Path(workflow.basedir) / "workflow"
-sys.path.insert(0, str(LIBRARY))
+# Of a clone the library lies beside the rules. Fetched from elsewhere, as by snakedeploy, these find the installed one.
+BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+LIBRARY = BESIDE if (BESIDE / "lethe").is_dir() else None
+if LIBRARY:
+    sys.path.insert(0, str(LIBRARY))
+elif not find_spec("lethe"):
+    raise WorkflowError("the rules were fetched without the library; install its release of the same number by pip")
 
 from lethe.bases.folder import base_folder, cached_folder, loaded_files, model_folder
 from lethe.config.checks import check_config
@@ -32,9 +39,10 @@ from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
 from lethe.records.rerun_notes import renew_notes
 
-if not workflow.configfiles:
+MODULE = workflow.modifier.is_module  # of somebody's workflow, which hands us its configuration
+if not config:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
-if len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
+if not MODULE and len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
     together = merged(load_configfile(path) for path in workflow.configfiles)
     config.clear()
     update_config(config, together)
@@ -52,11 +60,13 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
-if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
-    raise WorkflowError(problem)
+if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    raise WorkflowError("--sdm conda wants a clone, since its environments lack the library; or take --sdm apptainer")
 
 # The device stands in no command, as what it made elsewhere counts as current.
-variables = dict(PYTHONPATH=str(LIBRARY), LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
+variables = dict(LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
+if LIBRARY:
+    variables["PYTHONPATH"] = str(LIBRARY)
 shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
 
 
@@ -78,8 +88,9 @@ wildcard_constraints:
 
 
 # A plan of ten thousand jobs is millions of objects that stay: to look through them for cycles takes a tenth of it and
-# frees nothing. The Snakefile turns this on again when jobs start.
-gc.disable()
+# frees nothing. The Snakefile turns this on again when jobs start, for which a module is not asked.
+if not MODULE:
+    gc.disable()
 
 
 @cache
@@ -102,12 +113,12 @@ HASHES = KeptHashes(KEPT, told=logger.info)
 PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 
 
-# How a rule follows from its declaration: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
+# What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
 MESSAGE = "{rule} ({log})"
 COMMAND = "{params.command} --threads {threads} 2> {log:q}"
-ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "lethe.yaml")
+ENVIRONMENT = workflow.source_path("../../envs/lethe.yaml")
 
 
 def of(rule, function):
@@ -235,6 +246,12 @@ def look_back():
             "rerun-triggers leaves out params or mtime, so files made with other settings count as current; "
             "take it out of your profile or command, or run with --forceall"
         )
+
+
+def check_python():
+    """Refuse to start where the first job would find no libraries."""
+    if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
+        raise WorkflowError(problem)
 
 
 def check_writable(folder):
