@@ -74,7 +74,7 @@ def job_of(files: dict[str, list[Path]], *tasks: tuple[str, dict]) -> SimpleName
 
 ENDS = {
     "table": ".csv",
-    "concepts": ".concepts.csv",
+    "concepts": "_by_concept.csv",
     "images": ".images.csv",
     "numbers": ".numbers.csv",
     "record": ".json",

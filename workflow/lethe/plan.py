@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, with
 from lethe.inputs.templates import read_templates, template_file
 from lethe.jobs import PLACES, Folder, Given, Job, Made, Told, spelled, step
 from lethe.pictures.examples import shown_columns
+from lethe.pictures.gallery import PAGE
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.tables.known import arguments_of
@@ -528,7 +529,7 @@ class Plan:
 
     @step(
         table="results/tables/{table}.csv",
-        concepts="results/tables/{table}.concepts.csv",
+        concepts="results/tables/{table}_by_concept.csv",
         images="results/tables/{table}.images.csv",
         numbers="results/tables/{table}.numbers.csv",
         record="results/tables/{table}.json",
@@ -608,21 +609,50 @@ class Plan:
     def examples(self, task: str) -> Told:
         """Where a picture has no room for all that a task erases, it shows the worst, by the table."""
         shown = self.config["figures"]["examples"] or EXAMPLES
-        base, concepts = self.config["tasks"][task]["base"], sorted(self.config["tasks"][task]["concepts"])
-        roles = self.shown_roles(task)
+        concepts, roles = sorted(self.config["tasks"][task]["concepts"]), self.shown_roles(task)
         gone = [role for role, (_, counts) in roles.items() if counts == "erased"]
         columns = len(concepts) * len(gone)
         holds_all = shown_columns(columns, shown["kept"])[0] == columns
         scores = None if holds_all or task not in self.measured else self.table(self.table_of(task))["record"]
-        suites = dict.fromkeys(suite for suite, _ in roles.values())
-        shards = [
-            self.sample(base, edit, suite, shard)
-            for edit in self.edits(task).values()
-            for suite in suites
-            for shard in self.shards(task, suite)
-        ]
+        shards = self.samples_of(task, [suite for suite, _ in roles.values()])
         settings = dict(concepts=concepts, edits=list(self.edits(task).items()), roles=list(roles.items()), task=task)
         return Told(settings | shown, dict(shards=shards, scores=scores))
+
+    @step(gallery="results/galleries/{task}.html", edits="results/galleries/{task}.edits.csv")
+    def gallery(self, task: str) -> Told:
+        """Every sample of what counts before and after, with its verdict, and what a task's edits are."""
+        base, measured = self.config["tasks"][task]["base"], self.measured.get(task)
+        roles = self.shown_roles(task)
+        made = self.table(self.table_of(task)) if measured else {}
+        settings = dict(
+            task=task,
+            base=base,
+            concepts=self.task_names(task),
+            edits=list(self.edits(task).items()),
+            roles=list(roles.items()),
+            towards={number: measured.roles[role]["counts"] for role, number in measured.counted.items()}
+            if measured
+            else {},
+            veiled=any(self.concepts[slug].kind == "explicit" for slug in self.task_slugs(task)),
+            sampling={key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance")},
+            page=self.hash_file(PAGE),
+        )
+        reads = dict(
+            shards=self.samples_of(task, [suite for suite, _ in roles.values()]),
+            edits=[self.edit(base, task, method) for method in self.config["tasks"][task]["methods"]],
+            **{name: made[name] if made else None for name in ("images", "numbers", "concepts")},
+        )
+        return Told(settings, reads)
+
+    def samples_of(self, task: str, suites: Iterable[str]) -> list[Job]:
+        """The samples of some suites from the base of a task as it is, and from its edits."""
+        base = self.config["tasks"][task]["base"]
+        return [
+            self.sample(base, edit, suite, shard)
+            for edit in self.edits(task).values()
+            for suite in dict.fromkeys(suites)
+            for shard in self.shards(task, suite)
+        ]
 
     def shown_roles(self, task: str) -> dict[str, tuple[str, str]]:
         """The suites that a task's figure shows by the role that they play, and what of them counts."""
@@ -666,6 +696,8 @@ class Plan:
         base, found = self.config["tasks"][task]["base"], []
         if self.config["figures"]["examples"] and self.sampled(task):
             found.append(self.examples(task))
+        if self.config["figures"]["gallery"] and self.sampled(task):
+            found.append(self.gallery(task))
         pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(task).items()}
         for method, drawn in pictures.items():
             if "losses" in drawn and self.curves(base, task, method):

@@ -71,7 +71,7 @@ wildcard_constraints:
     shard=r"[0-9a-f]{12}",
     recipe=r"[0-9a-f]{8}",
     measure=r"[^/]+",
-    table=r"[^/]+(?<!\.concepts)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
+    table=r"[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
     texts=r"[^/.]+",
     reference=r"[^/]+-[0-9a-f]{8}",
     edit=r"original|[^/]+/[^/]+",
