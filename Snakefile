@@ -4,6 +4,9 @@
 #   snakemake --cores 2 emoji_world     make the embedded emoji models again (hours on a CPU)
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/bases.smk"
 include: "workflow/rules/concepts.smk"

@@ -262,7 +262,7 @@ def test_what_nobody_knows_the_making_of_is_said(folder: Path, run: Run) -> None
     shutil.rmtree(folder / "results/provenance/tables")
     jobs, said = jobs_after(run, folder)
     assert jobs == {}
-    first = ", ".join(f"results/tables/objects.{end}" for end in ("concepts.csv", "csv", "images.csv"))
+    first = ", ".join(f"results/tables/objects{end}" for end in (".csv", ".images.csv", ".json"))
     assert f"Neither Snakemake's notes nor records say how {first} and 2 more were made" in said
     assert "run with --forceall" in said
 
