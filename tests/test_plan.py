@@ -992,7 +992,7 @@ def test_configurations_that_differ_in_a_number_share_what_is_equal(planned: dic
     before, after = planned["usual"], made_by(put(usual(), key, KEYS[key][0]))
     both = before.keys() & after.keys()
     of_edit = r"emoji/(edits/objects/mace[./]|(samples|measures)/objects/mace/)"
-    named = re.compile(rf"results/({of_edit}|(tables|figures)/objects\.)")
+    named = re.compile(rf"results/({of_edit}|(tables|figures|galleries)/objects[._])")
     assert {path for path in both if before[path] != after[path]} == {path for path in before if named.match(path)}
     assert not places_of_loras(both)
     assert places_of_loras(before) == places_of_loras(after) != []

@@ -71,4 +71,4 @@ def _range(counts: set[str]) -> str:
 
 def as_rst(text: str) -> str:
     """A text on one line of reStructuredText in which nothing is anything but text."""
-    return re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([^\w\s]|_)", r"\\\1", " ".join(text.split()))
