@@ -175,7 +175,7 @@ def test_costs_count_every_job_once(finished: Path) -> None:
     found = costs(finished / "results")
     assert {step: cost.jobs for step, cost in found.steps.items()} == {
         **dict.fromkeys(("base", "prior", "texts", "edit"), 1),
-        **dict.fromkeys(("losses", "mask_sheets", "table", "examples"), 1),
+        **dict.fromkeys(("losses", "mask_sheets", "table", "examples", "gallery"), 1),
         **dict.fromkeys(("images", "masks", "moments", "lora"), 2),
         "sample": 8,
         "measure": 9,

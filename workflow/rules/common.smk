@@ -31,9 +31,10 @@ from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
 from lethe.config.schema import merged
-from lethe.jobs import Folder, Given
+from lethe.jobs import Folder, Given, Shown
 from lethe.plan import Plan
 from lethe.plugins import manifest
+from lethe.records.captions import About
 from lethe.records.code import python_problem
 from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
@@ -81,7 +82,7 @@ wildcard_constraints:
     shard=r"[0-9a-f]{12}",
     recipe=r"[0-9a-f]{8}",
     measure=r"[^/]+",
-    table=r"[^/]+(?<!\.concepts)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
+    table=r"[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
     texts=r"[^/.]+",
     reference=r"[^/]+-[0-9a-f]{8}",
     edit=r"original|[^/]+/[^/]+",
@@ -145,11 +146,24 @@ def inputs(rule):
 
 
 def outputs(rule):
-    """What a rule writes, by name."""
-    return {
-        name: directory(written.pattern) if isinstance(written, Folder) else written
-        for name, written in rule.step.writes.items()
-    }
+    """What a rule writes, by name, marked where the report holds it."""
+    return {name: marked(rule.step, name, written) for name, written in rule.step.writes.items()}
+
+
+def marked(step, name, written):
+    if isinstance(written, Folder):
+        return directory(written.pattern)
+    if not isinstance(written, Shown):
+        return written
+    labels = {key: f"{{{key}}}" for key in step.wildcards if key != "base"}
+    labels |= {"concept": "{concept}"} if written.each else {}
+    return report(
+        marked(step, name, written.written),
+        caption=f"../report/{step.name}_{name}.rst",  # beside the folder of the rules
+        category=written.category,
+        labels=labels | {"content": written.what},
+        patterns=[written.each] if written.each else [],
+    )
 
 
 class Untracked:
@@ -163,8 +177,14 @@ class Untracked:
 
 
 def told(rule):
-    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun."""
-    return dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun.
+
+    Where the report holds a file of the rule, also what its caption says, which is read when that is written.
+    """
+    found = dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    if any(isinstance(written, Shown) for written in rule.step.writes.values()):
+        found["about"] = of(rule, About)
+    return found
 
 
 @cache
