@@ -31,7 +31,7 @@ def tool(*command: str) -> subprocess.CompletedProcess:
     [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
-        ("snakefmt", "--check", "Snakefile", "workflow/rules", "workflow/emoji_world/rules.smk"),
+        ("snakefmt", "--check", "Snakefile", "workflow/Snakefile", "workflow/rules", "workflow/emoji_world/rules.smk"),
     ],
     ids=" ".join,
 )
@@ -64,17 +64,19 @@ def test_every_declaration_has_a_rule_and_a_step_that_runs_it(plan: type) -> Non
 def test_the_environment_is_pinned_where_it_says_so() -> None:
     environment = yaml.safe_load((ROOT / "envs/lethe.yaml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert pip == ["-r requirements.txt"]
     lines = [
         line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line[:1] not in ("#", "-", "")
     ]
     assert len(lines) > 10
+    assert pip == lines
     assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in lines)
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.+]+)$", (ROOT / "envs/constraints.txt").read_text(), re.MULTILINE))
     canonical = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     for line in lines:
         name, version = re.sub(r"\[.*\]", "", line).split("==")
         assert canonical[name.lower().replace("_", "-")] == version
+    page = (ROOT / "docs" / "machines.md").read_text()
+    assert all(line in page for line in lines if line.startswith("torch"))
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -120,3 +122,23 @@ def test_cases_of_bad_input_are_some_and_each_has_a_name_of_its_own() -> None:
     for cases in ([], [one, other, one]):
         with pytest.raises(AssertionError):
             each_of(cases)
+
+
+def test_hosted_ci_runs_the_same_script_on_every_python() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert commands["tests"] == ["bash .ci/run"]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    development = (ROOT / "envs/requirements-development.txt").read_text()
+    for command in commands["lint"] + commands["docs"]:
+        for names in re.findall(r"grep -E '\^\((.+)\)=='", command):
+            assert all(re.search(rf"^{name}==", development, re.MULTILINE) for name in names.split("|"))
+
+
+def test_the_image_takes_what_is_there_and_pinned() -> None:
+    recipe, kept = ((ROOT / name).read_text() for name in ("Containerfile", ".dockerignore"))
+    copied = [source for line in re.findall(r"^COPY (.+)$", recipe, re.MULTILINE) for source in line.split()[:-1]]
+    assert {"envs/requirements.txt", "envs/constraints.txt", "workflow/lethe"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert f"!{source.split('/')[0]}" in kept.splitlines()

@@ -55,7 +55,8 @@ from running import ROOT
 # the base as it is, which no edit changes.
 
 NOTHING: Steps = frozenset()
-SHOWN = {"table", "examples"}
+TABLE = {"table", "gallery"}  # whose page shows verdicts and numbers
+SHOWN = TABLE | {"examples"}
 AFTER_EDIT = {"sample", "measure"} | SHOWN
 AFTER_SAMPLING = {"base:sample", "base:measure"} | AFTER_EDIT
 AFTER_JOIN = {"edit"} | AFTER_EDIT
@@ -67,10 +68,10 @@ AFTER_ANCHOR_IMAGES = {"anchor_images"} | AFTER_TRAINING
 AFTER_IMAGES = {"images", "anchor_images"} | AFTER_MASKS
 AFTER_ROWS = AFTER_SAMPLING  # of a suite that the figure shows
 AFTER_QUALITY_ROWS = AFTER_SAMPLING - {"examples"}
-AFTER_CLASSES = {"texts", "table"}
+AFTER_CLASSES = {"texts"} | TABLE
 SAMPLES = {"base:sample", "sample"}  # of a suite that is measured by nothing
 AFTER_DRAW = {"suite"} | SAMPLES
-AFTER_REFERENCE = {"reference", "table"}
+AFTER_REFERENCE = {"reference"} | TABLE
 AFTER_FEATURES = {"measure", "base:measure"} | AFTER_REFERENCE
 AFTER_JUDGE = {"measure", "base:measure"} | AFTER_CLASSES | AFTER_REFERENCE
 AFTER_NETWORK = {"base"} | AFTER_IMAGES | AFTER_SAMPLING
@@ -82,7 +83,7 @@ def of_task(steps: Steps) -> Steps:
     return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
 
 
-COUNTED = {"table", "counts", "comparison"}  # a table over several tasks, its picture, and a published one beside it
+COUNTED = {"counts", "comparison"} | TABLE  # a table over several tasks, its picture, and a published one beside it
 TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one does
 
 # Each key, another value of it, and the steps that then run.
@@ -214,7 +215,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "measures.features.kind": (TWIN, NOTHING),
     "measures.features.weights": (None, NOTHING),
     "measures.features.sha256": (None, NOTHING),
-    "evaluations.objects.kind": (TWIN, {"table"}),
+    "evaluations.objects.kind": (TWIN, TABLE),
     "evaluations.objects.clip": ("other", AFTER_JUDGE),
     "evaluations.objects.classes.table": ("resources/more_classes.tsv", AFTER_CLASSES),
     "evaluations.objects.classes.column": ("other", AFTER_CLASSES),
@@ -238,6 +239,7 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "evaluations.other.reference_images": ("resources/other.zip", NOTHING),
     "figures.examples.seeds": ([2, 2], {"examples"}),
     "figures.examples.kept": (1, {"examples"}),
+    "figures.gallery": (False, NOTHING),
 }
 
 # The spare method is one more entry of the same kind, which no task names: of the same keys none counts.
@@ -318,10 +320,10 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.birds.evaluation": ("other", COUNTED | AFTER_JUDGE),
     "tasks.birds.suites": (["spare"], {"sample"}),
     "tasks.shown.base": ("other", AFTER_BASE - {"anchor_images", "prior", "base", "base:measure", "measure", "table"}),
-    "tasks.shown.concepts": (["bird"], {"losses", "mask_sheets", "edit", "sample", "examples"}),
-    "tasks.shown.methods": (["mace"], {"losses", "edit", "sample", "examples"}),
+    "tasks.shown.concepts": (["bird"], {"losses", "mask_sheets", "edit", "sample", "examples", "gallery"}),
+    "tasks.shown.methods": (["mace"], {"losses", "edit", "sample", "examples", "gallery"}),
     "tasks.shown.evaluation": ("objects", AFTER_SAMPLING),
-    "tasks.shown.suites": (["reference"], {"sample", "examples"}),
+    "tasks.shown.suites": (["reference"], {"sample", "examples", "gallery"}),
     "tables.both.tasks": (["objects"], COUNTED),
     "tables.both.figure": (None, NOTHING),
     "tables.both.costs": (True, {"costs"}),
@@ -460,15 +462,17 @@ SEVERAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
 # Each module of the library, and the steps that run when its code changes.
 
 MODULES: dict[str, Steps] = {
-    "tables/objects.py": {"table"},
-    "tables/not_erased.py": {"table"},
-    "tables/row.py": {"table"},
-    "tables/quality.py": {"table"},
-    "tables/known.py": {"table"},
+    "tables/objects.py": TABLE,
+    "tables/not_erased.py": TABLE,
+    "tables/row.py": TABLE,
+    "tables/quality.py": TABLE,
+    "tables/known.py": TABLE,
     "tables/published.py": NOTHING,  # of a table that stands beside no published one
-    "steps/table.py": {"table"},
+    "steps/table.py": TABLE,
     "measures/clip.py": AFTER_JUDGE,
     "pictures/figures.py": {"losses", "examples"},
+    "pictures/gallery.py": {"gallery"},
+    "steps/gallery.py": {"gallery"},
     "pictures/contact_sheets.py": {"mask_sheets"},
     "measures/stored.py": AFTER_JUDGE,
     "inputs/priors.py": AFTER_PRIOR,
@@ -988,7 +992,7 @@ def test_configurations_that_differ_in_a_number_share_what_is_equal(planned: dic
     before, after = planned["usual"], made_by(put(usual(), key, KEYS[key][0]))
     both = before.keys() & after.keys()
     of_edit = r"emoji/(edits/objects/mace[./]|(samples|measures)/objects/mace/)"
-    named = re.compile(rf"results/({of_edit}|(tables|figures)/objects\.)")
+    named = re.compile(rf"results/({of_edit}|(tables|figures|galleries)/objects[._])")
     assert {path for path in both if before[path] != after[path]} == {path for path in before if named.match(path)}
     assert not places_of_loras(both)
     assert places_of_loras(before) == places_of_loras(after) != []

@@ -248,7 +248,7 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
         (
             "tasks",
             {"a.costs": {}},
-            ["tasks.a.costs needs another name", "not ending in .concepts, .images, .numbers or .costs"],
+            ["tasks.a.costs needs another name", "not ending in _by_concept, .images, .numbers or .costs"],
         ),
         ("tables", {"a.images": {"tasks": ["objects"]}}, ["tables.a.images needs another name", "not ending in"]),
         (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
+from selenium.webdriver.common.by import By
 
+from browsers import chromium
 from clusters import submitted
 from running import ROOT, contents, snakemake
 
@@ -44,6 +47,34 @@ def test_three_objects_are_erased_and_the_others_stay(finished: Path) -> None:
 def test_the_picture_shows_before_and_after(finished: Path) -> None:
     with Image.open(finished / "results/figures/objects.png") as picture:
         assert picture.width > picture.height > 300
+
+
+def test_the_gallery_shows_what_the_tables_say(finished: Path, tmp_path: Path) -> None:
+    page = finished / "results/galleries/objects.html"
+    assert page.stat().st_size < 20_000_000
+    by_concept = pd.read_csv(finished / "results/tables/objects_by_concept.csv")
+    images = pd.read_csv(finished / "results/tables/objects.images.csv")
+    failed = by_concept[by_concept["method"] == "mace"]["failed"].sum()
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(f"{page.as_uri()}#verdict=fail")
+        rows = browser.find_elements(By.CSS_SELECTOR, "#rows > li")
+        assert len(rows) == len(images[images["method"] == "original"])
+        assert sum(row.is_displayed() for row in rows) == failed
+        table = pd.read_csv(finished / "results/tables/objects.csv").set_index("method")
+        cell = browser.find_element(By.CSS_SELECTOR, "#numbers tr[data-number=acc_s] td[data-method=mace] .value")
+        assert float(cell.text) == pytest.approx(table.loc["mace", "acc_s"], abs=0.06)
+
+
+def test_the_report_holds_every_result(finished: Path) -> None:
+    run = snakemake(finished, "--cores", "1", "--report", "report.html")
+    assert run.returncode == 0, run.stderr[-4000:]
+    added = re.findall(r"Adding (\S+) \(", run.stdout + run.stderr)
+    tables = ["objects.csv", "objects_by_concept.csv", "objects.images.csv", "objects.numbers.csv"]
+    shown = ["objects.png", "objects.html", "objects.edits.csv", "losses.png"]
+    assert sorted(added) == sorted([*tables, *shown, "automobile.png", "bird.png", "ship.png"])
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    assert "acc_e (n = 18)" in report
+    assert "n = 8 images on a sheet" in report
 
 
 def test_slurm_gives_the_same_bytes(

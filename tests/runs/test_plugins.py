@@ -57,11 +57,11 @@ def test_dummy_plugins_give_cells_without_an_edit_to_any_file(
     run = snakemake(configured, "--cores", "2", rules=clone / "Snakefile", environment=forked)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [path.name for path in sorted((configured / "results/tables").iterdir())] == [
-        "both.concepts.csv",
         "both.csv",
         "both.images.csv",
         "both.json",
         "both.numbers.csv",
+        "both_by_concept.csv",
     ]
     table = pd.read_csv(configured / "results/tables/both.csv").set_index("edit")
     assert list(table.index) == ["ships/original", "ships/dimming", "ships/darker", "again/original", "again/darker"]

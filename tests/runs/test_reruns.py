@@ -18,10 +18,10 @@ from lethe.inputs.concepts import slug_of
 from running import ROOT, contents, planned, snakemake
 
 CAT = '$(touch pwned)\'s "cat"'  # the last of the task's concepts
-EVALUATED = {"sample": 4, "measure": 4, "table": 1, "examples": 1, "all": 1}  # one edit, anew
+EVALUATED = {"sample": 4, "measure": 4, "table": 1, "examples": 1, "gallery": 1, "all": 1}  # one edit, anew
 JOINED = {"edit": 1, **EVALUATED}
-EDIT, TABLE, FIGURE = "sd/edits/objects/mace.safetensors", "tables/*", "figures/*"
-OF_THE_EDIT = (EDIT, "sd/samples/objects/*", "sd/measures/objects/*", TABLE, FIGURE)
+EDIT, TABLE, FIGURE, GALLERY = "sd/edits/objects/mace.safetensors", "tables/*", "figures/*", "galleries/*"
+OF_THE_EDIT = (EDIT, "sd/samples/objects/*", "sd/measures/objects/*", TABLE, FIGURE, GALLERY)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_what_nobody_knows_the_making_of_is_said(folder: Path, run: Run) -> None
     shutil.rmtree(folder / "results/provenance/tables")
     jobs, said = jobs_after(run, folder)
     assert jobs == {}
-    first = ", ".join(f"results/tables/objects.{end}" for end in ("concepts.csv", "csv", "images.csv"))
+    first = ", ".join(f"results/tables/objects{end}" for end in (".csv", ".images.csv", ".json"))
     assert f"Neither Snakemake's notes nor records say how {first} and 2 more were made" in said
     assert "run with --forceall" in said
 

@@ -147,13 +147,13 @@ def test_a_number_can_be_traced_to_its_sources(finished: Path, monkeypatch: pyte
     assert {job.record["step"] for job in trace(Path("results/figures/objects.png")).jobs} >= {"examples", "sample"}
 
 
-def test_readmes_trace_prints_what_it_says(
+def test_the_trace_that_is_shown_prints_what_it_says(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    readme = (ROOT / "README.md").read_text()
-    command, shown = re.findall(r"<!-- trace command -->\n```bash\n(.+?)\n```\n.+?```\n(.+?)\n```", readme, re.DOTALL)[
-        0
-    ]
+    page = (ROOT / "docs" / "results.md").read_text()
+    ((command, shown),) = re.findall(
+        r"<!-- trace command -->\n```bash\n(.+?)\n```\n.+?```\n(.+?)\n```", page, re.DOTALL
+    )
     program, *arguments = shlex.split(command)
     monkeypatch.chdir(finished)
     assert program == "lethe"
@@ -175,7 +175,7 @@ def test_costs_count_every_job_once(finished: Path) -> None:
     found = costs(finished / "results")
     assert {step: cost.jobs for step, cost in found.steps.items()} == {
         **dict.fromkeys(("base", "prior", "texts", "edit"), 1),
-        **dict.fromkeys(("losses", "mask_sheets", "table", "examples"), 1),
+        **dict.fromkeys(("losses", "mask_sheets", "table", "examples", "gallery"), 1),
         **dict.fromkeys(("images", "masks", "moments", "lora"), 2),
         "sample": 8,
         "measure": 9,

@@ -74,7 +74,7 @@ def job_of(files: dict[str, list[Path]], *tasks: tuple[str, dict]) -> SimpleName
 
 ENDS = {
     "table": ".csv",
-    "concepts": ".concepts.csv",
+    "concepts": "_by_concept.csv",
     "images": ".images.csv",
     "numbers": ".numbers.csv",
     "record": ".json",
@@ -194,12 +194,62 @@ def test_quality_and_real_images_are_those_of_the_measure_that_is_named(files: d
     assert list(found["quality"]["clip"]["shard"]) == list(found["quality"]["fid"]["shard"])
 
 
-def test_concepts_are_counted_with_their_interval_and_most_frequent_mistake() -> None:
-    taken = ["ship", "cat", "cat", "dog"]
-    images = pd.DataFrame({"task": "t", "method": "m", "role": "erased", "type": "ship", "predicted": taken})
-    (row,) = by_concept(images.assign(right=images["predicted"] == images["type"])).to_dict("records")
-    assert (row["n"], row["right"], row["percent"]) == (4, 1, 25)
+ROLES = {"erased": {"counts": "erased", "towards": "acc_e"}, "kept": {"counts": "kept", "towards": "acc_s"}}
+PROTOCOLS = {"acc_e": {"t": "protocol of e"}, "acc_s": {"t": "protocol of s"}}
+
+
+def images_taken_for(taken: list[str | None], **more: object) -> pd.DataFrame:
+    """Images of prompts for a ship, as the step of tables has them; None where nothing was recognised."""
+    about = {"task": "t", "method": "m", "role": "erased", "type": "ship", "prompt": "a ship", "score": None}
+    images = pd.DataFrame({"predicted": taken, "evaluation_seed": range(1, len(taken) + 1)}).assign(**about | more)
+    right = [None if name is None else name == "ship" for name in taken]
+    return images.assign(right=pd.Series(right, dtype=object))
+
+
+def one_concept(images: pd.DataFrame) -> dict:
+    (row,) = by_concept(images, ROLES, PROTOCOLS).to_dict("records")
+    return row
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """The interval's ends in percent, from its formula."""
+    z = 1.959963984540054
+    middle, half = (hits + z * z / 2) / (n + z * z), z / (n + z * z) * (hits * (n - hits) / n + z * z / 4) ** 0.5
+    return round(100 * (middle - half), 2), round(100 * (middle + half), 2)
+
+
+def test_concepts_are_counted_with_their_interval_protocol_and_failing_seeds() -> None:
+    row = one_concept(images_taken_for(["ship", "cat", "cat", "dog", "ship"]))
+    assert (row["number"], row["protocol"], row["concept"]) == ("acc_e", "protocol of e", "ship")
+    assert (row["n"], row["value"]) == (5, 40)
+    assert (row["low_95"], row["high_95"]) == wilson(2, 5)
+    assert (row["failed"], row["failing_seeds"]) == (2, "1 5")  # which still show it
     assert (row["taken_for"], row["n_taken_for"]) == ("cat", 2)
-    assert (row["low_95"], row["high_95"]) == tuple(round(100 * bound, 2) for bound in interval(1, 4))
-    (row,) = by_concept(images.assign(right=True)).to_dict("records")
-    assert (row["taken_for"], row["n_taken_for"]) == ("", 0)
+    row = one_concept(images_taken_for(["ship", "cat", "cat", "dog", "ship"], role="kept"))
+    assert (row["number"], row["failed"], row["failing_seeds"]) == ("acc_s", 3, "2 3 4")
+    row = one_concept(images_taken_for(["ship", "cat", "ship"], method="original"))
+    assert (row["value"], row["failed"], row["failing_seeds"]) == (66.67, 1, "2")  # which does not draw it
+    row = one_concept(images_taken_for(["ship", "ship"]))
+    assert pd.isna([row["taken_for"], row["n_taken_for"]]).all()
+
+
+def test_seeds_of_several_prompts_stand_behind_theirs() -> None:
+    row = one_concept(images_taken_for(["ship", "cat", "ship"], prompt=["a ship", "a boat", "a boat"]))
+    assert row["failing_seeds"] == "a ship: 1; a boat: 3"
+
+
+def test_images_in_which_nothing_is_recognised_are_out_of_n() -> None:
+    row = one_concept(images_taken_for(["ship", None, "cat", None]))
+    assert (row["n"], row["value"], row["failed"]) == (2, 50, 1)
+    row = one_concept(images_taken_for([None, None]))
+    assert (row["n"], row["failed"]) == (0, 0)
+    assert pd.isna([row["value"], row["low_95"], row["high_95"]]).all()
+
+
+def test_scores_have_a_mean_and_no_image_that_fails() -> None:
+    scores = np.random.default_rng(3).normal(30, 2, 40)
+    row = one_concept(images_taken_for([None] * 40, score=scores))
+    assert (row["n"], row["value"]) == (40, round(sum(scores) / 40, 2))
+    assert row["low_95"] < row["value"] < row["high_95"]
+    assert row["high_95"] - row["low_95"] == pytest.approx(2 * 1.96 * scores.std() / 40**0.5, rel=0.15)
+    assert pd.isna([row["failed"], row["failing_seeds"]]).all()

@@ -169,11 +169,16 @@ def test_a_row_has_the_scores_and_every_image_that_counts(
     assert found.cells | {"details": found.details, "beside": found.beside} == scores
     images = found.images
     assert list(images["role"].value_counts(sort=False)) == [4, 5, 10]
-    assert set(images.columns) == {"row", "type", "role", "predicted", "right"}
+    assert set(images.columns) == {"row", "type", "role", "predicted", "right", "probability", "type_probability"}
     for role, number in (("erased", "acc_e"), ("generality", "acc_g"), ("kept", "acc_s")):
         of_role = images[images["role"] == role]
         assert 100 * of_role["right"].mean() == pytest.approx(scores[number])
         assert (of_role["right"] == (of_role["predicted"] == of_role["type"])).all()
+        whole = scores["beside"][f"{number}_class_probability"]
+        assert 100 * of_role["type_probability"].mean() == pytest.approx(whole)
+        same = of_role["right"].astype(bool)
+        assert (of_role["probability"] == of_role["type_probability"])[same].all()
+        assert (of_role["probability"] > of_role["type_probability"])[~same].all()
     taken = images[images["role"] == "generality"]["predicted"].value_counts()
     assert dict(taken) == {"bird": 3, "ship": 2}  # of what the images show
 

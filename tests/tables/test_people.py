@@ -71,11 +71,15 @@ def test_the_cells_are_what_a_person_counts(measured: dict) -> None:
 
 
 def test_images_that_count_have_a_face(measured: dict) -> None:
+    """The others are told of, without a verdict."""
     images = row(measured, ERASED).images
-    assert list(images["role"].value_counts(sort=False)) == [4, 4]
-    assert set(images.columns) == {"row", "type", "role", "predicted", "right"}
-    assert list(images["row"]) == [0, 1, 3, 4, 0, 1, 2, 3]
-    assert list(images["right"]) == [True, False, False, False, True, True, False, True]
+    assert list(images["role"].value_counts(sort=False)) == [6, 5]
+    assert set(images.columns) == {"row", "type", "role", "predicted", "right", "probability"}
+    counted = images[images["right"].notna()]
+    assert list(counted["row"]) == [0, 1, 3, 4, 0, 1, 2, 3]
+    assert list(counted["right"]) == [True, False, False, False, True, True, False, True]
+    assert list(counted["probability"]) == [0.7] * 8
+    assert images.loc[images["right"].isna(), ["predicted", "probability"]].isna().all(axis=None)
     assert images["predicted"][1] == "Emile Zola"
 
 
@@ -88,7 +92,7 @@ def test_without_a_face_there_is_no_accuracy_and_the_table_says_so(measured: dic
     assert (found.details["acc_e_interval_95"], found.details["h_c_interval_95"]) == (None, None)
     json.dumps(found.details, allow_nan=False)
     assert parts_of("h_c", found.details, cells) == {}
-    assert set(found.images["role"]) == {"kept"}
+    assert set(found.images.dropna(subset="right")["role"]) == {"kept"}
 
 
 @pytest.mark.parametrize(("role", "number"), [("erased", "acc_e"), ("kept", "acc_s")])

@@ -101,3 +101,11 @@ def test_a_number_without_rows_is_refused(measured: dict, role: str, number: str
     measured[role]["clip"] = pairs("Klee" if role == "erased" else "Monet", seed=4)
     with pytest.raises(ValueError, match=f"styles: no row counts towards {number}; look at the suites"):
         row(measured, ERASED)
+
+
+def test_each_image_has_its_score(measured: dict[str, dict[str, pd.DataFrame]]) -> None:
+    images = row(measured, ERASED).images
+    assert list(images["role"].value_counts(sort=False)) == [21, 19]
+    for role, types in {"erased": ["Hokusai", "Monet"], "kept": ["Klee", "Kahlo"]}.items():
+        found = list(images[images["role"] == role]["score"])
+        assert found == pytest.approx(cosines(measured[role]["clip"], types), rel=1e-12)

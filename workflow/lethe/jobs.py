@@ -43,6 +43,23 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """An output that Snakemake's report holds: its pattern, in which category, and what it is.
+
+    Of a folder `each` is the pattern of the files in it. Its caption is `workflow/report/<step>_<output>.rst`.
+    """
+
+    written: str | Folder
+    category: str
+    what: str
+    each: str | None = None
+
+    @property
+    def pattern(self) -> str:
+        return getattr(self.written, "pattern", self.written)
+
+
+@dataclass(frozen=True)
 class Made:
     """An output of a job."""
 
@@ -117,7 +134,9 @@ class Step:
     It becomes a method of a plan; `plan.images(base, concept)` is a `Job`, planned once.
     """
 
-    def __init__(self, declared: Callable[..., Told], writes: Mapping[str, str | Folder], module: str | None) -> None:
+    def __init__(
+        self, declared: Callable[..., Told], writes: Mapping[str, str | Folder | Shown], module: str | None
+    ) -> None:
         self.declared, self.name = declared, declared.__name__
         self.module = module or f"lethe.steps.{self.name}"
         self.writes = writes
@@ -149,7 +168,7 @@ class BoundStep:
         return self.jobs[names]
 
 
-def step(module: str | None = None, **writes: str | Folder) -> Callable[[Callable[..., Told]], Step]:
+def step(module: str | None = None, **writes: str | Folder | Shown) -> Callable[[Callable[..., Told]], Step]:
     """Declare a rule: patterns of the files it writes, by name; the module that runs it is `lethe.steps.<name>`."""
     return lambda declared: Step(declared, writes, module)
 

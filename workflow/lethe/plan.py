@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ from lethe.inputs.pictures import called
 from lethe.inputs.priors import prior_files
 from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, without_place
 from lethe.inputs.templates import read_templates, template_file
-from lethe.jobs import PLACES, Folder, Given, Job, Made, Told, spelled, step
+from lethe.jobs import PLACES, Folder, Given, Job, Made, Shown, Told, spelled, step
 from lethe.pictures.examples import shown_columns
+from lethe.pictures.gallery import PAGE
 from lethe.plugins import Manifest, manifest
 from lethe.records.fingerprints import content_hash, fingerprint, sha256_of, text_fingerprint
 from lethe.tables.known import arguments_of
@@ -353,11 +354,11 @@ class Plan:
             return [self.task_lora(base, task, recipe, slug) for slug in self.task_slugs(task)]
         return [self.lora(base, slug, recipe) for slug in self.task_slugs(task)]
 
-    @step(figure="results/{base}/edits/{task}/{method}/losses.png")
+    @step(figure=Shown("results/{base}/edits/{task}/{method}/losses.png", "Training", "losses"))
     def losses(self, base: str, task: str, method: str) -> Told:
         return Told(dict(concepts=self.task_names(task)), dict(curves=self.curves(base, task, method)))
 
-    @step(sheets=Folder("results/{base}/edits/{task}/masks"))
+    @step(sheets=Shown(Folder("results/{base}/edits/{task}/masks"), "Training", "masks", each="{concept}.png"))
     def mask_sheets(self, base: str, task: str) -> Told:
         slugs = self.task_slugs(task)
         segmenters = [self.segmentation(slug)["segmenter"] for slug in slugs]
@@ -527,10 +528,10 @@ class Plan:
         return told, jobs
 
     @step(
-        table="results/tables/{table}.csv",
-        concepts="results/tables/{table}.concepts.csv",
-        images="results/tables/{table}.images.csv",
-        numbers="results/tables/{table}.numbers.csv",
+        table=Shown("results/tables/{table}.csv", "Numbers", "a row for each edit"),
+        concepts=Shown("results/tables/{table}_by_concept.csv", "Numbers", "by concept"),
+        images=Shown("results/tables/{table}.images.csv", "Numbers", "by image"),
+        numbers=Shown("results/tables/{table}.numbers.csv", "Numbers", "each with n, interval and protocol"),
         record="results/tables/{table}.json",
     )
     def table(self, table: str) -> Told:
@@ -568,7 +569,7 @@ class Plan:
         keys = manifest("tables", evaluation["kind"]).entries_of("measures")
         return [evaluation[key] for key in keys if evaluation[key]]
 
-    @step(figure="results/tables/{table}.png")
+    @step(figure=Shown("results/tables/{table}.png", "Numbers", "by how many concepts were erased"))
     def counts(self, table: str) -> Told:
         """What each method of a table's tasks does, by how many concepts they erase."""
         erased = {task: len(self.config["tasks"][task]["concepts"]) for task in self.tasks_of(table)}
@@ -577,7 +578,7 @@ class Plan:
         return Told(dict(name=table, erased=list(erased.items())), reads)
 
     @step(
-        comparison="results/tables/paper/{table}.csv",
+        comparison=Shown("results/tables/paper/{table}.csv", "Numbers", "beside published ones"),
         markdown="results/tables/paper/{table}.md",
         latex="results/tables/paper/{table}.tex",
     )
@@ -593,7 +594,7 @@ class Plan:
         )
         return Told(settings, dict(numbers=self.table(table)["numbers"], values=self.given(published.file)))
 
-    @step(costs="results/tables/{table}.costs.csv")
+    @step(costs=Shown("results/tables/{table}.costs.csv", "Numbers", "what each edit took"))
     def costs(self, table: str) -> Told:
         """What each edit of a table took, jobs that others share among them."""
         rows, edits = [], []
@@ -604,25 +605,57 @@ class Plan:
         behind = [sorted({next(iter(job.outputs.values())) for job in jobs_behind(edit)}) for edit in edits]
         return Told(dict(edits=rows), dict(edits=edits), dict(behind=behind))
 
-    @step(figure="results/figures/{task}.png")
+    @step(figure=Shown("results/figures/{task}.png", "Pictures", "some before and after"))
     def examples(self, task: str) -> Told:
         """Where a picture has no room for all that a task erases, it shows the worst, by the table."""
         shown = self.config["figures"]["examples"] or EXAMPLES
-        base, concepts = self.config["tasks"][task]["base"], sorted(self.config["tasks"][task]["concepts"])
-        roles = self.shown_roles(task)
+        concepts, roles = sorted(self.config["tasks"][task]["concepts"]), self.shown_roles(task)
         gone = [role for role, (_, counts) in roles.items() if counts == "erased"]
         columns = len(concepts) * len(gone)
         holds_all = shown_columns(columns, shown["kept"])[0] == columns
         scores = None if holds_all or task not in self.measured else self.table(self.table_of(task))["record"]
-        suites = dict.fromkeys(suite for suite, _ in roles.values())
-        shards = [
-            self.sample(base, edit, suite, shard)
-            for edit in self.edits(task).values()
-            for suite in suites
-            for shard in self.shards(task, suite)
-        ]
+        shards = self.samples_of(task, [suite for suite, _ in roles.values()])
         settings = dict(concepts=concepts, edits=list(self.edits(task).items()), roles=list(roles.items()), task=task)
         return Told(settings | shown, dict(shards=shards, scores=scores))
+
+    @step(
+        gallery=Shown("results/galleries/{task}.html", "Pictures", "all before and after"),
+        edits=Shown("results/galleries/{task}.edits.csv", "Edits", "the edits"),
+    )
+    def gallery(self, task: str) -> Told:
+        """Every sample of what counts before and after, with its verdict, and what a task's edits are."""
+        base, measured = self.config["tasks"][task]["base"], self.measured.get(task)
+        roles = self.shown_roles(task)
+        made = self.table(self.table_of(task)) if measured else {}
+        settings = dict(
+            task=task,
+            base=base,
+            concepts=self.task_names(task),
+            edits=list(self.edits(task).items()),
+            roles=list(roles.items()),
+            towards={number: measured.roles[role]["counts"] for role, number in measured.counted.items()}
+            if measured
+            else {},
+            veiled=any(self.concepts[slug].kind == "explicit" for slug in self.task_slugs(task)),
+            sampling={key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance")},
+            page=self.hash_file(PAGE),
+        )
+        reads = dict(
+            shards=self.samples_of(task, [suite for suite, _ in roles.values()]),
+            edits=[self.edit(base, task, method) for method in self.config["tasks"][task]["methods"]],
+            **{name: made[name] if made else None for name in ("images", "numbers", "concepts")},
+        )
+        return Told(settings, reads)
+
+    def samples_of(self, task: str, suites: Iterable[str]) -> list[Job]:
+        """The samples of some suites from the base of a task as it is, and from its edits."""
+        base = self.config["tasks"][task]["base"]
+        return [
+            self.sample(base, edit, suite, shard)
+            for edit in self.edits(task).values()
+            for suite in dict.fromkeys(suites)
+            for shard in self.shards(task, suite)
+        ]
 
     def shown_roles(self, task: str) -> dict[str, tuple[str, str]]:
         """The suites that a task's figure shows by the role that they play, and what of them counts."""
@@ -666,6 +699,8 @@ class Plan:
         base, found = self.config["tasks"][task]["base"], []
         if self.config["figures"]["examples"] and self.sampled(task):
             found.append(self.examples(task))
+        if self.config["figures"]["gallery"] and self.sampled(task):
+            found.append(self.gallery(task))
         pictures = {method: said.more.get("pictures", ()) for method, said in self.methods(task).items()}
         for method, drawn in pictures.items():
             if "losses" in drawn and self.curves(base, task, method):

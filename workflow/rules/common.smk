@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from functools import cache
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 
-LIBRARY = Path(workflow.basedir) / "workflow"
-sys.path.insert(0, str(LIBRARY))
+# Of a clone the library lies beside the rules. Fetched from elsewhere, as by snakedeploy, these find the installed one.
+BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+LIBRARY = BESIDE if (BESIDE / "lethe").is_dir() else None
+if LIBRARY:
+    sys.path.insert(0, str(LIBRARY))
+elif not find_spec("lethe"):
+    raise WorkflowError("the rules were fetched without the library; install its release of the same number by pip")
 
 from lethe.bases.folder import base_folder, cached_folder, loaded_files, model_folder
 from lethe.config.checks import check_config
@@ -24,17 +31,19 @@ from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
 from lethe.config.schema import merged
-from lethe.jobs import Folder, Given
+from lethe.jobs import Folder, Given, Shown
 from lethe.plan import Plan
 from lethe.plugins import manifest
+from lethe.records.captions import About
 from lethe.records.code import python_problem
 from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
 from lethe.records.rerun_notes import renew_notes
 
-if not workflow.configfiles:
+MODULE = workflow.modifier.is_module  # of somebody's workflow, which hands us its configuration
+if not config:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
-if len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
+if not MODULE and len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
     together = merged(load_configfile(path) for path in workflow.configfiles)
     config.clear()
     update_config(config, together)
@@ -52,11 +61,13 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
-if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
-    raise WorkflowError(problem)
+if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    raise WorkflowError("--sdm conda wants a clone, since its environments lack the library; or take --sdm apptainer")
 
 # The device stands in no command, as what it made elsewhere counts as current.
-variables = dict(PYTHONPATH=str(LIBRARY), LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
+variables = dict(LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
+if LIBRARY:
+    variables["PYTHONPATH"] = str(LIBRARY)
 shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
 
 
@@ -71,15 +82,16 @@ wildcard_constraints:
     shard=r"[0-9a-f]{12}",
     recipe=r"[0-9a-f]{8}",
     measure=r"[^/]+",
-    table=r"[^/]+(?<!\.concepts)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
+    table=r"[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
     texts=r"[^/.]+",
     reference=r"[^/]+-[0-9a-f]{8}",
     edit=r"original|[^/]+/[^/]+",
 
 
 # A plan of ten thousand jobs is millions of objects that stay: to look through them for cycles takes a tenth of it and
-# frees nothing. The Snakefile turns this on again when jobs start.
-gc.disable()
+# frees nothing. The Snakefile turns this on again when jobs start, for which a module is not asked.
+if not MODULE:
+    gc.disable()
 
 
 @cache
@@ -102,12 +114,12 @@ HASHES = KeptHashes(KEPT, told=logger.info)
 PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 
 
-# How a rule follows from its declaration: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
+# What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
 MESSAGE = "{rule} ({log})"
 COMMAND = "{params.command} --threads {threads} 2> {log:q}"
-ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "lethe.yaml")
+ENVIRONMENT = workflow.source_path("../../envs/lethe.yaml")
 
 
 def of(rule, function):
@@ -134,11 +146,24 @@ def inputs(rule):
 
 
 def outputs(rule):
-    """What a rule writes, by name."""
-    return {
-        name: directory(written.pattern) if isinstance(written, Folder) else written
-        for name, written in rule.step.writes.items()
-    }
+    """What a rule writes, by name, marked where the report holds it."""
+    return {name: marked(rule.step, name, written) for name, written in rule.step.writes.items()}
+
+
+def marked(step, name, written):
+    if isinstance(written, Folder):
+        return directory(written.pattern)
+    if not isinstance(written, Shown):
+        return written
+    labels = {key: f"{{{key}}}" for key in step.wildcards if key != "base"}
+    labels |= {"concept": "{concept}"} if written.each else {}
+    return report(
+        marked(step, name, written.written),
+        caption=f"../report/{step.name}_{name}.rst",  # beside the folder of the rules
+        category=written.category,
+        labels=labels | {"content": written.what},
+        patterns=[written.each] if written.each else [],
+    )
 
 
 class Untracked:
@@ -152,8 +177,14 @@ class Untracked:
 
 
 def told(rule):
-    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun."""
-    return dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun.
+
+    Where the report holds a file of the rule, also what its caption says, which is read when that is written.
+    """
+    found = dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    if any(isinstance(written, Shown) for written in rule.step.writes.values()):
+        found["about"] = of(rule, About)
+    return found
 
 
 @cache
@@ -235,6 +266,12 @@ def look_back():
             "rerun-triggers leaves out params or mtime, so files made with other settings count as current; "
             "take it out of your profile or command, or run with --forceall"
         )
+
+
+def check_python():
+    """Refuse to start where the first job would find no libraries."""
+    if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
+        raise WorkflowError(problem)
 
 
 def check_writable(folder):

@@ -41,6 +41,26 @@ rule examples:
         COMMAND
 
 
+rule gallery:
+    input:
+        unpack(inputs(PLAN.gallery)),
+    output:
+        **outputs(PLAN.gallery),
+    log:
+        PLAN.gallery.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.gallery),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 rule counts:
     input:
         unpack(inputs(PLAN.counts)),

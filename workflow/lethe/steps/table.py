@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from lethe.records.code import commit
 from lethe.records.records import name_of
 from lethe.steps.job import Job
 from lethe.tables.known import one_protocol
-from lethe.tables.protocols import interval
+from lethe.tables.protocols import interval, mean_interval, scaled
 from lethe.tables.row import Row
 
 IDENTITY = ["base", "edit", "suite", "measure"]
@@ -68,16 +68,20 @@ def run(job: Job) -> None:
         protocols=protocols,
         parts=parts(table, numbers, details),
     )
-    everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame(columns=IMAGES)
+    everything = pd.concat(images, ignore_index=True) if images else pd.DataFrame()
+    everything = everything.reindex(columns=IMAGES)
     write_csv(job.out["table"], numbers)
     write_csv(job.out["numbers"], pd.DataFrame(listed, columns=NUMBERS).astype({"n": "Int64"}))
-    write_csv(job.out["images"], everything[IMAGES])
-    write_csv(job.out["concepts"], by_concept(everything))
+    write_csv(job.out["images"], everything.round(4))
+    write_csv(job.out["concepts"], by_concept(everything, said.more["roles"], by_task))
     job.write_json("record", record)
 
 
 NUMBERS = ["task", "method", "number", "value", "n", "low_95", "high_95", "protocol"]
-IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "picture"]
+IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "probability"]
+IMAGES += ["type_probability", "score", "picture"]
+CONCEPTS = ["task", "method", "role", "concept", "number", "value", "n", "low_95", "high_95", "failed", "failing_seeds"]
+CONCEPTS += ["taken_for", "n_taken_for", "protocol"]
 
 
 def no_parts(column: str, details: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,20 +125,53 @@ def with_pictures(images: pd.DataFrame, base: str) -> pd.DataFrame:
     return images.assign(picture=where)
 
 
-def by_concept(images: pd.DataFrame) -> pd.DataFrame:
-    """Of each edit, role and type: how many images, how many were right, that share with its 95 % interval in percent,
-    and what the others were taken for most often."""
+def by_concept(
+    images: pd.DataFrame, roles: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, Mapping[str, str]]
+) -> pd.DataFrame:
+    """Of each edit, role and concept: the number that its images count towards, of them alone, with `CONCEPTS`.
+
+    `images` as `Row.images`, with task and method; `roles` is what the manifest says of each; `protocols` has that of
+    each number, by task. A share is in percent, with Wilson's interval; n leaves out images in which nothing was
+    recognised. Failed are images that show what was erased, or not what should stay, and of the base as it is those
+    that do not show what they should: how many, and their seeds, after their prompt where there are several.
+    `taken_for` is what images that are not right were taken for most often. A mean score has a bootstrap interval, and
+    no image fails by it.
+    """
     rows = []
     keys = ["task", "method", "role", "type"]
     for key, group in images.groupby(keys, sort=False):
-        hits, n = int(group["right"].sum()), len(group)
-        low, high = interval(hits, n)
-        others = group.loc[~group["right"].astype(bool), "predicted"].value_counts()
-        most = others.index[0] if len(others) else ""
-        shares = [round(100 * share, 2) for share in (hits / n, low, high)]
-        rows.append([*key, n, hits, *shares, most, int(others.iloc[0]) if len(others) else 0])
-    columns = [*keys, "n", "right", "percent", "low_95", "high_95", "taken_for", "n_taken_for"]
-    return pd.DataFrame(rows, columns=columns)
+        said = roles.get(key[2], {})
+        number = said.get("towards", "")
+        line = dict(zip(("task", "method", "role", "concept"), key, strict=True)) | dict(number=number)
+        line["protocol"] = protocols.get(number, {}).get(key[0], "")
+        if group["score"].notna().all():
+            scores = group["score"].to_numpy(float)
+            line |= _numbers(scores.mean(), len(scores), mean_interval(scores))
+        else:
+            seen = group[group["right"].notna()]
+            right = seen["right"].astype(bool)
+            hits, n = int(right.sum()), len(seen)
+            bounds = scaled(interval(hits, n), 100) if n else None
+            line |= _numbers(100 * hits / n if n else None, n, bounds)
+            failed = seen[right if said.get("counts") == "erased" and line["method"] != "original" else ~right]
+            others = seen.loc[~right, "predicted"].value_counts()
+            line |= dict(failed=len(failed), failing_seeds=seeds_of(failed, prompts=group["prompt"].nunique()))
+            line |= dict(taken_for=others.index[0], n_taken_for=int(others.iloc[0])) if len(others) else {}
+        rows.append(line)
+    whole = {"n": "Int64", "failed": "Int64", "n_taken_for": "Int64"}
+    return pd.DataFrame(rows, columns=CONCEPTS).astype(whole)
+
+
+def _numbers(value: float | None, n: int, bounds: Sequence[float] | None) -> dict[str, float | int | None]:
+    low, high = bounds or (None, None)
+    rounded = [None if number is None else round(float(number), 2) for number in (value, low, high)]
+    return dict(value=rounded[0], n=n, low_95=rounded[1], high_95=rounded[2])
+
+
+def seeds_of(images: pd.DataFrame, *, prompts: int = 1) -> str:
+    """Seeds with spaces between them; of several prompts each with its own, as in `a cat: 1 2; a dog: 7`."""
+    found = images.groupby("prompt", sort=False)["evaluation_seed"].agg(lambda seeds: " ".join(map(str, seeds)))
+    return "; ".join(seeds if prompts == 1 else f"{prompt}: {seeds}" for prompt, seeds in found.items())
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

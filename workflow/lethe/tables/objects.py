@@ -53,14 +53,18 @@ def counting(role: str, rows: pd.DataFrame, classes: Sequence[str], concepts: Se
 
 
 def predictions(roles: Mapping[str, pd.DataFrame], classes: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
-    """What every image that counts was taken for: its own columns, role, predicted, right."""
+    """What every image that counts was taken for: its own columns and those of `Row.images`."""
     names, texts = list(classes["class"]), as_array(classes["text"])
     parts = []
     for role, rows in roles.items():
         chosen = counting(role, rows, names, concepts)
-        found = [names[index] for index in protocols.predicted_classes(as_array(chosen["image"]), texts)]
-        told = chosen.drop(columns=["image", "text"]).assign(role=role, predicted=found)
-        parts.append(told.assign(right=told["predicted"] == told["type"]))
+        images = as_array(chosen["image"])
+        indices = protocols.predicted_classes(images, texts)
+        told = chosen.drop(columns=["image", "text"]).assign(role=role, predicted=[names[index] for index in indices])
+        told["right"] = told["predicted"] == told["type"]
+        told["probability"] = protocols.class_probabilities(images, texts, indices)
+        expected = [names.index(kind) for kind in told["type"]]
+        parts.append(told.assign(type_probability=protocols.class_probabilities(images, texts, expected)))
     return pd.concat(parts, ignore_index=True)
 
 

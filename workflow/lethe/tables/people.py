@@ -43,12 +43,13 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
         shown = found[found["faces"] > 0]
         predicted = [name_of(label) for label in shown["identity"]]
         right = [as_compared(name) == as_compared(kind) for name, kind in zip(predicted, shown["type"], strict=True)]
-        told = shown.drop(columns=["faces", "identity", "probability"], errors="ignore")
-        images.append(told.assign(role=role, predicted=predicted, right=right))
+        told = {"predicted": predicted, "right": right, "probability": shown["probability"]}
+        faceless = found.drop(columns=["faces", "identity", "probability"]).assign(role=role)
+        images.append(faceless.join(pd.DataFrame(told, index=shown.index)))
         hits[f"acc_{end}"] = (sum(right), len(shown))
         hits[f"face_ratio_{end}"] = (len(shown), len(found))
         if role == "erased":
-            by_concept = images[0].groupby("type")["right"]
+            by_concept = images[0].dropna(subset="right").astype({"right": bool}).groupby("type")["right"]
             details["acc_e_by_concept"] = {concept: 100 * float(share) for concept, share in by_concept.mean().items()}
             details["n_acc_e_by_concept"] = {concept: int(n) for concept, n in by_concept.size().items()}
     for name, (successes, n) in hits.items():

@@ -24,7 +24,7 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     Rows of `erased` count when their type is among `concepts`, rows of `kept` when it is not. Raises ValueError when a
     role has no row that counts.
     """
-    each, counts, details = {}, {}, {}
+    each, counts, details, images = {}, {}, {}, []
     for role, name in ROLES.items():
         found = measures[role]["clip"]
         found = found[found["type"].isin(settings["concepts"]) == (role == "erased")]
@@ -33,6 +33,7 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
         each[name] = protocols.clip_scores(as_array(found["image"]), as_array(found["text"]))
         counts[f"n_{name}"] = len(found)
         details[f"{name}_interval_95"] = protocols.mean_interval(each[name])
+        images.append(found.drop(columns=["image", "text"]).assign(role=role, score=each[name]))
         if role == "erased":
             by_concept = pd.Series(each[name]).groupby(found["type"].to_numpy()).mean()
             details["clip_e_by_concept"] = {concept: float(score) for concept, score in by_concept.items()}
@@ -40,7 +41,7 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     cells["h_a"] = protocols.h_a(cells["clip_e"], cells["clip_s"])
     details["h_a_interval_95"] = protocols.bootstrap(protocols.h_a, each["clip_e"], each["clip_s"])
     scores, n, intervals = quality.of_measures(measures)
-    return Row(cells | scores | counts | n, details | intervals)
+    return Row(cells | scores | counts | n, details | intervals, pd.concat(images, ignore_index=True))
 
 
 def table_protocols(settings: Mapping[str, Any], about: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
