@@ -476,7 +476,7 @@ def test_all_faults_come_together(config):
     ("changes", "refused"),
     [
         ({}, []),
-        ({"prior": None, "domain_prior": None}, ["no prior is named", "no prior has weight"]),
+        ({"prior": None, "domain_prior": None, "preserve_weight": 0.0}, ["no prior is named", "no prior has weight"]),
         ({"prior": None, "preserve_weight": 0.0}, ["no prior has weight"]),
         ({"prior": None}, []),
         ({"train_preserve_scale": 0}, ["train_preserve_scale is 0"]),
