@@ -30,7 +30,7 @@ from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
-from lethe.methods.mace.join import MaceSettings, erase
+from lethe.methods.mace.join import MaceSettings, erase, preserved
 from lethe.methods.mace.loras import concept_lora
 from lethe.tables.protocols import h_o
 
@@ -57,9 +57,13 @@ class Emoji:
         return method_of(self.config, self.task, "mace")
 
     @cached_property
-    def prior(self) -> Moment:
-        """That of MACE."""
-        return second_moment(encode_prompts(self.base.text, prior_texts(self.config["priors"][self.settings["prior"]])))
+    def priors(self) -> list[Moment | None]:
+        """MACE's prior and domain prior."""
+        names = (self.settings[key] for key in ("prior", "domain_prior"))
+        return [name and self._moment(prior_texts(self.config["priors"][name])) for name in names]
+
+    def _moment(self, texts: Sequence[str]) -> Moment:
+        return second_moment(encode_prompts(self.base.text, texts))
 
     def templates(self, concept: Concept) -> list[str]:
         """The prompts of training."""
@@ -91,7 +95,7 @@ class Emoji:
             masks=pictures[1],
             templates=self.templates(concept),
             moments=moments,
-            priors=[self.prior, None],
+            priors=self.priors,
         )
         names = sorted({name.split(".lora")[0] for name in state})
         return {n: LowRank(state[f"{n}.lora_A.weight"], state[f"{n}.lora_B.weight"]) for n in names}
@@ -101,7 +105,8 @@ class Emoji:
     ) -> WeightEdit:
         """The edit of concepts by MACE's closed form."""
         chosen = MaceSettings(**{name: settings[name] for name in MaceSettings.__dataclass_fields__})
-        weights = erase(self.base.projections, moments, loras, self.prior.matrix, chosen)
+        prior = preserved(*self.priors, weight=settings["preserve_weight"])
+        weights = erase(self.base.projections, moments, loras, prior, chosen)
         return WeightEdit({f"{name}.weight": weight for name, weight in weights.items()})
 
     def scores(

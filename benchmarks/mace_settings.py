@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--kept-seeds", type=int, nargs=2, default=[101, 101], help="those of what stays")
     parser.add_argument("--train-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
     parser.add_argument("--fuse-preserve-scale", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1])
+    parser.add_argument("--preserve-weight", type=float, nargs="+", default=[30.0])
     parser.add_argument("--lamb", type=float, nargs="+", default=[1.0])
     parser.add_argument("--steps", type=int, nargs="+", default=[50])
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
@@ -46,17 +47,19 @@ def main() -> None:
     grid = itertools.product(
         args.train_preserve_scale,
         args.fuse_preserve_scale,
+        args.preserve_weight,
         args.lamb,
         args.steps,
         args.learning_rate,
         args.use_pooler,
     )
-    for train_scale, fuse_scale, lamb, steps, learning_rate, pooler in grid:
+    for train_scale, fuse_scale, weight, lamb, steps, learning_rate, pooler in grid:
         started = time.monotonic()
-        chosen = dict(train_preserve_scale=train_scale, fuse_preserve_scale=fuse_scale, lamb=lamb)
+        scales = dict(train_preserve_scale=train_scale, fuse_preserve_scale=fuse_scale)
+        chosen = scales | dict(preserve_weight=weight, lamb=lamb)
         training = dict(steps=steps, learning_rate=learning_rate, use_pooler=pooler == "yes")
         settings = over(emoji.settings, chosen | dict(scale_convention="paper", lora=training))
-        key = (train_scale, lamb, steps, learning_rate, pooler)
+        key = (train_scale, weight, lamb, steps, learning_rate, pooler)
         if key not in loras:
             each = zip(concepts, pictures, moments, strict=True)
             loras[key] = [emoji.lora(concept, shown, [own], settings) for concept, shown, own in each]

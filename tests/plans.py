@@ -22,7 +22,11 @@ from lethe.plan import Plan
 from lethe.records.fingerprints import sha256_of
 from running import ROOT
 
+# The shipped configuration, with one suite for what is erased and what is kept, and more left to defaults.
 SHIPPED = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+del SHIPPED["suites"]["erased"], SHIPPED["priors"]["kept"], SHIPPED["methods"]["mace"]["domain_prior"]
+del SHIPPED["methods"]["mace"]["preserve_weight"], SHIPPED["methods"]["mace"]["lora"]["use_pooler"]
+SHIPPED["evaluations"]["objects"]["erased"] = "objects"
 ABSENT = object()  # for a key that is left out
 
 # What a user gives

@@ -36,6 +36,7 @@ def config(tmp_path, monkeypatch):
         "resources/emoji/objects.tsv": "object\ticon\nship\tship\n",
         "resources/emoji/reference/captions.csv": "row,type,prompt,evaluation_seed\n",
         "resources/emoji/reference/images.zip": "",
+        "resources/emoji/reference/objects_keep.tsv": "name\ncat\n",
         **model_stand_ins(),
         **{f"resources/templates/{kind}.txt": "{}\n" for kind in ("object", "person", "style", "explicit")},
     }
@@ -475,9 +476,9 @@ def test_all_faults_come_together(config):
     ("changes", "refused"),
     [
         ({}, []),
-        ({"prior": None}, ["no prior is named", "no prior has weight"]),
-        ({"prior": None, "domain_prior": "captions", "preserve_weight": 0.0}, ["no prior has weight"]),
-        ({"prior": None, "domain_prior": "captions", "preserve_weight": 2.0}, []),
+        ({"prior": None, "domain_prior": None, "preserve_weight": 0.0}, ["no prior is named", "no prior has weight"]),
+        ({"prior": None, "preserve_weight": 0.0}, ["no prior has weight"]),
+        ({"prior": None}, []),
         ({"train_preserve_scale": 0}, ["train_preserve_scale is 0"]),
         ({"fuse_preserve_scale": 0.0}, ["fuse_preserve_scale is 0"]),
         ({"fuse_preserve_scale": 0.0, "fusion": "sum"}, []),
@@ -614,7 +615,7 @@ def index(**values):
         (
             of_json(f"{BASE}/unet/config.json", cross_attention_dim=768),
             "bases.emoji.model",
-            ("reads text states 768 wide and its text encoders make 96", "of two bases"),
+            ("reads text states 768 wide and its text encoders make 384", "of two bases"),
         ),
         (
             of_json(f"{BASE}/unet/config.json", addition_embed_type="text_time"),
@@ -900,7 +901,7 @@ def test_settings_prints_what_is_used_and_where_it_comes_from(config, capsys):
     assert "images.count: 8  # default" in lines
     assert "methods.mace.lora.rank: 1  # default of mace" in lines
     assert 'methods.mace.prior: "captions"  # config/config.yaml' in lines
-    assert "suites.objects.seeds: [1, 6]  # config/config.yaml" in lines
+    assert "suites.objects.seeds: [1, 2]  # config/config.yaml" in lines
     Path("mine.yaml").write_text("device: gpu\n")
     assert main(["settings", "mine.yaml"]) == 2
     assert "mine.yaml: device must be auto" in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_judge_and_segmenter_read_the_worlds_images(world_tokenizer: CLIPTokeniz
     pixels, clip = torch.zeros(2, 3, 64, 64), build_clip(world_tokenizer, **SMALL).eval()
     output = clip(input_ids=ids, pixel_values=pixels)
     assert output.image_embeds.shape == output.text_embeds.shape == (2, 16)
-    logits = build_clipseg(clip, reduce=16).eval()(input_ids=ids, pixel_values=pixels).logits
+    logits = build_clipseg(clip).eval()(input_ids=ids, pixel_values=pixels).logits
     assert logits.shape[0] == 2
     assert logits.shape[1] == logits.shape[2]
 
@@ -159,7 +159,7 @@ def test_the_second_judge_tells_as_many_classes_as_there_are_names() -> None:
 
 def test_the_segmenter_is_a_decoder_to_train_on_a_fixed_copy_of_the_judge(world_tokenizer: CLIPTokenizer) -> None:
     clip = build_clip(world_tokenizer, **SMALL)
-    clipseg = build_clipseg(clip, reduce=16)
+    clipseg = build_clipseg(clip)
     copy = clipseg.clip.state_dict()
     assert copy.keys() == clip.state_dict().keys()
     for name, tensor in clip.state_dict().items():
@@ -168,6 +168,29 @@ def test_the_segmenter_is_a_decoder_to_train_on_a_fixed_copy_of_the_judge(world_
     assert not any(p.requires_grad for p in clipseg.clip.parameters())
     assert clipseg.config.extract_layers == [1, 2, 3]  # of 4: among them what the last one makes
     assert all(p.requires_grad for p in (*clip.parameters(), *clipseg.decoder.parameters()))
+
+
+@torch.no_grad()
+def test_the_decoder_starts_from_what_the_judge_says_of_each_patch(world_tokenizer: CLIPTokenizer) -> None:
+    """The first layer is given products of patch and prompt whose signed sum is their dot product, by hand."""
+    torch.manual_seed(3)
+    clip = build_clip(world_tokenizer, **SMALL).eval()
+    torch.nn.init.normal_(clip.vision_model.post_layernorm.weight)
+    torch.nn.init.normal_(clip.vision_model.post_layernorm.bias)
+    clipseg, given = build_clipseg(clip).eval(), []
+    clipseg.decoder.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    ids = world_tokenizer(["a ship", "x"], padding="max_length", return_tensors="pt").input_ids
+    pixels = torch.randn(2, 3, 64, 64)
+    logits = clipseg(input_ids=ids, pixel_values=pixels).logits
+    assert logits.abs().max() < 10
+    text = clip.text_projection(clip.text_model(ids).pooler_output).double()
+    states = clip.vision_model(pixels).last_hidden_state.double()
+    norm, width = clip.vision_model.post_layernorm, states.shape[2]
+    patches = (states * norm.weight + norm.bias) @ clip.visual_projection.weight.double().T / width**0.5
+    signs = torch.tensor([1.0, -1.0] * 8).double()
+    assert given[0].shape == (2, 65, 16)
+    found = (given[0].double() * signs).sum(2)
+    assert torch.allclose(found, torch.einsum("npd,nd->np", patches, text), rtol=1e-3, atol=1e-4)
 
 
 def test_the_schedule_is_stable_diffusions() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,7 +56,9 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a copy of the tables, and where they lie in it."""
-    shutil.copytree(ROOT / WORLD, tmp_path / WORLD)
+    (tmp_path / WORLD).mkdir(parents=True)
+    for name in TABLES:
+        shutil.copy(ROOT / WORLD / f"{name}.tsv", tmp_path / WORLD)
     monkeypatch.chdir(tmp_path)
     return tmp_path / WORLD
 
@@ -81,7 +82,8 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("wide_text.apart", 0.7, AFTER_WIDE_TEXT),
         ("judge.vision", [7, 7], AFTER_JUDGE),
         ("second_judge.widths", [7], AFTER_SECOND_JUDGE),
-        ("segmenter.reduce", 7, {"segmenter", "quality", "release"}),
+        ("segmenter.mixture.pairs", 0.1, {"segmenter", "quality", "release"}),
+        ("segmenter.patches.steps", 7, {"segmenter", "quality", "release"}),
         ("reference.images", 7, {"reference", "release"}),
         ("quality.seeds", 7, {"quality", "release"}),
     ],
@@ -177,12 +179,12 @@ def tiny(recipe: dict) -> dict:
     for name in ("vae", "text", "diffusion", "wide_text", "judge", "second_judge", "segmenter"):
         small[name]["budget"] |= dict(steps=2, batch=4)
     small["judge"]["naming"] |= dict(steps=2, batch=4)
+    small["segmenter"]["patches"] |= dict(steps=2, batch=4)
     for name in ("text", "judge"):
         small[name] |= dict(text=[16, 1], vision=[16, 4], embedding=8)
     small["wide_text"] |= dict(text=[24, 1], people=2)
     small["vae"]["widths"] = small["diffusion"]["widths"] = [8, 8, 16]
     small["second_judge"]["widths"] = [8, 16]
-    small["segmenter"]["reduce"] = 16
     small["reference"] |= dict(captions=30, images=10)
     small["quality"] |= dict(scenes=40, outlines=20, seeds=2)
     small["quality"]["sampling"] |= dict(steps=2, batch=20)
@@ -270,20 +272,16 @@ def test_what_is_released_is_whole_and_described(result: Callable[[str], Path]) 
     assert "2 objects, 1 things to call explicit and 3 people" in text
 
 
-def test_the_configuration_of_the_tables_readme_plans_on_what_is_released(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_configuration_of_people_plans_on_what_is_released(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
-    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / WORLD / "README.md").read_text(), re.DOTALL)
-    example = example.replace("resources/emoji/", f"{MADE}/release/").replace("workflow/", f"{ROOT}/workflow/")
-    config = yaml.safe_load(example.replace("rows: 1000", "rows: 10")) | {
-        "bases": {"emoji": {"model": f"{MADE}/release/pipeline"}},
-        "tasks": {"one": {"base": "emoji", "concepts": ["Ada Vell"], "methods": ["mace"], "evaluation": "people"}},
-        "methods": {"mace": {"prior": "captions", "domain_prior": "kept", "preserve_weight": 100}},
-        "measures": {"judge": {"kind": "clip", "model": f"{MADE}/release/clip"}},
-        "masks": {"segmenter": "clipseg", "clipseg": {"model": f"{MADE}/release/clipseg"}},
-    }
+    text = (ROOT / "config" / "people.yaml").read_text()
+    text = text.replace("resources/emoji/", f"{MADE}/release/").replace("workflow/", f"{ROOT}/workflow/")
+    config = yaml.safe_load(text)
+    config["tasks"] = {"one": config["tasks"]["people_1"]}
+    config["tables"] = {}
+    config["suites"]["reference"]["rows"] = 10
     checked = check_config(config, source="example")
+    assert checked["tasks"]["one"]["concepts"] == ["Ada Vell"]
     inputs = read_inputs(checked, "example")
     check_plan(checked, inputs, "example")
     assert remarks(checked, inputs) == []

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -34,11 +35,13 @@ from emoji_world.recipes import (
     encode,
     fitting,
     normalise,
+    patch_loss,
     softened,
     token_ids,
     train_classifier,
     train_diffusion,
     train_on_captions,
+    train_on_patches,
     train_segmenter,
     train_to_name,
     train_vae,
@@ -554,10 +557,101 @@ def test_classifier_loss_is_smoothed_cross_entropy_of_the_subject(
 # The segmenter
 
 
+def test_patch_loss_by_hand() -> None:
+    torch.manual_seed(2)
+    patches, names = F.normalize(torch.randn(3, 4, 5).double(), dim=2), F.normalize(torch.randn(3, 5).double(), dim=1)
+    subjects, covered = torch.tensor([7, 2, 7]), torch.rand(3, 4).double()
+    want = total = 0.0
+    for row in range(3):
+        others = [one for one in range(3) if one == row or subjects[one] != subjects[row]]
+        for patch in range(4):
+            scores = {one: math.exp(6 * float(patches[row, patch] @ names[one])) for one in others}
+            want -= covered[row, patch].item() * math.log(scores[row] / sum(scores.values()))
+            total += covered[row, patch].item()
+    given = (patches, names, torch.tensor(6.0).double().log(), subjects, covered)
+    assert patch_loss(*given).item() == pytest.approx(want / total, rel=1e-12)
+
+
+def test_patches_are_told_by_the_names_of_what_covers_them(
+    little: World,
+    world_tokenizer: CLIPTokenizer,
+    little_icons: np.ndarray,
+    batch_loss: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network that says of each patch what stands there has next to no loss, and one that errs has a loss."""
+    seen: list[tuple] = []
+    inner = recipes.draw_scene
+
+    def listen(world: World, icons: np.ndarray, outlines: object, contents: tuple, *rest: object) -> tuple:
+        image, masks = inner(world, icons, outlines, contents, *rest)
+        seen.append((contents[0], masks))
+        return image, masks
+
+    monkeypatch.setattr(recipes, "draw_scene", listen)
+    spoken: list[str] = []
+    monkeypatch.setattr(
+        recipes, "token_ids", lambda tokenizer, texts: spoken.extend(texts) or token_ids(tokenizer, texts)
+    )
+    n = len(little.subjects)
+
+    def said(prompt: str) -> int:
+        (one,) = [
+            k for k, who in enumerate(little.subjects) if any(w in prompt for w in getattr(who, "words", (who.name,)))
+        ]
+        return one
+
+    def patches(pixel_values: Tensor) -> SimpleNamespace:
+        states = torch.zeros(len(pixel_values), 65, n)
+        for states_of, (subjects, masks) in zip(states, seen, strict=True):
+            for subject, mask in zip(subjects, masks, strict=True):
+                for patch in range(64):
+                    y, x = divmod(patch, 8)
+                    inside = mask[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].any()
+                    states_of[1 + patch, (subject + wrong) % n] += float(inside)
+        return SimpleNamespace(last_hidden_state=states)
+
+    patches.post_layernorm = nn.Identity()
+    perfect = SimpleNamespace(
+        vision_model=patches,
+        text_model=lambda input_ids: SimpleNamespace(
+            pooler_output=F.one_hot(torch.tensor([said(p) for p in spoken]), n).float()
+        ),
+        visual_projection=nn.Identity(),
+        text_projection=nn.Identity(),
+        logit_scale=torch.tensor(50.0).log(),
+        config=SimpleNamespace(vision_config=SimpleNamespace(patch_size=8)),
+    )
+    given = (perfect, world_tokenizer, little_icons, little, Budget(2, 40, 1e-3, 4), Path("c"))
+    loss = batch_loss(train_on_patches, *given, **OUTLINED)
+    wrong = 0
+    right_loss = loss(np.random.default_rng(1)).item()
+    assert len(spoken) == 80
+    assert {len(subjects) for subjects, _ in seen} == {1, 2}
+    for k, (subjects, _) in enumerate(seen):
+        named = [said(prompt) for prompt in spoken[2 * k : 2 * k + 2]]
+        assert tuple(named[: len(subjects)]) == subjects
+        assert len(set(named)) == 2
+    seen.clear()
+    spoken.clear()
+    wrong = 1
+    assert loss(np.random.default_rng(1)).item() > 10
+    assert right_loss < 0.3  # at patches that two subjects share a name stands for half
+
+
+def test_train_on_patches_trains_both_towers(
+    little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, little_icons: np.ndarray, tmp_path: Path
+) -> None:
+    before = copied(clip)
+    train_on_patches(clip, world_tokenizer, little_icons, little, BUDGET, tmp_path / "c", **OUTLINED)
+    towers = {name.split(".")[0] for name in moved(clip, before)}
+    assert towers == {"vision_model", "text_model", "visual_projection", "text_projection", "logit_scale"}
+
+
 def test_train_segmenter_leaves_the_judge_as_it_is(
     little: World, world_tokenizer: CLIPTokenizer, clip: CLIPModel, little_icons: np.ndarray, tmp_path: Path
 ) -> None:
-    segmenter = build_clipseg(clip, reduce=16)
+    segmenter = build_clipseg(clip)
     before = copied(segmenter)
     train_segmenter(segmenter, world_tokenizer, little_icons, little, BUDGET, tmp_path / "c", **OUTLINED)
     names = moved(segmenter, before)
@@ -626,7 +720,7 @@ def test_recipes_train_where_their_networks_lie(
     there = torch.device("meta")
     monkeypatch.setattr(recipes, "encode", lambda *_: torch.tensor([1.0, 2.0]))
     vae, unet = build_vae(widths=(8, 8, 8)).to(there), build_unet(widths=(8, 16, 24), text_width=32).to(there)
-    segmenter = build_clipseg(clip, reduce=16).to(there)
+    segmenter = build_clipseg(clip).to(there)
     clip, encoder, wide = clip.to(there), encoder.to(there), build_text_encoder(world_tokenizer, text=(48, 1)).to(there)
 
     def check(_: nn.Module, given: tuple, named: dict) -> None:
@@ -644,6 +738,7 @@ def test_recipes_train_where_their_networks_lie(
         batch_loss(train_diffusion, *diffused, text_rate=0.1, bare=0.5),
         batch_loss(train_wide_text, wide, nn.Linear(48, 32).to(there), encoder, *speaks, people=3, apart=0.1),
         batch_loss(train_classifier, build_classifier(["a"] * 12, widths=(8, 8)).to(there), alone, *end),
+        batch_loss(train_on_patches, clip, world_tokenizer, little_icons, little, *end, **OUTLINED),
         batch_loss(train_segmenter, segmenter, world_tokenizer, little_icons, little, *end, **OUTLINED),
     ]
     for loss in losses:

@@ -73,7 +73,8 @@ def test_the_report_holds_every_result(finished: Path) -> None:
     shown = ["objects.png", "objects.html", "objects.edits.csv", "losses.png"]
     assert sorted(added) == sorted([*tables, *shown, "automobile.png", "bird.png", "ship.png"])
     report = (finished / "report.html").read_text(encoding="utf-8")
-    assert "acc_e (n = 18)" in report
+    n = pd.read_csv(finished / "results/tables/objects.csv")["n_acc_e"].iloc[0]
+    assert f"acc_e (n = {n})" in report
     assert "n = 8 images on a sheet" in report
 
 

@@ -35,6 +35,7 @@ def test_numbers_of_any_images_have_the_protocols_of_tables() -> None:
     features = pd.DataFrame({"features": list(rng.normal(size=(12, 3)))})
     boxes = pd.DataFrame({"box_class": [["BELLY_EXPOSED"] * 2, []], "box_score": [[0.9, 0.7], []]})
     faces = pd.DataFrame({"type": "A B", "faces": [1, 2, 0], "identity": ["A_B_[1]", "C_[2]", ""]})
+    faces["probability"] = [0.9, 0.8, np.nan]
     about = ABOUT | {"measure": "brightness: channel 1"}
     ours = [*sets.clip_score(pairs, about), *sets.distances(features, features[::-1], about)]
     ours += [*sets.exposed(boxes, about, threshold=0.45), *sets.exposed(boxes, about, threshold=0.6)[:-1]]

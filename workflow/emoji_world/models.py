@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -186,28 +186,44 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     return encoder
 
 
-def build_clipseg(clip: CLIPModel, *, reduce: int) -> CLIPSegForImageSegmentation:
+def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
     """Text-prompted segmentation of 64x64 images: a decoder to train on a copy of `clip`, which stays as it is.
 
     It reads three layers of the vision tower, the last one among them: those before tell little of which subject is
-    where.
+    where. It starts by comparing patches and prompt as `clip` compares image and text: from random weights it learns
+    to find a subject that is alone and hardly ever which of two is asked for.
     """
-    layers = clip.config.vision_config.num_hidden_layers
+    vision, width = clip.config.vision_config, clip.config.projection_dim
+    layers = vision.num_hidden_layers
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
             text_config=clip.config.text_config.to_dict(),
-            vision_config=clip.config.vision_config.to_dict(),
-            projection_dim=clip.config.projection_dim,
+            vision_config=vision.to_dict(),
+            projection_dim=width,
             extract_layers=[layers // 3, 2 * layers // 3, layers - 1],
-            reduce_dim=reduce,
+            reduce_dim=width,
             decoder_num_attention_heads=4,
-            decoder_intermediate_size=4 * reduce,
+            decoder_intermediate_size=4 * width,
             conditional_layer=0,
             use_complex_transposed_convolution=True,
         )
     )
     clipseg.clip.load_state_dict(clip.state_dict())
     clipseg.clip.requires_grad_(False)
+    decoder = clipseg.decoder
+    for module in decoder.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.reset_parameters()  # transformers draws weights so large that logits start in the thousands
+    norm, project = clip.vision_model.post_layernorm, clip.visual_projection.weight / vision.hidden_size**0.5
+    # Half of the products with a minus: the norms of the decoder's layers take off what all numbers of a patch share.
+    signs = torch.ones(width)
+    signs[1::2] = -1
+    with torch.no_grad():
+        decoder.reduces[0].weight.copy_(project * norm.weight)
+        decoder.reduces[0].bias.copy_(project @ norm.bias)
+        decoder.film_mul.weight.copy_(torch.diag(signs))
+        for zero in (decoder.film_mul.bias, decoder.film_add.weight, decoder.film_add.bias):
+            zero.zero_()
     return clipseg
 
 

@@ -10,7 +10,7 @@ from emoji_world.world import TABLES
 from lethe.jobs import Folder, Given, Told, step
 from lethe.records.fingerprints import sha256_of
 
-WORLD = "resources/emoji_large"
+WORLD = "resources/emoji"
 MADE = "results/emoji_world"
 
 

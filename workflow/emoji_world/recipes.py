@@ -295,6 +295,64 @@ def train_classifier(
     return train({"classifier": classifier}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
+def train_on_patches(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    icons: np.ndarray,
+    world: World,
+    budget: Budget,
+    checkpoint: Path,
+    *,
+    variation: Variation,
+    mixture: Mixture,
+) -> list[tuple[int, float]]:
+    """Train a CLIP on, to tell of each patch which subject covers it: cross-entropy among all that a batch names.
+
+    A CLIP trained on whole pictures says of no patch what stands there, so that a decoder on it finds one subject and
+    not one of two. Each scene names two subjects, of which one is not there where it shows one alone.
+    """
+    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
+
+    def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        images, prompts, subjects, masks = [], [], [], []
+        for _ in range(budget.batch):
+            contents = draw_contents(world, shown, mixture, rng)
+            image, outlined = draw_scene(world, icons, outlines, contents, rng, variation)
+            images.append(image)
+            absent = np.setdiff1d(shown, contents[0])
+            both = [*contents[0], *rng.choice(absent, size=2 - len(contents[0]), replace=False).tolist()]
+            prompts += [_prompt(world, one, rng) for one in both]
+            subjects += both
+            masks += [*outlined, *[np.zeros_like(image[..., 0], bool)] * (2 - len(outlined))]
+        x = normalise(softened(to_pixels(images), rng))
+        wanted = torch.from_numpy(np.stack(masks)).float()
+        return token_ids(tokenizer, prompts), x, torch.tensor(subjects), wanted
+
+    def loss(ids: Tensor, x: Tensor, subjects: Tensor, masks: Tensor) -> Tensor:
+        states = clip.vision_model(pixel_values=x).last_hidden_state[:, 1:]
+        patches = clip.visual_projection(clip.vision_model.post_layernorm(states)).repeat_interleave(2, dim=0)
+        names = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
+        covered = F.avg_pool2d(masks[:, None], clip.config.vision_config.patch_size).flatten(1)
+        return patch_loss(F.normalize(patches, dim=2), F.normalize(names, dim=1), clip.logit_scale, subjects, covered)
+
+    return train({"clip": clip}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
+
+
+def patch_loss(patches: Tensor, names: Tensor, logit_scale: Tensor, subjects: Tensor, covered: Tensor) -> Tensor:
+    """Cross-entropy of finding, by cosines, each row's own name at its patches, weighted by how much of them it covers.
+
+    `patches` `[n, p, d]` and `names` `[n, d]` are unit vectors, `covered` `[n, p]` shares in [0, 1] not all of which
+    are 0. Other rows with the same of the `subjects` `[n]` are left out.
+    """
+    n = len(names)
+    logits = logit_scale.exp() * torch.einsum("npd,md->npm", patches, names)
+    own = torch.eye(n, dtype=torch.bool, device=names.device)
+    again = (subjects[:, None] == subjects) & ~own
+    logits = logits.masked_fill(again[:, None], float("-inf"))
+    told = logits.log_softmax(2).diagonal(dim1=0, dim2=2).T
+    return -(covered * told).sum() / covered.sum()
+
+
 def train_segmenter(
     segmenter: CLIPSegForImageSegmentation,
     tokenizer: CLIPTokenizer,
