@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from conftest import CPU
-from emoji_world import quality
+from emoji_world import quality, recipes
 from emoji_world.captions import tokenizer_corpus
 from emoji_world.models import train_tokenizer
 from emoji_world.quality import (
@@ -263,8 +263,8 @@ def test_outlines_are_measured_in_all_and_in_line_art(
 ) -> None:
     icons = np.zeros((6, 2, 96, 96, 4), np.uint8)
     icons[:, :, 10:80, 10:80, 3] = 255
-    inner, scenes = quality.draw_scene, []
-    monkeypatch.setattr(quality, "draw_scene", lambda *given: scenes.append(inner(*given)) or scenes[-1])
+    inner, scenes = recipes.draw_scene, []
+    monkeypatch.setattr(recipes, "draw_scene", lambda *given: scenes.append(inner(*given)) or scenes[-1])
 
     unions: list[float] = []
 

@@ -10,17 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ResNetForImageClassification
 
-from emoji_world.recipes import encode, normalise, token_ids
-from emoji_world.scenes import (
-    Mixture,
-    Scenes,
-    Variation,
-    draw_contents,
-    draw_scene,
-    outlines_of,
-    shown_subjects,
-    styles_of,
-)
+from emoji_world.recipes import encode, normalise, outlined_scenes, token_ids
+from emoji_world.scenes import Mixture, Scenes, Variation, styles_of
 from emoji_world.world import Person, Thing, World, kinds_of
 from lethe.bases.pixels import to_pixels
 from lethe.bases.sampling import sample_rows
@@ -130,11 +121,11 @@ def outlines_quality(
     mixture: Mixture,
 ) -> dict:
     """Mean intersection over union of the first subject's outline on `n` new scenes, in all and in line art."""
-    rng, shown, outlines = np.random.default_rng(seed), shown_subjects(world, ghosts=True), outlines_of(world, icons)
+    rng = np.random.default_rng(seed)
+    _, draw_one = outlined_scenes(world, icons, variation=variation, mixture=mixture)
     unions, lines = np.zeros(n), np.zeros(n, bool)
     for k in range(n):
-        contents = draw_contents(world, shown, mixture, rng)
-        image, masks = draw_scene(world, icons, outlines, contents, rng, variation)
+        contents, image, masks = draw_one(rng)
         ids = token_ids(tokenizer, [asked_for(world.subjects[contents[0][0]])]).to(segmenter.device)
         pixels = normalise(to_pixels(image[None])).to(segmenter.device)
         logits = segmenter(input_ids=ids, pixel_values=pixels).logits

@@ -6,6 +6,7 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -295,6 +296,19 @@ def train_classifier(
     return train({"classifier": classifier}, draw, loss, checkpoint=checkpoint, **budget_settings(budget))
 
 
+def outlined_scenes(
+    world: World, icons: np.ndarray, *, variation: Variation, mixture: Mixture
+) -> tuple[np.ndarray, Callable[[np.random.Generator], tuple[tuple, np.ndarray, list[np.ndarray]]]]:
+    """The subjects that scenes may show, ghosts too, and a function that draws one: contents, image, outlines."""
+    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
+
+    def draw_one(rng: np.random.Generator) -> tuple[tuple, np.ndarray, list[np.ndarray]]:
+        contents = draw_contents(world, shown, mixture, rng)
+        return contents, *draw_scene(world, icons, outlines, contents, rng, variation)
+
+    return shown, draw_one
+
+
 def train_on_patches(
     clip: CLIPModel,
     tokenizer: CLIPTokenizer,
@@ -311,13 +325,12 @@ def train_on_patches(
     A CLIP trained on whole pictures says of no patch what stands there, so that a decoder on it finds one subject and
     not one of two. Each scene names two subjects, of which one is not there where it shows one alone.
     """
-    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
+    shown, draw_one = outlined_scenes(world, icons, variation=variation, mixture=mixture)
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images, prompts, subjects, masks = [], [], [], []
         for _ in range(budget.batch):
-            contents = draw_contents(world, shown, mixture, rng)
-            image, outlined = draw_scene(world, icons, outlines, contents, rng, variation)
+            contents, image, outlined = draw_one(rng)
             images.append(image)
             absent = np.setdiff1d(shown, contents[0])
             both = [*contents[0], *rng.choice(absent, size=2 - len(contents[0]), replace=False).tolist()]
@@ -365,13 +378,12 @@ def train_segmenter(
     mixture: Mixture,
 ) -> list[tuple[int, float]]:
     """Binary cross-entropy of the outline of the subject that is named; 1 prompt in 5 names one that is not there."""
-    shown, outlines = shown_subjects(world, ghosts=True), outlines_of(world, icons)
+    shown, draw_one = outlined_scenes(world, icons, variation=variation, mixture=mixture)
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         images, prompts, targets = [], [], []
         for _ in range(budget.batch):
-            contents = draw_contents(world, shown, mixture, rng)
-            image, masks = draw_scene(world, icons, outlines, contents, rng, variation)
+            contents, image, masks = draw_one(rng)
             subject, target = _asked(contents[0], masks, shown, rng)
             images.append(image)
             prompts.append(_prompt(world, subject, rng))

@@ -175,10 +175,11 @@ def _require_finite(losses: list[Tensor], step: int) -> None:
         )
 
 
-def finish(folder: Path, curve: list[tuple[int, float]], checkpoint: Path) -> None:
-    """Write a training's curve beside its model and remove its checkpoint: another training must not go on from it."""
+def finish(folder: Path, curve: list[tuple[int, float]], *checkpoints: Path) -> None:
+    """Write a training's curve beside its model, remove its checkpoints: another training must not go on from them."""
     (folder / "curve.json").write_text(json.dumps(curve))
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
 def load_averages(checkpoint: Path, modules: dict[str, nn.Module]) -> int:

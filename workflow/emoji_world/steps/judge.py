@@ -28,5 +28,4 @@ def run(job: Job) -> None:
     curve += [(budget.steps + k, x) for k, x in train_to_name(clip, tokenizer, scenes, world, naming, second)]
     clip.save_pretrained(out)
     save_processor(out)
-    finish(out, curve, checkpoint)
-    second.unlink(missing_ok=True)
+    finish(out, curve, checkpoint, second)

@@ -32,5 +32,4 @@ def run(job: Job) -> None:
     segmenter.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_processor(out)
-    finish(out, curve, checkpoint)
-    first.unlink(missing_ok=True)
+    finish(out, curve, checkpoint, first)
