@@ -9,6 +9,24 @@ with open(Path(workflow.basedir) / "config" / "emoji_world.yaml", encoding="utf-
     EMOJI = EmojiPlan(yaml.safe_load(file), hash_file=HASHES)
 
 
+def of_the_paper(wildcards):
+    """All results, where the configuration is that of every experiment of config/emoji."""
+    experiments = sorted((Path(workflow.basedir) / "config" / "emoji").glob("*.yaml"))
+    read = {Path(path).resolve() for path in workflow.configfiles}
+    if lacking := [path.name for path in experiments if path.resolve() not in read]:
+        told = f"paper_emoji is all experiments of config/emoji, and the run has no {', '.join(lacking)}"
+        raise WorkflowError(f"{told}; add --configfile config/emoji/*.yaml")
+    return results()
+
+
+rule paper_emoji:
+    input:
+        of_the_paper,
+    localrule: True
+    message:
+        "the experiments of MACE's paper on the emoji world"
+
+
 rule emoji_world:
     input:
         "results/emoji_world/release/README.md",
