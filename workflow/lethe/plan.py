@@ -758,8 +758,7 @@ def jobs_behind(job: Job) -> set[Job]:
 
 
 def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an evaluation that say no more than where something is left out, groups of them that are null in.
-    """
+    """The settings of an evaluation without those that say where something is; a group that is null stays."""
     rules = manifest("tables", evaluation["kind"]).settings["properties"]
     files = {key for key, rule in rules.items() if "file" in rule}
     groups = {key for key, rule in rules.items() if "properties" in rule and evaluation[key] is not None}
