@@ -10,13 +10,15 @@ with open(Path(workflow.basedir) / "config" / "emoji_world.yaml", encoding="utf-
 
 
 def of_the_paper(wildcards):
-    """All results, where the configuration is that of every experiment of config/emoji."""
-    experiments = sorted((Path(workflow.basedir) / "config" / "emoji").glob("*.yaml"))
-    read = {Path(path).resolve() for path in workflow.configfiles}
-    if lacking := [path.name for path in experiments if path.resolve() not in read]:
-        told = f"paper_emoji is all experiments of config/emoji, and the run has no {', '.join(lacking)}"
-        raise WorkflowError(f"{told}; add --configfile config/emoji/*.yaml")
-    return results()
+    """The files of every table that an experiment of config/emoji names."""
+    targets, found = PLAN.targets(), []
+    for path in sorted((Path(workflow.basedir) / "config" / "emoji").glob("*.yaml")):
+        tables = load_configfile(path)["tables"]
+        if tables.keys() - targets.keys():
+            told = f"paper_emoji is all tables of config/emoji, and this configuration has not those of {path.name}"
+            raise WorkflowError(f"{told}; give all the files: --configfile config/emoji/*.yaml")
+        found += [file for table in tables for file in targets[table]]
+    return found
 
 
 rule paper_emoji:
