@@ -154,6 +154,14 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
     assert config["tasks"]["objects"]["concepts"] == {"first": 2}
 
 
+def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
+    put(config, "tasks.objects.concepts", {"first": 1, "kind": "style"})
+    assert check_config(config, source=SOURCE)["tasks"]["objects"]["concepts"] == ["Twemoji"]
+    put(config, "tasks.objects.concepts", {"first": 4, "kind": "object"})
+    with pytest.raises(ConfigError, match="must be at most 3, the concepts of this kind of config/concepts.tsv; got 4"):
+        check_config(config, source=SOURCE)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [

@@ -267,15 +267,17 @@ def test_what_is_released_is_whole_and_described(result: Callable[[str], Path]) 
     assert {path.name for path in folder.iterdir()} == named | {"README.md", "quality.json"}
     assert {f"{name}.tsv" for name in TABLES} <= named
     assert {path.name for path in (folder / "reference").iterdir()} == {
-        *("captions.csv", "images.zip", "people_erase.tsv", "people_keep.tsv", "objects_erase.tsv", "objects_keep.tsv")
+        *("captions.csv", "images.zip", "people_erase.tsv", "people_keep.tsv", "objects_erase.tsv", "objects_keep.tsv"),
+        "subjects.tsv",
     }
     assert "2 objects, 1 things to call explicit and 3 people" in text
 
 
 def test_the_configuration_of_people_plans_on_what_is_released(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
-    text = (ROOT / "config" / "people.yaml").read_text()
+    text = (ROOT / "config" / "emoji" / "people.yaml").read_text()
     text = text.replace("resources/emoji/", f"{MADE}/release/").replace("workflow/", f"{ROOT}/workflow/")
+    text = text.replace("config/emoji/concepts.tsv", f"{MADE}/release/reference/people_erase.tsv")
     config = yaml.safe_load(text)
     config["tasks"] = {"one": config["tasks"]["people_1"]}
     config["tables"] = {}

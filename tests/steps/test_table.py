@@ -127,6 +127,34 @@ def test_every_number_has_its_n_its_interval_and_its_protocol(files: dict[str, l
         assert table.at[f"{row.task}/{row.method}", row.number] == pytest.approx(row.value, abs=0.005)
 
 
+def test_a_table_can_end_with_the_mean_over_its_tasks(files: dict[str, list[Path]]) -> None:
+    """Each number is the mean of the tasks', each n their sum; the rows before it stay as they are."""
+    run(job_of(files, *BOTH))
+    before = {end: pd.read_csv(f"results/t{end}") for end in (".csv", ".numbers.csv")}
+    job = job_of(files, *BOTH)
+    job.settings.average = True
+    run(job)
+    table = pd.read_csv("results/t.csv")
+    pd.testing.assert_frame_equal(table.head(4), before[".csv"])
+    table = table.set_index("edit")
+    assert list(table.index[4:]) == ["average/original", "average/mace"]
+    assert tuple(table.loc["average/mace", ["acc_e", "acc_s"]]) == (50, (100 + 100) / 2)
+    assert table.at["average/mace", "h_c"] == pytest.approx((100 + 0) / 2)  # the mean of the means, as in the paper
+    assert tuple(table.loc["average/mace", ["n_acc_e", "n_acc_s"]]) == (2, 4)
+    numbers = pd.read_csv("results/t.numbers.csv")
+    pd.testing.assert_frame_equal(numbers.head(len(before[".numbers.csv"])), before[".numbers.csv"])
+    means = numbers[numbers["task"] == "average"].set_index(["method", "number"])
+    assert set(means.index) == {(m, name) for m in ("original", "mace") for name in numbers["number"]}
+    assert means[["low_95", "high_95"]].isna().all(axis=None)
+    line = means.loc[("mace", "acc_e_class_probability")]
+    ours = numbers[(numbers["method"] == "mace") & (numbers["number"] == "acc_e_class_probability")].head(2)
+    assert line["value"] == pytest.approx(ours["value"].mean(), abs=1e-4)
+    assert (line["n"], line["protocol"]) == (2, "clip-softmax@1 of 3 classes by some/clip")
+    sources = job.recorded["cells"]["rows"]
+    both = [*sources["one/mace"]["erased"], *sources["two/mace"]["erased"]]
+    assert sorted(sources["average/mace"]["erased"]) == sorted(both)
+
+
 def test_two_protocols_in_one_column_are_refused(files: dict[str, list[Path]]) -> None:
     """Two tasks whose evaluations have another number of classes, or another judge."""
     classes = Path("results/more.parquet")

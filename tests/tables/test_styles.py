@@ -10,7 +10,8 @@ import pytest
 
 from lethe.plugins import manifest
 from lethe.tables import protocols
-from lethe.tables.styles import SOURCES, parts_of, row, table_protocols
+from lethe.tables.row import Row
+from lethe.tables.styles import SOURCES, notes, parts_of, row, table_protocols
 
 ERASED = {"concepts": ["Hokusai", "Monet"]}
 
@@ -84,11 +85,48 @@ def test_every_number_has_its_protocol_its_source_and_its_parts(measured: dict) 
     assert spread["clip_e"] == spread["clip_s"] == spread["clip_score"] == f"{protocols.CLIP_SCORE} by some/clip"
     assert spread["h_a"] == f"{protocols.H_A} of {protocols.CLIP_SCORE} by some/clip"
     assert set(spread) == {name for name in cells if not name.startswith("n_")}
-    assert set(cells) == {name for name in SOURCES if "fid" not in name and "kid" not in name}
+    of_classes = {"acc_e", "acc_s", "h_c", "n_acc_e", "n_acc_s"}
+    assert set(cells) == {name for name in SOURCES if "fid" not in name and "kid" not in name} - of_classes
     assert parts_of("h_a", {}, cells) == {"clip_e": cells["clip_e"], "clip_s": cells["clip_s"]}
     assert parts_of("clip_e", {}, cells) == {}
     said = manifest("tables", "styles").more
-    assert {role for of in SOURCES.values() for role in of} == {*said["roles"], *said["references"]}
+    assert {role for of in SOURCES.values() for role in of} == {*said["roles"], *said["references"], *said["texts"]}
+
+
+def test_with_classes_there_is_how_often_a_style_is_recognised_too(measured: dict) -> None:
+    """By hand: the class of the greatest cosine, of rows that count."""
+    without = row(measured, ERASED)
+    classes = ["Kahlo", "Hokusai", "Klee", "Monet"]
+    texts = np.random.default_rng(5).normal(0.4, 1, (4, 5))
+    measured["classes"] = {"clip": pd.DataFrame({"class": classes, "text": list(texts)})}
+    found = row(measured, ERASED)
+    shares = {}
+    for role, types in {"erased": ["Hokusai", "Monet"], "kept": ["Klee", "Kahlo"]}.items():
+        table = measured[role]["clip"]
+        right = [
+            max(range(4), key=lambda k, of=one.image: texts[k] @ of / math.sqrt(texts[k] @ texts[k]))
+            == classes.index(one.type)
+            for one in table[table["type"].isin(types)].itertuples()
+        ]
+        shares[role] = sum(right) / len(right)
+    want = {"acc_e": shares["erased"], "acc_s": shares["kept"]}
+    want["h_c"] = 2 / (1 / (1 - want["acc_e"]) + 1 / want["acc_s"])
+    assert {name: found.cells[name] / 100 for name in want} == pytest.approx(want)
+    assert (found.cells["n_acc_e"], found.cells["n_acc_s"]) == (21, 19)
+    assert {name: found.cells[name] for name in without.cells} == without.cells
+    assert without.details.items() <= found.details.items()
+    told = table_protocols({}, {"clip": "some/clip", "classes": 4}, list(found.numbers))
+    spread = {name: protocol for names, protocol in told.items() for name in names.split(", ")}
+    assert spread["acc_e"] == f"{protocols.ACCURACY} of 4 classes by some/clip"
+    assert set(spread) == {name for name in found.numbers if not name.startswith("n_")}
+    assert parts_of("h_c", {}, found.cells) == {name: found.cells[name] for name in ("acc_e", "acc_s")}
+
+
+def test_a_style_that_is_recognised_as_before_is_said_where_there_are_classes() -> None:
+    hits = {"acc_e_by_concept": {"Monet": 100.0}, "n_acc_e_by_concept": {"Monet": 4}}
+    assert notes("t", {"original": Row({}), "mace": Row({})}, {}) == []
+    (said,) = notes("t", {"original": Row({}, hits), "mace": Row({}, hits)}, {"mace": "try harder"})
+    assert said.startswith("t/mace: 1 of 1 concepts as before, such as 'Monet' (4 of 4 images")
 
 
 def test_without_quality_there_is_no_number_of_it(measured: dict) -> None:

@@ -49,6 +49,8 @@ def write_reference(
 def write_groups(world: World, folder: Path) -> None:
     """Write who is erased, as concept tables, and who is kept, as tables of a column `name`, for people and objects.
 
+    And `subjects.tsv`, all that the judge tells apart: name and kind, in the order of the world.
+
     A person's anchor is anybody, an object's its category. People stand in an order of which the first n are spread
     over genders and tones, for any n.
     """
@@ -63,6 +65,8 @@ def write_groups(world: World, folder: Path) -> None:
         kept = [(one.name,) for one in members if one.group == "keep"]
         _write(folder / f"{name}_erase.tsv", erased, ["concept", "kind", "anchor", "synonyms"])
         _write(folder / f"{name}_keep.tsv", kept, ["name"])
+    subjects = [(one.name, one.kind if isinstance(one, Thing) else "person") for one in world.subjects]
+    _write(folder / "subjects.tsv", subjects, ["name", "kind"])
 
 
 def spread(people: Iterable[Person]) -> list[Person]:

@@ -40,7 +40,7 @@ FOLDERS = {
     "clipseg": "`CLIPSegForImageSegmentation` for text-prompted masks, a decoder on the judge",
     "reference": "new scenes: `captions.csv` (a suite and a general prior) and `images.zip` (the first ones' pictures, "
     "for FID); `people_erase.tsv` and `objects_erase.tsv` (concept tables), `people_keep.tsv` and `objects_keep.tsv` "
-    "(column `name`: suites and domain priors of what is kept)",
+    "(column `name`: suites and domain priors of what is kept); `subjects.tsv` (all that the judge tells apart)",
     "objects.tsv, explicit.tsv, ghosts.tsv": "things by name, with icon, category, synonyms; objects with their group",
     "people.tsv": "people by name, with role, gender, skin tone and group (erase or keep, even over the three)",
     "hints.tsv": "prompts that lead to an explicit thing without naming it, to train and to test with",

@@ -539,10 +539,9 @@ class Plan:
         tasks, measures, texts, references = {}, [], [], []
         for task in self.tasks_of(table):
             measured = self.measured[task]
-            said = manifest("tables", measured.chosen["kind"])
             tasks[task], jobs = self.measured_task(task)
             measures += jobs
-            for name, by in said.more.get("texts", {}).items():
+            for name, by in measured.texts.items():
                 texts.append(self.texts(measured.evaluation, name, measured.chosen[by]))
             for name, by in measured.references.items():
                 references.append(self.reference(reference_name(measured.chosen[name]), measured.chosen[by]))
@@ -556,6 +555,8 @@ class Plan:
             sampling=self.config["sampling"],
             protocols=arguments_of(kind.more.get("protocols", ())),
         )
+        if self.config["tables"].get(table, {}).get("average"):
+            settings["average"] = True
         reads = dict(
             measures=list(dict.fromkeys(measures)),
             texts=list(dict.fromkeys(texts)),
@@ -757,10 +758,11 @@ def jobs_behind(job: Job) -> set[Job]:
 
 
 def without_files(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an evaluation that say no more than where something is left out."""
+    """The settings of an evaluation without those that say where something is; a group that is null stays."""
     rules = manifest("tables", evaluation["kind"]).settings["properties"]
-    places = {key for key, rule in rules.items() if "file" in rule or "properties" in rule}
-    return {key: value for key, value in evaluation.items() if key not in places}
+    files = {key for key, rule in rules.items() if "file" in rule}
+    groups = {key for key, rule in rules.items() if "properties" in rule and evaluation[key] is not None}
+    return {key: value for key, value in evaluation.items() if key not in files | groups}
 
 
 def reference_name(path: str) -> str:

@@ -88,7 +88,8 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The JSON schema of settings as a manifest writes them.
 
     Each is `{is: TYPE, default: ..., means: ...}` with a type of the configuration's schema; `{one-of: [...]}`;
-    `{entry-of: SECTION}`, to which `or-null: true` may be added; or a group of further `{settings: ...}`.
+    `{entry-of: SECTION}`; or a group of further `{settings: ...}`. To the last two `or-null: true` may be added, and
+    such a group has a default.
     One that names a file says `file: KIND`, and may say `from`, where it can be had; of a folder (`file: folder`)
     `holds` names the files that it must have, and that count.
     """
@@ -102,8 +103,11 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
             required.append(name)
         if "settings" in said:
             group = section(said.pop("settings"), f"{where}.{name}")
-            properties[name] = ({} if group["required"] else {"default": {}}) | described | group
-            required += [name] if group["required"] else []
+            needed = group["required"] and "default" not in described
+            properties[name] = ({} if needed else {"default": {}}) | described | group
+            if said.pop("or-null", False):
+                properties[name] |= {"type": ["object", "null"], "title": "keys and values, or null for none"}
+            required += [name] if needed else []
         elif "one-of" in said:
             properties[name] = described | {"enum": said.pop("one-of")}
         elif "entry-of" in said:

@@ -25,7 +25,7 @@ from lethe.config.schema import (
     with_defaults,
 )
 from lethe.files.tables import no_list_of_texts, read_header, separator_of
-from lethe.inputs.concepts import read_concepts
+from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.hub import hub_problem
 from lethe.messages import ConfigError, has_control, nearest, sentence, shown
 from lethe.plugins import kinds, manifest
@@ -309,6 +309,8 @@ def _evaluation_problems(config: dict) -> Iterator[str]:
                 at = f"evaluations.{name}"
                 yield f"{at}.{key} needs {' and '.join(lacking)} beside it; name what is missing, or let {key} be null."
     for name, table in config["tables"].items():
+        if table["average"] and "average" in table["tasks"]:
+            yield f"tables.{name}.average: a task is called average, as the row of the mean would be; rename the task."
         found = {task: config["tasks"][task]["evaluation"] for task in table["tasks"]}
         of_kinds = {task: config["evaluations"][e]["kind"] if e else None for task, e in found.items()}
         if len(set(of_kinds.values())) > 1 or None in of_kinds.values():
@@ -344,13 +346,14 @@ def _concept_problems(config: Any) -> list[str]:
     problems = []
     for _, table, _ in _find(config, "concepts"):
         readable = isinstance(table, str) and _is_file(table)
-        names = [concept.name for concept in read_concepts(table)] if readable else []
+        rows = read_concepts(table) if readable else []
+        names = [concept.name for concept in rows]
         tasks = config["tasks"] if isinstance(config.get("tasks"), dict) else {}
         for task, chosen in ((name, task.get("concepts")) for name, task in tasks.items() if isinstance(task, dict)):
             first = chosen.get("first") if isinstance(chosen, dict) else None
-            if readable and type(first) is int and first > len(names):
-                at = _at(("tasks", task, "concepts", "first"))
-                problems.append(f"{at} must be at most {len(names)}, the concepts of {table}; got {first}.")
+            if readable and type(first) is int and first > (most := len(_of_kind(rows, chosen.get("kind")))):
+                at, of = _at(("tasks", task, "concepts", "first")), " of this kind" if "kind" in chosen else ""
+                problems.append(f"{at} must be at most {most}, the concepts{of} of {table}; got {first}.")
         for place, concepts, _ in _find(config, "tasks.*.concepts"):
             for index, name in enumerate(concepts if isinstance(concepts, list) else ()):
                 if readable and isinstance(name, str) and name not in names:
@@ -363,10 +366,15 @@ def _concept_problems(config: Any) -> list[str]:
 def _with_concepts(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration in which every task lists its concepts by name."""
     for task in config["tasks"].values():
-        if isinstance(task["concepts"], dict):
-            rows = read_concepts(config["concepts"])[: task["concepts"]["first"]]
-            task["concepts"] = [concept.name for concept in rows]
+        if isinstance(chosen := task["concepts"], dict):
+            rows = _of_kind(read_concepts(config["concepts"]), chosen.get("kind"))
+            task["concepts"] = [concept.name for concept in rows[: chosen["first"]]]
     return config
+
+
+def _of_kind(concepts: list[Concept], kind: Any) -> list[Concept]:
+    """The concepts of a kind; all where it is None."""
+    return [concept for concept in concepts if kind in (None, concept.kind)]
 
 
 def _disk_problems(config: Any, found: Iterable[Found], made: tuple[str, ...]) -> Iterator[str]:

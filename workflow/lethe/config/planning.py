@@ -59,6 +59,12 @@ class Measured:
         named = {key: some for key, some in said.items() if self.chosen[key] is not None}
         return {key: next(by for by in some if self.chosen[by] is not None) for key, some in named.items()}
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The texts that the evaluation names, each with the setting that names what measures it."""
+        said = manifest("tables", self.chosen["kind"]).more.get("texts", {})
+        return {key: by for key, by in said.items() if self.chosen[key] is not None}
+
     def counts(self, role: str) -> set[str] | None:
         """The types of a role's rows that count; None where all do that are not erased."""
         names = {concept.name for concept in self.erased}
@@ -145,7 +151,7 @@ def read_classes(config: dict, source: str = "config") -> dict[str, list[str] | 
     classes, problems = {}, []
     for name, evaluation in config["evaluations"].items():
         try:
-            classes[name] = class_names(**evaluation["classes"]) if "classes" in evaluation else None
+            classes[name] = class_names(**evaluation["classes"]) if evaluation.get("classes") else None
         except ValueError as error:
             problems.append(f"{source}: evaluations.{name}.classes: {error}.")
     if problems:
@@ -223,10 +229,18 @@ def _where(suite: str, config: dict) -> str:
 
 
 def _class_problems(measured: Measured) -> Iterator[str]:
-    """Erased concepts that are no class."""
+    """Erased concepts that are no class, where rows count by them; what is to be counted and is none."""
     if measured.classes is None:
         return
     table, known = measured.chosen["classes"]["table"], set(measured.classes)
+    for key in manifest("tables", measured.chosen["kind"]).more.get("among", ()):
+        at = f"evaluations.{measured.evaluation}.{key}"
+        if unknown := [name for name in measured.chosen[key] if name not in known]:
+            yield f"{at}: {table} has no class {_some(unknown)}; write it as there, or add a row for it."
+        elif len(set(measured.chosen[key])) < max(len(measured.chosen[key]), 1):
+            yield f"{at} must name at least one class, each once; got {shown(measured.chosen[key])}."
+    if not measured.counted:
+        return
     alike = {as_read(name): name for name in measured.classes}
     missing = [concept for concept in measured.erased if concept.name not in known]
     for concept in missing:
@@ -442,7 +456,7 @@ def _kept_synonyms(measured: Measured) -> Iterator[str]:
     """Classes that count as kept and are to vanish as another word for what is erased."""
     names = {_plain(concept.name) for concept in measured.erased}
     words = {_plain(word): concept for concept in measured.erased for word in concept.synonyms}
-    for name in measured.classes or ():
+    for name in (measured.classes or ()) if measured.counted else ():
         if _plain(name) in words and _plain(name) not in names:
             yield (
                 f"tasks.{measured.task}: the class {shown(name)} ({measured.chosen['classes']['table']}) counts as "

@@ -28,6 +28,7 @@ def run(job: Job) -> None:
     found = Measured(job, said.more)
     several = len(settings.tasks) > 1
     cells, details, images, sources, listed = [], {}, [], {}, []
+    every: dict[str, list[tuple[Row, dict]]] = {}  # row of each task, by method, and the files behind it
     protocols: dict[str, str] = {}  # as the plug-in tells them, for one or more columns each
     by_task: dict[str, dict[str, str]] = {}  # that of each column, by task
     for task, told in settings.tasks:
@@ -38,6 +39,7 @@ def run(job: Job) -> None:
             name = f"{task}/{method}" if several else method
             cells.append({"edit" if several else "method": name} | row.cells)
             details[name], sources[name] = row.details, found.sources(told, edit)
+            every.setdefault(method, []).append((row, sources[name]))
             if row.images is not None:
                 images.append(with_pictures(row.images, told["base"]).assign(task=task, method=method))
         remedies = {method: told["remedies"].get(method) for method in rows}
@@ -51,12 +53,18 @@ def run(job: Job) -> None:
         for method, row in rows.items():
             of = {name: tasks[task] for name, tasks in by_task.items() if task in tasks}
             listed += [[task, method, *line] for line in numbers_in(row, of, getattr(table, "parts_of", no_parts))]
-    for name, of_tasks in by_task.items():
-        one_protocol(name, of_tasks)
+    by_name = {name: one_protocol(name, of_tasks) for name, of_tasks in by_task.items()}
+    for method, of_tasks in every.items() if getattr(settings, "average", False) else ():
+        name, row = f"{AVERAGE}/{method}", average([row for row, _ in of_tasks])
+        cells.append({"edit": name} | row.cells)
+        details[name] = row.details
+        sources[name] = {role: [f for _, files in of_tasks for f in files.get(role, ())] for role in said.more["roles"]}
+        listed += [[AVERAGE, method, *line] for line in numbers_in(row, by_name, getattr(table, "parts_of", no_parts))]
     numbers = pd.DataFrame(cells).round(2)
     columns = list(numbers.columns[1:])
+    sources_of = getattr(table, "sources_of", lambda column: getattr(table, "SOURCES", {}).get(column, ()))
     job.recorded["cells"] = {
-        "columns": {column: getattr(table, "SOURCES", {}).get(column, ()) for column in columns},
+        "columns": {column: sources_of(column) for column in columns},
         "rows": sources,
         "every_row": found.every_row(),
     }
@@ -77,6 +85,7 @@ def run(job: Job) -> None:
     job.write_json("record", record)
 
 
+AVERAGE = "average"  # in place of a task, over all of a table
 NUMBERS = ["task", "method", "number", "value", "n", "low_95", "high_95", "protocol"]
 IMAGES = ["task", "method", "role", "type", "prompt", "evaluation_seed", "predicted", "right", "probability"]
 IMAGES += ["type_probability", "score", "picture"]
@@ -104,14 +113,29 @@ def numbers_in(row: Row, protocols: Mapping[str, str], parts_of: Callable[..., M
     return lines
 
 
+def average(rows: Sequence[Row]) -> Row:
+    """The mean of each number over the rows of a method, of those that each has; n are summed.
+
+    It has no interval: tasks may share images, as they do of the base as it is.
+    """
+
+    def mean(name: str) -> float | int:
+        total = sum(row.numbers[name] for row in rows)
+        return total if name[:2] == "n_" else total / len(rows)
+
+    shared = [name for name in rows[0].numbers if all(name in row.numbers for row in rows)]
+    cells = {name: mean(name) for name in shared if name in rows[0].cells}
+    return Row(cells, beside={name: mean(name) for name in shared if name not in cells})
+
+
 def parts(table: ModuleType, numbers: pd.DataFrame, details: Mapping[str, Any]) -> dict[str, dict[str, dict]]:
     """What cells are made of, by row and column, where the plug-in says it."""
     parts_of = getattr(table, "parts_of", no_parts)
-    found = {name: {c: parts_of(c, details[name], row) for c in row} for name, row in by_name(numbers)}
+    found = {name: {c: parts_of(c, details[name], row) for c in row} for name, row in by_first(numbers)}
     return {name: {c: made for c, made in of.items() if made} for name, of in found.items()}
 
 
-def by_name(table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+def by_first(table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
     """The rows of a table by its first column."""
     return [(row.pop(table.columns[0]), row) for row in table.to_dict("records")]
 
@@ -216,7 +240,7 @@ class Measured:
                     )
                 rows = rows[rows["shard"].isin(told["shards"][suite])]
                 found.setdefault(role, {})[by] = rows.dropna(axis="columns", how="all")
-        for name, by in self.said.get("texts", {}).items():
+        for name, by in self.texts(evaluation).items():
             found[name] = {by: self._other(evaluation=told["name"], texts=name, measure=evaluation[by])[1]}
         for name, (by, reference) in told["references"].items():
             found[name] = {by: self._other(reference=reference, measure=evaluation[by])[1]}
@@ -227,9 +251,13 @@ class Measured:
         texts there are of each sort; what references are called."""
         named = {key: told["evaluation"][key] for key in self.named if told["evaluation"][key] is not None}
         found = {key: self.measured_by[name]["measure"].get("model") for key, name in named.items()}
-        for name, by in self.said.get("texts", {}).items():
+        for name, by in self.texts(told["evaluation"]).items():
             found[name] = len(self._other(evaluation=told["name"], texts=name, measure=told["evaluation"][by])[1])
         return found | {key: name.rpartition("-")[0] for key, (_, name) in told["references"].items()}
+
+    def texts(self, evaluation: Mapping[str, Any]) -> dict[str, str]:
+        """The texts that an evaluation has, each with the setting that names what measures it."""
+        return {key: by for key, by in self.said.get("texts", {}).items() if evaluation.get(key, "") is not None}
 
     def _other(self, **wanted: str) -> tuple[Path, pd.DataFrame]:
         """The file, and its content, that says that it is of what is wanted."""
