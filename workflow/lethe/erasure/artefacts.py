@@ -14,6 +14,8 @@ from lethe.bases.pipeline import use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.inputs.templates import fill
 
+SAMPLING = ("steps", "guidance", "batch", "vae_slicing", "vae_tiling")  # of the settings, what `sample_rows` is told
+
 
 def draw_images(
     pipeline: DiffusionPipeline, phrase: str, settings: Mapping[str, Any], *, seed: int
@@ -30,7 +32,7 @@ def draw_images(
     own = pipeline.scheduler
     use_scheduler(pipeline, settings["scheduler"])
     try:
-        drawn = sample_rows(pipeline, rows, **{key: settings[key] for key in ("steps", "guidance", "batch")})
+        drawn = sample_rows(pipeline, rows, **{key: settings[key] for key in SAMPLING if key in settings})
     finally:
         pipeline.scheduler = own
     return rows, drawn

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TRACEBACKS = Path("logs") / "tracebacks"
 DEVICE = "LETHE_DEVICE"  # the variable that says where models run: a login node cannot resolve `auto`
+OFFLOAD = "LETHE_OFFLOAD"  # 1 where parts of a base wait on the CPU
 
 
 @dataclass
@@ -76,6 +77,11 @@ class Job:
         device = pick_device(name)
         repeat_results(device)
         return device
+
+    @property
+    def offload(self) -> bool:
+        """Whether a base's parts wait on the CPU in jobs that only draw."""
+        return os.environ.get(OFFLOAD) == "1"
 
     @property
     def code(self) -> str:
