@@ -102,10 +102,8 @@ def offload(pipeline: DiffusionPipeline, device: torch.device) -> None:
     try:
         pipeline.enable_model_cpu_offload(device=device)
     except ImportError as error:
-        told = str(error).rstrip(".")
-        raise ValueError(
-            f"offload is true, and it needs a package ({told}); install accelerate, or set it to false"
-        ) from None
+        told = f"offload needs a package ({str(error).rstrip('.')})"
+        raise ValueError(f"{told}; install accelerate, or set offload to false") from None
 
 
 def load_text(
