@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+WITHOUT_FLOAT64 = {"mps"}
 NO_CUDA = "no NVIDIA driver, or a torch without CUDA"
 NO_MPS = "no Apple GPU, or a torch without MPS"
 
@@ -46,8 +47,8 @@ def repeat_results(device: torch.device) -> None:
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """Where sums in float64 of what a device holds are computed: there, or on the CPU for MPS, which has no float64."""
-    return CPU if device.type == "mps" else device
+    """Where sums in float64 of what a device holds are computed: there, or on the CPU for one without float64."""
+    return CPU if device.type in WITHOUT_FLOAT64 else device
 
 
 def exact(values: Tensor) -> Tensor:
