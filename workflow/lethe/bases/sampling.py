@@ -15,6 +15,8 @@ from tqdm import tqdm
 from lethe.files.shards import OWN_SETTINGS
 from lethe.finite import mend_of, refuse_rows
 
+SAMPLING = ("steps", "guidance", "batch", "vae_slicing", "vae_tiling")  # settings that `sample_rows` is told
+
 
 def sample_rows(
     pipeline: DiffusionPipeline,

@@ -11,10 +11,8 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 
 from lethe.bases.pipeline import use_scheduler
-from lethe.bases.sampling import sample_rows
+from lethe.bases.sampling import SAMPLING, sample_rows
 from lethe.inputs.templates import fill
-
-SAMPLING = ("steps", "guidance", "batch", "vae_slicing", "vae_tiling")  # of the settings, what `sample_rows` is told
 
 
 def draw_images(

@@ -1,10 +1,9 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
 from lethe.bases.pipeline import text_encoders
-from lethe.bases.sampling import sample_rows
+from lethe.bases.sampling import SAMPLING, sample_rows
 from lethe.bases.text import count_cut
 from lethe.edits.edit import Edit
-from lethe.erasure.artefacts import SAMPLING
 from lethe.files.shards import write_shard
 from lethe.inputs.suites import shard_digests, shard_rows, suite_file, suite_rows
 from lethe.steps.job import Job
