@@ -14,12 +14,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lethe.steps.gpus import VISIBLE, least_taken, lock_folder, take_gpu, visible_gpus
+from lethe.steps.gpus import UNSTARTED, VISIBLE, least_taken, lock_folder, take_gpu, visible_gpus
 from lethe.steps.job import DEVICE, Job
 from running import ROOT
 
 WARM = """
 import os, signal, sys, types, torch
+
+def started():
+    raise SystemExit("what jobs import starts CUDA, so that forks cannot use it, and it sees every GPU")
+
+torch._C._cuda_getDeviceCount = torch._C._cuda_init = started
+import lethe.steps.lora, lethe.steps.sample
 from lethe.steps.job import Job
 
 torch.cuda.is_available = lambda: True
@@ -37,7 +43,7 @@ for _ in sys.stdin:  # a job for each line
 def start(tmp_path: Path) -> Iterator[Callable[[], tuple[int, str, str]]]:
     """Start a job as a fork of a process that has imported torch: its process, its device, the GPU that it sees."""
     environment = {name: value for name, value in os.environ.items() if name not in (VISIBLE, "SLURM_JOB_ID")}
-    environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "workflow"), DEVICE: "auto"}
+    environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "workflow"), DEVICE: "auto", UNSTARTED: "1"}
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     warm = subprocess.Popen([sys.executable, "-c", WARM], env=environment, **pipes)
     jobs = []
@@ -106,6 +112,7 @@ def test_a_driver_that_has_looked_already_is_asked_by_number(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("lethe.steps.gpus.lock_folder", lambda: tmp_path)
     monkeypatch.setenv(DEVICE, "cuda")
+    monkeypatch.setenv(UNSTARTED, "1")
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     first, second = (Job(["lethe.steps.sample"], SimpleNamespace(), 1, {}, {}) for _ in range(2))
@@ -117,6 +124,19 @@ def test_a_driver_that_has_looked_already_is_asked_by_number(monkeypatch: pytest
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
     for job in (first, second):
         job.gpu.close()
+
+
+def test_without_torchs_word_that_cuda_is_not_started_a_gpu_has_its_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VISIBLE, "4,7")
+    monkeypatch.delenv(UNSTARTED, raising=False)
+    monkeypatch.setattr("lethe.steps.gpus.lock_folder", lambda: tmp_path)
+    found = [take_gpu("auto") for _ in range(2)]
+    assert [name for name, _ in found] == ["cuda:0", "cuda:1"]
+    assert os.environ[VISIBLE] == "4,7"
+    for _, file in found:
+        file.close()
 
 
 def test_a_submission_of_slurm_numbers_its_gpus_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

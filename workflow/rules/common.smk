@@ -66,6 +66,7 @@ if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deploy
 
 # Device and offload stand in no command, as what it made elsewhere counts as current.
 variables = dict(LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1")
+variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or imports start CUDA, before a job has a GPU and may be forked
 if LIBRARY:
     variables["PYTHONPATH"] = str(LIBRARY)
 shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")

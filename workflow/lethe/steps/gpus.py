@@ -15,19 +15,25 @@ from pathlib import Path
 from typing import IO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+UNSTARTED = (
+    "PYTORCH_NVML_BASED_CUDA_CHECK"  # with 1, torch looks for GPUs without starting CUDA, as diffusers' import asks
+)
 
 
 def take_gpu(name: str) -> tuple[str, IO[bytes] | None]:
     """The name of the device that a job runs on, of the one set as `device`; and a file that it keeps open meanwhile.
 
     Where `auto` or `cuda` leaves a choice between several GPUs, the process sees from now on only the one that fewest
-    jobs have, which torch calls `cuda`. It must not have started CUDA: a fork of one that has only imported torch has
-    not. Any other name, and a machine with one GPU or none, leave all as it is, and the file is None.
+    jobs have, which torch calls `cuda`. For that it must not have started CUDA: nor has a fork of a process that has
+    only imported libraries, if `UNSTARTED` was 1 there. Without it the GPU is named by its number, and others stay to be
+    seen. Any other name, and a machine with one GPU or none, leave all as it is, and the file is None.
     """
     gpus = visible_gpus() if name in ("auto", "cuda") else []
     if len(gpus) < 2:
         return name, None
     place, held = least_taken(gpus, lock_folder())
+    if os.environ.get(UNSTARTED) != "1":
+        return f"cuda:{place}", held
     os.environ[VISIBLE] = gpus[place]
     import torch
 
