@@ -90,6 +90,7 @@ TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one doe
 
 KEYS: dict[str, tuple[Any, Steps]] = {
     "device": ("cpu", NOTHING),
+    "offload": (True, NOTHING),
     "precision": ("bfloat16", AFTER_BASE - {"base"}),
     "seed": (7, AFTER_IMAGES),
     "bases.emoji.model": ("resources/other/pipeline", AFTER_BASE),
@@ -121,6 +122,8 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "images.steps": (7, AFTER_IMAGES),
     "images.guidance": (7.0, AFTER_IMAGES),
     "images.batch": (7, AFTER_IMAGES),
+    "images.vae_slicing": (True, AFTER_IMAGES),
+    "images.vae_tiling": (True, AFTER_IMAGES),
     "masks.segmenter": ("full-frame", AFTER_MASKS),
     "masks.when_nothing_found": ("error", AFTER_MASKS),
     "masks.prompts.object": ("one {}", AFTER_MASKS),
@@ -205,6 +208,8 @@ KEYS: dict[str, tuple[Any, Steps]] = {
     "sampling.steps": (7, AFTER_SAMPLING),
     "sampling.guidance": (7.0, AFTER_SAMPLING),
     "sampling.batch": (7, AFTER_SAMPLING),
+    "sampling.vae_slicing": (True, AFTER_SAMPLING),
+    "sampling.vae_tiling": (True, AFTER_SAMPLING),
     "sampling.shard_size": (6, AFTER_SAMPLING),
     "measures.judge.kind": (TWIN, AFTER_JUDGE),
     "measures.judge.model": ("resources/other/clip", AFTER_JUDGE),
@@ -636,7 +641,7 @@ def test_a_seed_reruns_what_draws_and_a_device_nothing(planned: dict[str, MadeBy
     drawn = rerun(planned["usual"], put(usual(), "seed", 7))
     assert {"images", "anchor_images", "lora"} <= drawn
     assert not {"moments", "prior", "base:sample", "base", "texts", "reference"} & drawn
-    for device in ("cpu", "cuda", "cuda:1"):
+    for device in ("cpu", "cuda", "cuda:1", "mps"):
         assert rerun(planned["usual"], put(usual(), "device", device)) == NOTHING
 
 

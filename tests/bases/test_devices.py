@@ -41,3 +41,12 @@ def test_a_gpu_that_is_not_there_is_refused_by_its_key(name: str) -> None:
     said = f"device is {name}, and torch on .* finds none (no NVIDIA driver, or a torch without CUDA); set device to"
     with pytest.raises(ValueError, match=re.escape(said).replace(re.escape(".*"), ".*")):
         pick_device(name)
+
+
+def test_apples_gpu_is_taken_where_it_is_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps") == torch.device("mps")
+    assert pick_device("auto") == CPU or torch.cuda.is_available()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^device is mps, and torch on .* finds none \(no Apple GPU, or a torch "):
+        pick_device("mps")

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
 from conftest import CPU
-from lethe.bases.pipeline import load_pipeline, text_encoders
+from lethe.bases.pipeline import load_pipeline, offload, text_encoders
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
 
@@ -139,3 +139,57 @@ def test_no_rows_give_no_images(pipeline: DiffusionPipeline, some_rows: pd.DataF
 def test_seeds_of_any_size_and_odd_prompts_are_sampled(pipeline: DiffusionPipeline) -> None:
     rows = pd.DataFrame({"prompt": ["", "NA", "🦋 \n '\""], "evaluation_seed": [0, 2**31, 4_196_746_483]})
     assert len(sample_rows(pipeline, rows, batch=3, **OPTIONS)) == 3
+
+
+def test_decoding_one_by_one_rounds_otherwise_and_tiles_show(
+    pipeline: DiffusionPipeline, some_rows: pd.DataFrame
+) -> None:
+    """Tiles only of images larger than the autoencoder was made for; afterwards it decodes as before."""
+    calls: list[int] = []
+    pipeline.vae.decoder.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
+    whole = np.stack(sample_rows(pipeline, some_rows, batch=4, **OPTIONS))
+    sliced = np.stack(sample_rows(pipeline, some_rows, batch=4, vae_slicing=True, **OPTIONS))
+    assert calls == [4, 1, 1, 1, 1]
+    assert largest(whole, sliced) <= 1
+    pipeline.vae.tile_latent_min_size = pipeline.unet.config.sample_size
+    same = np.stack(sample_rows(pipeline, some_rows, batch=4, vae_tiling=True, **OPTIONS))
+    assert np.array_equal(whole, same)
+    pipeline.vae.tile_latent_min_size //= 2
+    pipeline.vae.tile_sample_min_size = 16
+    tiled = np.stack(sample_rows(pipeline, some_rows, batch=4, vae_tiling=True, **OPTIONS))
+    assert largest(whole, tiled) > 1
+    assert np.array_equal(whole, np.stack(sample_rows(pipeline, some_rows, batch=4, **OPTIONS)))
+    pipeline.vae.enable_slicing()
+    sample_rows(pipeline, some_rows[:1], batch=1, vae_tiling=True, **OPTIONS)
+    assert (pipeline.vae.use_slicing, pipeline.vae.use_tiling) == (True, False)
+
+
+def test_parts_that_wait_elsewhere_draw_the_same(
+    base_folder: Path, base_pipeline: DiffusionPipeline, some_rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By diffusers' own hooks, which move parts from the CPU to the CPU here."""
+    want = sample_rows(base_pipeline, some_rows, batch=4, **OPTIONS)
+    with pytest.raises(
+        ValueError, match=r"^offload is true, and models run on the CPU of .*; set offload to false, or "
+    ):
+        offload(base_pipeline, CPU)
+    moving = load_pipeline(str(base_folder), None, device=CPU, precision="float32")
+    enable, asked = moving.enable_model_cpu_offload, []
+    monkeypatch.setattr(moving, "enable_model_cpu_offload", lambda device: (asked.append(device), enable(device="cpu")))
+    offload(moving, torch.device("cuda"))
+    assert asked == [torch.device("cuda")]
+    assert hasattr(moving.unet, "_hf_hook")
+    assert np.array_equal(want, sample_rows(moving, some_rows, batch=4, **OPTIONS))
+
+
+def test_offloading_names_the_package_that_it_lacks(
+    pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(device: torch.device) -> None:
+        raise ImportError("`enable_model_cpu_offload` requires `accelerate v0.17.0` or higher.")
+
+    monkeypatch.setattr(pipeline, "enable_model_cpu_offload", lacking)
+    with pytest.raises(
+        ValueError, match=r"^offload needs a package \(.*\); install accelerate, or set offload to false$"
+    ):
+        offload(pipeline, torch.device("cuda"))

@@ -238,7 +238,13 @@ def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
         ("tables.both", {"tasks": ["objects", "x"]}, ["tables.both.tasks[1]: tasks has no entry 'x'"]),
         ("tables.both", {"tasks": []}, ["tables.both.tasks must be a list of at least one task"]),
         ("masks.clipseg.model", None, ["masks.clipseg lacks the key model; add it"]),
-        ("device", "gpu", ["device must be auto, cpu, cuda or a GPU by its number", "got 'gpu'", "did you mean cuda?"]),
+        (
+            "device",
+            "gpu",
+            ["device must be auto, cpu, mps, cuda or a GPU", "got 'gpu'", "did you mean cuda?"],
+        ),
+        ("device", "metal", ["device must be auto", "did you mean mps?"]),
+        ("offload", "yes", ["offload must be true or false", "got 'yes'"]),
         ("precision", "FLOAT32", ["precision must be one of", "did you mean float32?"]),
         ("images.scheduler", "ddpm", ["images.scheduler must be one of dpm-solver++, ddim", "got 'ddpm'"]),
         (

@@ -88,6 +88,17 @@ def test_lora() -> None:
     assert set(result["trained_tensors"].values()) == {28}  # each side trains a pair for each of 14 projections
 
 
+def test_gpu_on_a_cpu() -> None:
+    result = run("gpu", "--small", "--device", "cpu")
+    assert result["same_images"] is True
+    assert result["gpu"] is None
+    made = dict(sampling=2, lora=2, prior=8, join=3)
+    for name, n in made.items():
+        ours, other = result[name]["seconds"].values()
+        assert result[name]["ratio"] == pytest.approx(ours / other, rel=1e-2)
+        assert [*result[name]["rate"].values()] == pytest.approx([n / ours, n / other], rel=1e-2)
+
+
 def test_every_benchmark_names_its_command() -> None:
     found = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
     assert len(found) >= 4

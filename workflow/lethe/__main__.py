@@ -105,7 +105,7 @@ def parser_of(*, measures: bool) -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=50, help="denoising steps")
     sample.add_argument("--guidance", type=float, default=7.5, help="scale of classifier-free guidance")
     sample.add_argument("--batch", type=int, default=4, help="images drawn together")
-    sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    sample.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:1")
     sample.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     sample.add_argument("--out", type=Path, default=Path("samples"), help="the folder to write; it must not exist")
     sample.set_defaults(run=_sample)

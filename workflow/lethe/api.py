@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from lethe.bases.base import Base
-from lethe.bases.devices import pick_device
+from lethe.bases.devices import CPU, pick_device
 from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.bases.sampling import sample_rows
 from lethe.bases.text import encode_prompts
@@ -179,9 +179,10 @@ def _manifest(room: str, name: str) -> Manifest:
 
 
 def _moment(base: Base, texts: Sequence[str] | Moment | None) -> Moment | None:
-    if texts is None or isinstance(texts, Moment):
-        return texts
-    return second_moment(encode_prompts(base.text, list(texts)))
+    if texts is None:
+        return None
+    moment = texts if isinstance(texts, Moment) else second_moment(encode_prompts(base.text, list(texts)))
+    return Moment(moment.matrix.to(CPU), moment.tokens)  # where the concepts' moments are
 
 
 def _artefacts(

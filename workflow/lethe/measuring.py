@@ -42,7 +42,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             told = "a table with the columns file and prompt; by default prompts are those of a shard's rows, of what "
             told += "`lethe sample` writes, or of names such as 'a cat_3.png'"
             one.add_argument("--prompts", type=Path, metavar="FILE", help=told)
-        one.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+        one.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:1")
         one.add_argument("--out", type=Path, metavar="FILE", help="a CSV to write, with what is measured of each image")
         one.add_argument("--json", action="store_true", help="print the numbers, settings and versions as JSON")
         for schema in (command.options, manifest("measures", command.measure).settings):

@@ -64,8 +64,9 @@ except ValueError as error:
 if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     raise WorkflowError("--sdm conda wants a clone, since its environments lack the library; or take --sdm apptainer")
 
-# The device stands in no command, as what it made elsewhere counts as current.
-variables = dict(LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
+# Device and offload stand in no command, as what it made elsewhere counts as current.
+variables = dict(LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1")
+variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or imports start CUDA, before a job has a GPU and may be forked
 if LIBRARY:
     variables["PYTHONPATH"] = str(LIBRARY)
 shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,24 @@ def _checked_index(model: str, folder: Path, variant: str | None) -> dict:
 def use_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
     """Sample with another scheduler (a key of SCHEDULERS) from now on, on the pipeline's own noise schedule."""
     pipeline.scheduler = build_scheduler(config_of(pipeline.scheduler), name)
+
+
+def offload(pipeline: DiffusionPipeline, device: torch.device) -> None:
+    """Let each part of a pipeline be on the device while it runs, and on the CPU before and behind; for drawing alone.
+
+    What changes weights, such as an edit, comes before. The images stay the same.
+    Raises ValueError, naming the key `offload`, for the CPU itself, and without the package accelerate.
+    """
+    if device.type == "cpu":
+        raise ValueError(
+            f"offload is true, and models run on the CPU of {platform.node()}, so there is nowhere to move parts to; "
+            "set offload to false, or run where there is a GPU"
+        )
+    try:
+        pipeline.enable_model_cpu_offload(device=device)
+    except ImportError as error:
+        told = f"offload needs a package ({str(error).rstrip('.')})"
+        raise ValueError(f"{told}; install accelerate, or set offload to false") from None
 
 
 def load_text(

@@ -8,36 +8,56 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
 from lethe.files.shards import OWN_SETTINGS
 from lethe.finite import mend_of, refuse_rows
 
+SAMPLING = ("steps", "guidance", "batch", "vae_slicing", "vae_tiling")  # settings that `sample_rows` is told
+
 
 def sample_rows(
-    pipeline: DiffusionPipeline, rows: pd.DataFrame, *, steps: int, guidance: float, batch: int
+    pipeline: DiffusionPipeline,
+    rows: pd.DataFrame,
+    *,
+    steps: int,
+    guidance: float,
+    batch: int,
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
 ) -> list[np.ndarray]:
     """One image, uint8 `[h, w, 3]`, for each row (columns prompt, evaluation_seed), in order.
 
     Where `rows` have columns guidance, width or height, a row's own count instead of `guidance` and the base's size;
     rows of a batch with equal ones are sampled together.
     Each row draws its noise from its own CPU generator, so an image depends on the pipeline, the prompt, the seed and
-    the sampler's settings. Rows sampled together differ from rows sampled alone by rounding at most.
+    the sampler's settings. Rows sampled together differ from rows sampled alone by rounding at most. So do rows that
+    are decoded one by one (`vae_slicing`); `vae_tiling` decodes large images in tiles, which shows.
 
     Raises ValueError, naming prompt and seed, when what the autoencoder makes of a row holds NaN or infinity: as uint8
     it would be a black picture, or one clipped to nothing, that erases perfectly.
     """
     images: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for start in tqdm(range(0, len(rows), batch), desc="sampling", mininterval=5):
-        for own, places in _alike(rows, range(start, min(start + batch, len(rows)))):
-            part = rows.iloc[places]
-            for place, image in zip(
-                places, _sampled(pipeline, part, steps, {"guidance_scale": guidance} | own), strict=True
-            ):
-                images[place] = image
+    with _decoding(pipeline.vae, slicing=vae_slicing, tiling=vae_tiling):
+        for start in tqdm(range(0, len(rows), batch), desc="sampling", mininterval=5):
+            for own, places in _alike(rows, range(start, min(start + batch, len(rows)))):
+                drawn = _sampled(pipeline, rows.iloc[places], steps, {"guidance_scale": guidance} | own)
+                for place, image in zip(places, drawn, strict=True):
+                    images[place] = image
     return images
+
+
+@contextmanager
+def _decoding(vae: AutoencoderKL, *, slicing: bool, tiling: bool) -> Iterator[None]:
+    """Let an autoencoder take less memory while the block runs; where it does so anyway, nothing changes."""
+    before = vae.use_slicing, vae.use_tiling
+    vae.use_slicing, vae.use_tiling = before[0] or slicing, before[1] or tiling
+    try:
+        yield
+    finally:
+        vae.use_slicing, vae.use_tiling = before
 
 
 def _sampled(

@@ -339,6 +339,8 @@ def _pair_problems(config: Any) -> Iterator[str]:
         for place, pair, _ in _find(config, pattern):
             if len(pair) == 2 and all(type(value) is int for value in pair) and pair[0] > pair[1]:
                 yield f"{_at(place)} must be [first, last] with first <= last; got {pair}; swap the two."
+    if isinstance(config, dict) and config.get("offload") is True and config.get("device") == "cpu":
+        yield "offload is true, and device is cpu, where there is nothing to offload from; remove one of the two."
 
 
 def _concept_problems(config: Any) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from lethe.bases.devices import exact
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class LowRank:
 
 def apply(weight: Tensor, transform: Tensor, updates: Iterable[LowRank]) -> Tensor:
     """W `[out, d]` to W T + sum up down, computed in float64, returned in the dtype and on the device of `weight`."""
-    edited = weight.to(torch.float64) @ transform.to(weight.device, torch.float64)
+    edited = exact(weight)
+    edited = edited @ transform.to(edited)
     for update in updates:
         update.add_to(edited)
-    return edited.to(weight.dtype)
+    return edited.to(weight)

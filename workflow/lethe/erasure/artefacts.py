@@ -11,7 +11,7 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 
 from lethe.bases.pipeline import use_scheduler
-from lethe.bases.sampling import sample_rows
+from lethe.bases.sampling import SAMPLING, sample_rows
 from lethe.inputs.templates import fill
 
 
@@ -30,7 +30,7 @@ def draw_images(
     own = pipeline.scheduler
     use_scheduler(pipeline, settings["scheduler"])
     try:
-        drawn = sample_rows(pipeline, rows, **{key: settings[key] for key in ("steps", "guidance", "batch")})
+        drawn = sample_rows(pipeline, rows, **{key: settings[key] for key in SAMPLING if key in settings})
     finally:
         pipeline.scheduler = own
     return rows, drawn

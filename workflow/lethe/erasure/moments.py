@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lethe.bases.devices import CPU, exact
 from lethe.bases.prompts import aligned_positions
 from lethe.bases.text import TextEncoders, check_tokens, encode_prompts
 from lethe.files.tensors import read_tensors, write_tensors
@@ -54,7 +55,7 @@ def second_moment(batches: Iterable[Tensor], counts: Sequence[int] | None = None
     """
     total, tokens, seen = None, 0, 0
     for batch in batches:
-        rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
+        rows = exact(batch.reshape(-1, batch.shape[-1]))
         weighted, each = rows, len(rows) // max(1, len(batch))
         if counts is None:
             tokens += len(rows)
@@ -123,7 +124,9 @@ def moment_in_parts(
 
 
 def concept_moments(text: TextEncoders, phrase: str, anchor: str, templates: Sequence[str]) -> ConceptMoments:
-    """The moments of one concept over prompts made of `templates`. Source: MACE, arXiv 2403.06135, Eq. 1-2 and 6.
+    """The moments of one concept over prompts made of `templates`, on the CPU, where those of a file are too.
+
+    Source: MACE, arXiv 2403.06135, Eq. 1-2 and 6.
 
     Raises ValueError when a phrase does not fit into the window, or a base's tokenizers cut a prompt differently.
     """
@@ -133,7 +136,8 @@ def concept_moments(text: TextEncoders, phrase: str, anchor: str, templates: Seq
     with_phrase = torch.cat(list(encode_prompts(text, prompts)))
     with_anchor = torch.cat(list(encode_prompts(text, anchors)))
     places = [aligned_positions(text.tokenizer, template, phrase, anchor) for template in templates]
-    return aligned_moments(with_phrase, with_anchor, places)
+    moments = aligned_moments(with_phrase, with_anchor, places)
+    return ConceptMoments(*(matrix.to(CPU) for matrix in vars(moments).values()))
 
 
 def aligned_moments(
@@ -148,7 +152,7 @@ def aligned_moments(
     others = [[place for place in range(phrases.shape[1]) if place not in at] for at in aligned]
 
     def states(of: Tensor, chosen: Sequence[Sequence[int]]) -> Tensor:
-        return torch.cat([prompt[[*at]] for prompt, at in zip(of, chosen, strict=True)]).to(torch.float64)
+        return exact(torch.cat([prompt[[*at]] for prompt, at in zip(of, chosen, strict=True)]))
 
     f, g, rest = states(phrases, aligned), states(anchors, wanted), states(phrases, others)
     fusion = second_moment([phrases]).matrix

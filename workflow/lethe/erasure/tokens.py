@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lethe.bases.devices import exact
 from lethe.bases.text import TextEncoders, check_tokens, encode_prompts
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def states_at(text: TextEncoders, prompts: Sequence[str], places: Iterable[slice
     """The states `[n, d]`, float64, of each prompt at its places."""
     states = (state for batch in encode_prompts(text, prompts) for state in batch)
     for state, place in zip(states, places, strict=True):
-        yield state[place].to(torch.float64)
+        yield exact(state[place])
 
 
 def last_states(text: TextEncoders, prompts: Sequence[str]) -> Tensor:

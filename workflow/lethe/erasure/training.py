@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,16 @@ def train(
         optimiser.step()
         if checkpoint is not None and (step + 1) % every == 0 and step + 1 < budget.steps:
             run.save(checkpoint)
-    if not all(parameter.isfinite().all() for parameter in parameters):  # of the last step nobody computes the loss
+    if not _all_finite(parameters):  # of the last step nobody computes the loss
         raise FloatingPointError(f"{name}: what it trains is not finite after the last step; {mend(budget.steps)}")
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return run.curve
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers are, asked once of them all: each answer would wait for a GPU."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 @dataclass
@@ -128,13 +133,13 @@ class _Run:
         while True:
             self.generator.set_state(drawn)
             loss = loss_of_step(self.generator)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value}")
             self.optimiser.zero_grad(set_to_none=True)
             (loss * self.scale).backward()
             gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-            if all(gradient.isfinite().all() for gradient in gradients):
+            finite, value = _all_finite(gradients), loss.item()  # behind the backward pass, as a GPU is waited for here
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss is {value}")
+            if finite:
                 for gradient in gradients:
                     gradient.div_(self.scale)
                 self.curve.append(value)

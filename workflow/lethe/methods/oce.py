@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lethe.bases.base import Base
+from lethe.bases.devices import exact
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.layers import basis, chosen_projections
@@ -56,7 +57,7 @@ def erase(
     kept = held(len(away.mT), last_states(text, settings["preserve"]), reads["prior"], settings).to(away)
     turned = {}
     for name, weight in base.computing(layers).items():
-        found = turn(weight.to(away), away, to, kept, settings["erase_scale"])
+        found = turn(exact(weight), away, to, kept, settings["erase_scale"])
         turned[f"{name}.weight"] = found.to(weight)
     return WeightEdit(turned)
 

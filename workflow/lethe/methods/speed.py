@@ -23,6 +23,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from lethe.bases.base import Base
+from lethe.bases.devices import exact
 from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.low_rank import apply
@@ -63,7 +64,7 @@ def erase(
     for name, weight in base.computing(layers).items():
         if transform is None or by_layer:
             generator = torch.Generator().manual_seed(settings["seed"])  # anew, so that no layer depends on others
-            tokens = refined(weight.to(source), moved, retained, settings, generator) if by_layer else retained
+            tokens = refined(exact(weight), moved, retained, settings, generator) if by_layer else retained
             free = retaining(tokens, settings["tau"]) if len(tokens) else eye
             changed = changed or bool(free.any())
             try:

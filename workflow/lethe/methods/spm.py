@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lethe.bases.base import Base
 from lethe.bases.denoising import Conditions, conditions_of, denoised, predicted
+from lethe.bases.devices import exact
 from lethe.bases.pipeline import text_encoders
 from lethe.bases.schedulers import build_scheduler, config_of, training_schedule
 from lethe.bases.text import TextEncoders, encode_prompts
@@ -157,10 +158,11 @@ def adapted(
 
 def fused(weight: Tensor, adapters: LowRank, transport: str) -> Tensor:
     """A layer's weight `[out, in]` or `[out, in, 1, 1]` with its adapters added whole; in float64, rounded once."""
-    down, up = adapters.down.to(weight.device, torch.float64), adapters.up.to(weight.device, torch.float64)
+    before = exact(weight.detach())
+    down, up = adapters.down.to(before), adapters.up.to(before)
     if transport != "eq9":
         down, up = down.sum(0, keepdim=True), up.sum(1, keepdim=True)
-    return (weight.detach().double() + (up @ down).reshape(weight.shape)).to(weight.dtype).cpu()
+    return (before + (up @ down).reshape(weight.shape)).to(weight.dtype).cpu()
 
 
 def _as_rows_of(values: Tensor, x: Tensor) -> Tensor:
@@ -279,8 +281,8 @@ def anchor_shares(texts: Iterable[Tensor], concept: Tensor, power: float) -> Ten
     are 0 where every text is the concept.
     Source: arXiv 2312.16145, latent anchoring.
     """
-    like = concept.double().flatten(1)
-    cosines = [torch.cosine_similarity(batch.double().flatten(1), like).cpu() for batch in texts]
+    like = exact(concept).flatten(1)
+    cosines = [torch.cosine_similarity(exact(batch).flatten(1), like).cpu() for batch in texts]
     far = (1 - torch.cat(cosines).abs()).clamp(min=0)
     return torch.where(far > 1e-12, far**power, 0)
 
@@ -290,7 +292,7 @@ def random_states(concept: Tensor, count: int, generator: torch.Generator) -> Te
 
     Each is kept with probability 1 - cos to the concept's. Source: the published code of arXiv 2312.16145.
     """
-    like = concept.double().cpu()
+    like = exact(concept).cpu()
     found: list[Tensor] = []
     while len(found) < count:
         direction = torch.randn(like.shape, generator=generator, dtype=torch.float64)
@@ -312,7 +314,7 @@ def prompt_shares(text: TextEncoders, prompts: Sequence[str], adapters: Sequence
     own = list(dict.fromkeys(words for adapter in adapters for words in adapter["prompts"]))
     states = {}
     for part in (list(prompts), own):
-        batches = [batch.double().flatten(1).cpu() for batch in encode_prompts(text, part)]
+        batches = [exact(batch).flatten(1).cpu() for batch in encode_prompts(text, part)]
         states |= dict(zip(part, torch.cat(batches), strict=True))
     tokens = {words: _tokens(text, words) for words in states}
     found = torch.zeros(len(prompts), len(adapters), dtype=torch.float64)
@@ -358,6 +360,7 @@ def guide(
         prompts = [told["prompt"]] if isinstance(told["prompt"], str) else list(told["prompt"])
         shares = prompt_shares(text_encoders(pipeline), prompts, settings["adapters"])
         shares = shares.repeat_interleave(told["images"], dim=0)
+        shares = shares.to(pipeline._execution_device, pipeline.unet.dtype)  # once, and not for each layer of each step
 
         def gates(rows: int) -> Tensor:
             return shares.repeat(rows // len(shares), 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lethe.bases.base import Base
+from lethe.bases.devices import exact_device
 from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.factors import FactoredEdit
@@ -120,7 +121,7 @@ def preserved(text: TextEncoders, texts: Sequence[str], prior: Moment | None, co
     2023: every token, padding included, of the texts and of the empty prompt. 2025: the last token of each text.
     Raises ValueError as `solve` does.
     """
-    total = None if prior is None else prior.matrix.to(text.encoders[0].device)
+    total = None if prior is None else prior.matrix.to(exact_device(text.encoders[0].device))
     if convention == 2025:
         tokens = last_states(text, texts).split(1)
     else:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from lethe.bases.base import Base
+from lethe.bases.devices import exact
 from lethe.bases.text import TextEncoders, check_tokens
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
@@ -78,7 +79,7 @@ def erase(
     judge = load(settings["judge"], base.device)
     named = text_embeddings(judge, [fill(settings["judge"]["prompt"], word) for word in settings["attributes"]])
     targets = [targets_of(base.text, concept.name, settings) for concept in concepts]
-    before = {name: weight.to(torch.float64) for name, weight in base.computing(base.projections).items()}
+    before = {name: exact(weight) for name, weight in base.computing(base.projections).items()}
     weights, alphas, rounds = before, np.zeros((len(concepts), len(wanted))), []
     while True:
         edit = WeightEdit({f"{name}.weight": weight.to(base.dtype) for name, weight in weights.items()})

@@ -17,9 +17,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from lethe.files.whole import written_whole
 from lethe.jobs import without_places
@@ -28,12 +29,14 @@ from lethe.records.code import code_hash
 from lethe.records.fingerprints import sha256_of
 from lethe.records.records import checked_inputs, forget, what_made, write_records
 from lethe.steps.failures import explained
+from lethe.steps.gpus import take_gpu
 
 if TYPE_CHECKING:
     import torch
 
 TRACEBACKS = Path("logs") / "tracebacks"
 DEVICE = "LETHE_DEVICE"  # the variable that says where models run: a login node cannot resolve `auto`
+OFFLOAD = "LETHE_OFFLOAD"  # 1 where parts of a base wait on the CPU
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Job:
     hashes: dict[Path, str] = field(default_factory=dict)
     notes: list[tuple[int, str]] = field(default_factory=list)
     recorded: dict[str, object] = field(default_factory=dict)
+    gpu: IO[bytes] | None = None  # open while the job has a GPU to itself
 
     @property
     def step(self) -> str:
@@ -64,12 +68,20 @@ class Job:
         (path,) = self.reads[name]
         return path
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where models run."""
-        from lethe.bases.devices import pick_device
+        """Where models run: of several GPUs one that is free, which the job then has as long as it lives."""
+        from lethe.bases.devices import pick_device, repeat_results
 
-        return pick_device(os.environ.get(DEVICE, "auto"))
+        name, self.gpu = take_gpu(os.environ.get(DEVICE, "auto"))
+        device = pick_device(name)
+        repeat_results(device)
+        return device
+
+    @property
+    def offload(self) -> bool:
+        """Whether a base's parts wait on the CPU in jobs that only draw."""
+        return os.environ.get(OFFLOAD) == "1"
 
     @property
     def code(self) -> str:
@@ -137,6 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+        if job.gpu is not None:
+            job.gpu.close()
 
 
 def _use_threads(threads: int) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.bases.devices import CPU
 from lethe.bases.folder import base_folder
-from lethe.bases.pipeline import load_pipeline, load_text
+from lethe.bases.pipeline import load_pipeline, load_text, offload
 from lethe.bases.schedulers import OWN
 from lethe.records.fingerprints import KEPT, KeptHashes, fingerprint, text_fingerprint
 
@@ -18,9 +19,24 @@ if TYPE_CHECKING:
     from lethe.steps.job import Job
 
 
-def pipeline_of(job: Job, *, scheduler: str = OWN) -> DiffusionPipeline:
-    """The base's pipeline on the job's device, with its own scheduler or the one named."""
-    return load_pipeline(**_where(job.settings.base, job), scheduler=scheduler)
+def pipeline_of(job: Job, *, scheduler: str = OWN, draws: bool = False) -> DiffusionPipeline:
+    """The base's pipeline on the job's device, with its own scheduler or the one named.
+
+    Of a job that only `draws` it is on the CPU where the configuration says offload, until `offload_parts`.
+    """
+    where = _where(job.settings.base, job)
+    if draws and job.offload:
+        where["device"] = CPU
+    return load_pipeline(**where, scheduler=scheduler)
+
+
+def offload_parts(pipeline: DiffusionPipeline, job: Job) -> None:
+    """Where the configuration says offload, let a pipeline's parts wait on the CPU and run on the job's device.
+
+    Raises ValueError as `lethe.bases.pipeline.offload` does.
+    """
+    if job.offload:
+        offload(pipeline, job.device)
 
 
 def text_of(job: Job) -> TextEncoders:

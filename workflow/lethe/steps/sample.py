@@ -1,13 +1,13 @@
 """Sample one shard of a suite from a base, edited or as it is."""
 
 from lethe.bases.pipeline import text_encoders
-from lethe.bases.sampling import sample_rows
+from lethe.bases.sampling import SAMPLING, sample_rows
 from lethe.bases.text import count_cut
 from lethe.edits.edit import Edit
 from lethe.files.shards import write_shard
 from lethe.inputs.suites import shard_digests, shard_rows, suite_file, suite_rows
 from lethe.steps.job import Job
-from lethe.steps.loading import pipeline_of
+from lethe.steps.loading import offload_parts, pipeline_of
 
 LESS_MEMORY = "sampling.batch"
 
@@ -21,14 +21,13 @@ def run(job: Job) -> None:
     if settings.digest is not None and settings.digest not in known:
         raise ValueError(f"the rows of {settings.rows} changed while the workflow ran; run it again")
     rows = shard_rows(rows, settings.shard, sampling["shard_size"])
-    pipeline = pipeline_of(job, scheduler=sampling["scheduler"])
+    pipeline = pipeline_of(job, scheduler=sampling["scheduler"], draws=True)
     text = text_encoders(pipeline)
     windows = "/".join(str(tokenizer.model_max_length) for tokenizer in text.tokenizers)
     told = f"prompts of {suite_file(settings.rows)} are longer than the base's window of {windows} tokens"
     job.note(count_cut(text.tokenizers, list(rows["prompt"])), f"{{}} {told}: their ends were cut")
     for path in job.reads["edit"]:
         Edit.load(path).install(pipeline, base_fingerprint=settings.base["fingerprint"])
-    images = sample_rows(
-        pipeline, rows, steps=sampling["steps"], guidance=sampling["guidance"], batch=sampling["batch"]
-    )
+    offload_parts(pipeline, job)
+    images = sample_rows(pipeline, rows, **{key: sampling[key] for key in SAMPLING})
     write_shard(job.out["shard"], rows, images, settings.about)

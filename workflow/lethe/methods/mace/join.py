@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lethe.bases.devices import exact
 from lethe.edits.low_rank import LowRank, apply
 from lethe.erasure.closed_form import SingularError, fuse, refine
 from lethe.erasure.moments import ConceptMoments, Moment, total_moments
@@ -126,11 +127,11 @@ def erase(
     Computed in float64 and rounded once, to the dtype of `projections`. Raises ValueError as `join` does.
     """
     transform, concepts = join(projections, moments, loras, prior, settings)
-    erased = {name: apply(weight.to(torch.float64), transform, []) for name, weight in projections.items()}
+    erased = {name: apply(exact(weight), transform, []) for name, weight in projections.items()}
     for updates in concepts:
         for name, weight in erased.items():
             updates[name].add_to(weight)
-    return {name: weight.to(projections[name].dtype) for name, weight in erased.items()}
+    return {name: weight.to(projections[name]) for name, weight in erased.items()}
 
 
 @contextmanager
