@@ -40,7 +40,7 @@ from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
 from lethe.records.rerun_notes import renew_notes
 
-MODULE = workflow.modifier.is_module  # of somebody's workflow, which hands us its configuration
+MODULE = workflow.modifier.parent_modifier is not None  # of somebody's workflow, which hands us its configuration
 if not config:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
 if not MODULE and len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
