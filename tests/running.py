@@ -118,8 +118,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def planned(output: str) -> dict[str, int]:
-    """Jobs by rule from the table that a dry run prints."""
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE) if rule != "total"}
+    """Jobs by rule from the table that a dry run prints, or from the line with which a run begins."""
+    lines = re.findall(r"^\d+ jobs: (.+)$", output, re.MULTILINE)
+    counts = re.findall(r"(\w+) (\d+)", lines[0]) if lines else re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
+    return {rule: int(n) for rule, n in counts if rule != "total"}
 
 
 @contextmanager

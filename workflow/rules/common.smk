@@ -31,6 +31,7 @@ from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
 from lethe.config.schema import merged
+from lethe.frame.terminal import make_brief, warnings_in
 from lethe.jobs import Folder, Given, Shown
 from lethe.plan import Plan
 from lethe.plugins import manifest
@@ -41,6 +42,8 @@ from lethe.records.records import notes
 from lethe.records.rerun_notes import renew_notes
 
 MODULE = workflow.modifier.parent_modifier is not None  # of somebody's workflow, which hands us its configuration
+if not MODULE and workflow.is_main_process and not workflow.output_settings.verbose:
+    make_brief(logger, planned=workflow.output_settings.dryrun)
 if not config:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
 if not MODULE and len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
@@ -117,7 +120,7 @@ PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 # What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
-MESSAGE = "{rule} ({log})"
+MESSAGE = "{params.doing}: {log}"
 COMMAND = "{params.command} --threads {threads} 2> {log:q}"
 ENVIRONMENT = workflow.source_path("../../envs/lethe.yaml")
 
@@ -177,11 +180,16 @@ class Untracked:
 
 
 def told(rule):
-    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun.
+    """The parameters of a rule: its command, what to say of it, and how its files are made, which alone decides on a
+    rerun.
 
     Where the report holds a file of the rule, also what its caption says, which is read when that is written.
     """
-    found = dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    found = dict(
+        command=of(rule, lambda job: Untracked(job.command)),
+        doing=of(rule, lambda job: Untracked(job.doing)),
+        made_by=of(rule, lambda job: job.digest),
+    )
     if any(isinstance(written, Shown) for written in rule.step.writes.values()):
         found["about"] = of(rule, About)
     return found
@@ -299,6 +307,13 @@ def results():
     """The tables and pictures that a run makes, and the samples that no table reads."""
     jobs = (*PLAN.tables, *PLAN.figures, *PLAN.samples)
     return [path for job in jobs for path in job.outputs.values()]
+
+
+def print_warnings():
+    """What jobs of this run that ended well warned of, in their logs."""
+    ended = (job for job in workflow.dag.needrun_jobs(exclude_finished=False) if workflow.dag.finished(job))
+    if said := warnings_in(Path(log) for job in ended for log in job.log):
+        print("\nWarnings of jobs that succeeded:", *(f"  {sentence}" for sentence in said), sep="\n")
 
 
 def print_results():

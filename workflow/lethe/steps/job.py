@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.files.whole import written_whole
+from lethe.frame.bars import BarsAsLines
 from lethe.jobs import without_places
 from lethe.messages import plain
 from lethe.records.code import code_hash
@@ -104,12 +105,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     Inputs that differ from their records and every exception end the process with exit code 1 and one sentence as the
     last line of the log, which goes to standard error (`lethe.steps.failures`); so does SIGTERM, by which SLURM
-    announces that it will kill the job: nothing half-written stays.
+    announces that it will kill the job: nothing half-written stays. Bars of progress are lines in the log.
     """
     job, made_by = _job(arguments)
     before = signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
     )
+    stream = sys.stderr
+    if not stream.isatty():
+        sys.stderr = BarsAsLines(stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     made, less = list(job.out.values()), None
     try:
@@ -137,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.stderr = stream
 
 
 def _use_threads(threads: int) -> None:
