@@ -17,7 +17,7 @@ from unittest import mock
 
 import psutil
 
-from forked_steps import FORKED
+from lethe.frame.start import WARM
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,22 +38,18 @@ def started(
     rules: Path = ROOT / "Snakefile",
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen:
-    """The same, still running; with the variables of `forked_steps`, a fork as well."""
+    """The same, still running; with the variables of the fixture `forked`, a fork as well."""
     # A SLURM that is installed but does not run would hold up each start by seconds: its plugin asks `scontrol`.
     own = {"SLURM_CONF": os.devnull, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     variables = os.environ | own | dict(environment or {})
-    command = [
-        variables.get(FORKED, sys.executable),
-        "-m",
-        "snakemake",
-        "-s",
-        str(rules),
-        "-d",
-        str(folder),
-        *arguments,
-    ]
+    variables.pop("PYTEST_CURRENT_TEST", None)  # with which no two processes would be alike
+    program = [str(ROOT / "tests/forked.py")] if variables.get(WARM, "0") != "0" else ["-m", "snakemake"]
+    if program[0] != "-m":
+        variables["PYTHONPATH"] = str(ROOT / "workflow")
+    own_file = []
     if "--configfile" not in arguments and (file := folder / "config" / "config.yaml").is_file():
-        command[5:5] = ["--configfile", str(file.absolute())]
+        own_file = ["--configfile", str(file.absolute())]
+    command = [sys.executable, *program, *own_file, "-s", str(rules), "-d", str(folder), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
 
 

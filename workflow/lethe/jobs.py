@@ -130,7 +130,7 @@ class Job:
     def command(self) -> str:
         """The command that makes the outputs, but for its threads and its log."""
         settings = {**self.told.settings, **self.told.aside, "made_by": self.digest}
-        words = ["python", "-m", "lethe.steps.job", *self.modules, "--settings", encode_argument(settings)]
+        words = ["python", "-m", "lethe.frame.start", *self.modules, "--settings", encode_argument(settings)]
         for option, files in (("--read", self.reads), ("--out", {n: [p] for n, p in self.outputs.items()})):
             for name, paths in files.items():
                 words += [option, name, *(getattr(path, "path", path) for path in paths)]

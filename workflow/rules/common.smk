@@ -31,6 +31,7 @@ from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
 from lethe.config.schema import merged
+from lethe.frame.start import WARM
 from lethe.frame.terminal import make_brief, warnings_in
 from lethe.jobs import Folder, Given, Shown
 from lethe.plan import Plan
@@ -67,11 +68,19 @@ except ValueError as error:
 if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     raise WorkflowError("--sdm conda wants a clone, since its environments lack the library; or take --sdm apptainer")
 
+
 # The device stands in no command, as what it made elsewhere counts as current.
-variables = dict(LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1")
-if LIBRARY:
-    variables["PYTHONPATH"] = str(LIBRARY)
-shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
+def tell_jobs(*, warm):
+    """Give every command its variables. Warm jobs share a process that has imported what they need, until this ends."""
+    owner = os.environ.get(WARM, str(os.getpid())) if warm and config["warm"] else "0"
+    variables = dict(LETHE_DEVICE=config["device"], HF_HUB_DISABLE_TELEMETRY="1") | {WARM: owner}
+    if LIBRARY:
+        variables["PYTHONPATH"] = str(LIBRARY)
+    shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
+
+
+# Of a run here, onstart decides; a submission to a cluster is a Snakemake of its own, with a group of jobs or with one.
+tell_jobs(warm=MODULE or not workflow.is_main_process and len(workflow.dag_settings.target_jobs) > 1)
 
 
 wildcard_constraints:
@@ -274,6 +283,13 @@ def look_back():
             "rerun-triggers leaves out params or mtime, so files made with other settings count as current; "
             "take it out of your profile or command, or run with --forceall"
         )
+
+
+def start_warm():
+    """Let jobs that run here start warm, where they are not so few that a process for that would cost more."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.log and (job.is_local or workflow.local_exec)]
+    contained = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method  # each job apart
+    tell_jobs(warm=(len(jobs) > 2 or WARM in os.environ) and not contained)
 
 
 def check_python():

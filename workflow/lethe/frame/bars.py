@@ -34,7 +34,7 @@ class BarsAsLines:
         if text.startswith("\r"):
             drawn = text.rpartition("\r")[2].rstrip()
             if drawn.partition(":")[0] != self.bar.partition(":")[0]:
-                self.began = self.clock()
+                self.began = self.written = self.clock()
             self.bar = drawn
             if drawn and self.clock() - self.written >= self.every:
                 self._write_bar()

@@ -1,6 +1,6 @@
 """The frame of every job: its arguments, its log, the check of its inputs, its records, how it fails.
 
-    python -m lethe.steps.job STEP [PLUGIN ...] --settings JSON [--threads N] [--read NAME PATH ...] [--out NAME PATH]
+    python -m lethe.frame.start STEP [PLUGIN ...] --settings JSON [--threads N] [--read NAME PATH ...] [--out NAME PATH]
 
 STEP is a module whose `run(job)` makes the outputs; PLUGINs are modules that it loads by name. What stands here, in the
 records and in messages shapes no result: `lethe.records.code` leaves it out of the digest of a step's code.
@@ -108,9 +108,12 @@ def main(arguments: list[str] | None = None) -> None:
     announces that it will kill the job: nothing half-written stays. Bars of progress are lines in the log.
     """
     job, made_by = _job(arguments)
-    before = signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
-    )
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come to this process and to all of its group
+        sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
+
+    before = signal.signal(signal.SIGTERM, stop)
     stream = sys.stderr
     if not stream.isatty():
         sys.stderr = BarsAsLines(stream)
