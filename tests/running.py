@@ -94,6 +94,17 @@ def process_of(folder: Path, step: str) -> psutil.Process:
     raise AssertionError(f"{step} did not start in {folder} within two minutes")
 
 
+def warm_process_of(folder: Path, step: str) -> psutil.Process:
+    """The process of a step that started warm in a working directory, as soon as there is one."""
+    for _ in range(6000):
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.Error):
+                if process.info["name"] == f"lethe {step}" and process.cwd() == str(folder.resolve()):
+                    return process
+        time.sleep(0.02)
+    raise AssertionError(f"{step} did not start in {folder} within two minutes")
+
+
 @contextmanager
 def emptied_of_processes(folder: Path) -> Iterator[Path]:
     """The folder; whatever still runs in it when the block ends, as after a failed test, is killed."""

@@ -87,6 +87,7 @@ class Toys:
             "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
         )
         self.owner = subprocess.Popen(["sleep", "600"])
+        self.started: list[subprocess.Popen] = []
         paths = os.pathsep.join([str(ROOT / "workflow"), str(folder)])
         kept = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
         self.variables = kept | {"OWNER": str(self.owner.pid), "MODULES": modules, "PYTHONPATH": paths}
@@ -96,7 +97,8 @@ class Toys:
         command = ["-m", "toy"] if plain else ["-c", CLIENT]
         streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE)
         chosen = dict(env=self.variables, cwd=self.folder, text=True) | streams | more
-        return subprocess.Popen([sys.executable, *command, *words], **chosen)
+        self.started.append(subprocess.Popen([sys.executable, *command, *words], **chosen))
+        return self.started[-1]
 
     def run(self, *words: str, given: str = "", **more: object) -> tuple[int, str, str]:
         with self.start(*words, **more) as toy:
@@ -136,6 +138,8 @@ def until(found: Callable[[], object], seconds: float = 60) -> object:
 def toys(tmp_path: Path) -> Iterator[Toys]:
     made = Toys(tmp_path)
     yield made
+    for toy in made.started:
+        toy.kill()  # after a test that failed
     made.end()
 
 
