@@ -130,7 +130,7 @@ PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
 MESSAGE = "{params.doing}: {log}"
-COMMAND = "{params.command} --threads {threads} 2> {log:q}"
+COMMAND = "exec {params.command} --threads {threads} 2> {log:q}"
 ENVIRONMENT = workflow.source_path("../../envs/lethe.yaml")
 
 
