@@ -32,7 +32,7 @@ from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
 from lethe.methods.mace.join import MaceSettings, erase, preserved
 from lethe.methods.mace.loras import concept_lora
-from lethe.tables.protocols import h_o
+from lethe.tables.protocols import h_c, h_o
 
 Pictures = tuple[list[np.ndarray], list[np.ndarray]]  # images of a concept, and where it is in them
 Settings = Mapping[str, Any]  # of MACE, as in the configuration
@@ -46,10 +46,16 @@ class Emoji:
         chosen = self.config["tasks"][task]
         self.evaluation = self.config["evaluations"][chosen["evaluation"]]
         self.classes = class_names(**self.evaluation["classes"])
+        kept = self.config["suites"][self.evaluation["kept"]]
+        self.kept = class_names(kept["table"], kept["column"])
         self.pipeline = api.load(self.config["bases"][chosen["base"]]["model"], device="cpu")
         self.base = Base.of_pipeline(self.pipeline)
-        named = {concept.name: concept for concept in read_concepts(Path(self.config["concepts"]))}
-        self.concepts = [named[name] for name in sorted(chosen["concepts"])]
+        known, names = read_concepts(Path(self.config["concepts"])), chosen["concepts"]
+        if isinstance(names, Mapping):
+            names = [concept.name for concept in known[: names["first"]]]
+        self.concepts = sorted(
+            (concept for concept in known if concept.name in names), key=lambda concept: concept.name
+        )
 
     @cached_property
     def settings(self) -> Settings:
@@ -112,11 +118,14 @@ class Emoji:
     def scores(
         self, edit: WeightEdit | None, concepts: Sequence[Concept], *, seeds: range, kept_seeds: range
     ) -> dict[str, float]:
-        """Acc_e, Acc_g, Acc_s and H_o in percent of an edit (of the base as it is if None), with their n."""
+        """Acc_e, Acc_g, Acc_s and H_o in percent of an edit (of the base as it is if None), with their n.
+
+        Of concepts without synonyms, H_c in place of Acc_g and H_o.
+        """
         erased = [concept.name for concept in concepts]
         rows = [("acc_e", name, name, seed) for name in erased for seed in seeds]
         rows += [("acc_g", c.name, word, seed) for c in concepts for word in c.synonyms for seed in seeds]
-        rows += [("acc_s", name, name, seed) for name in self.classes if name not in erased for seed in kept_seeds]
+        rows += [("acc_s", name, name, seed) for name in self.kept if name not in erased for seed in kept_seeds]
         table = pd.DataFrame(rows, columns=["number", "type", "word", "seed"])
         prompt = self.evaluation["class_prompt"]
         drawing = {key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance", "batch")}
@@ -131,6 +140,9 @@ class Emoji:
         table["right"] = np.array(api.recognised(images, self.classes, prompt=prompt, **judge)) == table["type"]
         found = table.groupby("number", sort=False)["right"].agg(["mean", "size"])
         shares = found["mean"].to_dict()
-        shares["h_o"] = h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
+        if "acc_g" in shares:
+            shares["h_o"] = h_o(shares["acc_e"], shares["acc_s"], shares["acc_g"])
+        else:
+            shares["h_c"] = h_c(shares["acc_e"], shares["acc_s"])
         counts = {f"n_{name}": int(n) for name, n in found["size"].items()}
         return {name: round(100 * share, 2) for name, share in shares.items()} | counts

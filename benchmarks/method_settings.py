@@ -1,4 +1,4 @@
-"""Sweep the settings of a method on the emoji world: Acc_e, Acc_g, Acc_s and H_o of every combination, in one process.
+"""Sweep the settings of a method on the emoji world: Acc_e, Acc_g, Acc_s and H_o (H_c of people) of every combination.
 
     python benchmarks/method_settings.py speed --vary tau=0.01,0.1 --vary ridge=0.1,1
 

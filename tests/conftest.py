@@ -303,6 +303,7 @@ def project(tmp_path_factory, sd_folder, clip_folder, clipseg_folder) -> Path:
     rows.to_csv(folder / "captions.csv", index=False)
     rows.to_csv(folder / "reference.csv", index=False)
     config["priors"] = {"captions": {"file": "captions.csv", "column": "prompt"}}
+    del config["methods"]["mace"]["domain_prior"]
     config["suites"] = {
         "synonyms": {
             "table": "config/concepts.tsv",

@@ -397,7 +397,7 @@ def test_a_planned_job_trains_on_images_of_the_concept(
 def test_it_erases_from_the_emoji_model() -> None:
     """Four pictures of a ship, all of which the judge takes for one before."""
     pipeline = lethe.load(WORLD / "pipeline", device="cpu")
-    options = dict(images={"count": 4, "steps": 12, "guidance": 4.0}, use_pooler=False, learning_rate=1e-4)
+    options = dict(images={"count": 4, "steps": 12, "guidance": 4.0}, use_pooler=False, steps=70, learning_rate=2e-4)
     edit = lethe.erase(pipeline, {"ship": "ground"}, "fmn", textual_inversion=False, **options)
 
     assert ships(pipeline) == 4

@@ -148,17 +148,19 @@ def test_coco_is_fetched_checked_and_encoded(finished: Path, archive: bytes) -> 
         "captions_val2014.json",
         "source.json",
     ]
+    text = json.loads((ROOT / "resources/emoji/pipeline/text_encoder/config.json").read_text())
+    window = text["max_position_embeddings"]
     source = json.loads((finished / "results/coco/source.json").read_text())
     assert source["sha256"] == hashlib.sha256(archive).hexdigest()
     with safe_open(prior_of(finished, "coco"), "pt") as file:
         record = json.loads(file.metadata()["lethe"])
         assert file.get_tensor("moment").dtype.itemsize == 8
-    assert (record["texts"], record["distinct_texts"], record["tokens"]) == (4, 3, 4 * 24)
+    assert (record["texts"], record["distinct_texts"], record["tokens"]) == (4, 3, 4 * window)
     assert record["inputs"]["sources"] == [
         hashlib.sha256((finished / "results/coco" / f"captions_{split}2014.json").read_bytes()).hexdigest()
         for split in ("train", "val")
     ]
-    assert load_moment(prior_of(finished, "names")).tokens == 4 * 24
+    assert load_moment(prior_of(finished, "names")).tokens == 4 * window
     assert not list((finished / "results/priors").glob("*/*.parts"))
 
 
