@@ -41,9 +41,9 @@ from emoji_world.captions import tokenizer_corpus
 from emoji_world.models import build_scheduler, train_tokenizer
 from emoji_world.plan import WORLD
 from emoji_world.world import World, read_world
-from forked_steps import forked_steps
 from lethe.bases.pipeline import load_pipeline
 from lethe.bases.text import TextEncoders
+from lethe.frame.start import WARM
 from lethe.methods.mace.training import LoraSettings
 from running import ROOT, snakemake
 
@@ -337,10 +337,9 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Variables with which snakemake runs steps as forks of a process that has imported what they need."""
-    with forked_steps(tmp_path_factory.mktemp("python")) as variables:
-        yield variables
+def forked() -> dict[str, str]:
+    """Variables with which runs share the processes that jobs, and Snakemake, are forked from, until the tests end."""
+    return {WARM: str(os.getpid())}
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from unittest import mock
 
 import psutil
 
-from forked_steps import FORKED
+from lethe.frame.start import WARM
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,22 +38,18 @@ def started(
     rules: Path = ROOT / "Snakefile",
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen:
-    """The same, still running; with the variables of `forked_steps`, a fork as well."""
+    """The same, still running; with the variables of the fixture `forked`, a fork as well."""
     # A SLURM that is installed but does not run would hold up each start by seconds: its plugin asks `scontrol`.
     own = {"SLURM_CONF": os.devnull, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     variables = os.environ | own | dict(environment or {})
-    command = [
-        variables.get(FORKED, sys.executable),
-        "-m",
-        "snakemake",
-        "-s",
-        str(rules),
-        "-d",
-        str(folder),
-        *arguments,
-    ]
+    variables.pop("PYTEST_CURRENT_TEST", None)  # with which no two processes would be alike
+    program = [str(ROOT / "tests/forked.py")] if variables.get(WARM, "0") != "0" else ["-m", "snakemake"]
+    if program[0] != "-m":
+        variables["PYTHONPATH"] = str(ROOT / "workflow")
+    own_file = []
     if "--configfile" not in arguments and (file := folder / "config" / "config.yaml").is_file():
-        command[5:5] = ["--configfile", str(file.absolute())]
+        own_file = ["--configfile", str(file.absolute())]
+    command = [sys.executable, *program, *own_file, "-s", str(rules), "-d", str(folder), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, cwd=ROOT)
 
 
@@ -98,6 +94,17 @@ def process_of(folder: Path, step: str) -> psutil.Process:
     raise AssertionError(f"{step} did not start in {folder} within two minutes")
 
 
+def warm_process_of(folder: Path, step: str) -> psutil.Process:
+    """The process of a step that started warm in a working directory, as soon as there is one."""
+    for _ in range(6000):
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.Error):
+                if process.info["name"] == f"lethe {step}" and process.cwd() == str(folder.resolve()):
+                    return process
+        time.sleep(0.02)
+    raise AssertionError(f"{step} did not start in {folder} within two minutes")
+
+
 @contextmanager
 def emptied_of_processes(folder: Path) -> Iterator[Path]:
     """The folder; whatever still runs in it when the block ends, as after a failed test, is killed."""
@@ -118,8 +125,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def planned(output: str) -> dict[str, int]:
-    """Jobs by rule from the table that a dry run prints."""
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE) if rule != "total"}
+    """Jobs by rule from the table that a dry run prints, or from the line with which a run begins."""
+    lines = re.findall(r"^\d+ jobs: (.+)$", output, re.MULTILINE)
+    counts = re.findall(r"(\w+) (\d+)", lines[0]) if lines else re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
+    return {rule: int(n) for rule, n in counts if rule != "total"}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ STEPS = sorted(
     if path.stem not in ("__init__", "job", "failures")
 )
 
-FRAME = ("lethe/steps/job", "lethe/steps/failures", "lethe/jobs", "lethe/records/", "lethe/messages")
+FRAME = ("lethe/steps/job", "lethe/steps/failures", "lethe/frame/", "lethe/jobs", "lethe/records/", "lethe/messages")
 
 
 def names(module: str) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from pathlib import Path
@@ -78,17 +77,14 @@ def test_the_report_holds_every_result(finished: Path) -> None:
     assert "n = 8 images on a sheet" in report
 
 
-def test_slurm_gives_the_same_bytes(
-    finished: Path, slurm: dict[str, str], forked: dict[str, str], tmp_path: Path
-) -> None:
+def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_path: Path) -> None:
     """Jobs of every rule of the default run; what they would do twice, for the base or a third concept, is copied."""
-    environment = slurm | {"PATH": f"{forked['PATH'].split(os.pathsep)[0]}{os.pathsep}{slurm['PATH']}"}
     folder, rules = in_default_folder(tmp_path), {path.name for path in (finished / "logs").iterdir()}
     for name in ("samples/original", "measures/original", "concepts/ship"):
         for part in (f"results/emoji/{name}", f"results/provenance/emoji/{name}"):
             shutil.copytree(finished / part, folder / part)
     before = len(submitted(slurm))
-    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=environment)
+    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=slurm)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {path.name for path in (folder / "logs").iterdir()} - {"slurm"} == rules
     here, there = contents(finished), contents(folder)

@@ -14,7 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from running import contents, emptied_of_processes, ended, planned, process_of, snakemake, started
+from running import (
+    contents,
+    emptied_of_processes,
+    ended,
+    planned,
+    process_of,
+    snakemake,
+    started,
+    warm_process_of,
+)
 
 PICTURE = "results/sd/edits/objects/mace/losses.png"
 IN_MODIFY = 2  # of inotify: a file in the folder was written to
@@ -90,6 +99,30 @@ def test_snakemake_is_killed_and_its_step_lives_on(finished: Path, copy: Path, f
     again = snakemake(copy, "--cores", "1", PICTURE, environment=forked)
     assert again.returncode == 0, again.stderr
     assert planned(again.stdout + again.stderr) == {"losses": 1}  # nobody has seen how it was made
+    assert contents(copy) == contents(finished)
+
+
+@pytest.mark.parametrize("killed", ["lethe warm", "lethe attendant", "lethe measure", "snakemake"])
+def test_a_kill_in_a_warm_run_costs_time_alone(finished: Path, copy: Path, forked: dict[str, str], killed: str) -> None:
+    """Of the process that jobs start from, of a job's attendant, of a job, of Snakemake."""
+    shutil.rmtree(copy / "results/sd/measures/objects")
+    target = "results/tables/objects.csv"
+    run = started(copy, "--cores", "2", target, environment=forked)
+    job = warm_process_of(copy, "measure")
+    job.suspend()
+    if killed == "snakemake":
+        run.kill()
+    else:
+        (victim,) = [process for process in (job, *job.parents()[:2]) if process.name() == killed]
+        victim.kill()
+    if killed in ("lethe warm", "snakemake"):
+        job.resume()
+    told = ended(run)
+    assert told.returncode == {"lethe warm": 0, "snakemake": -9}.get(killed, 1), told.stderr
+    if killed == "snakemake":
+        assert snakemake(copy, "--unlock", environment=forked).returncode == 0
+    again = snakemake(copy, "--cores", "2", target, environment=forked)
+    assert again.returncode == 0, again.stderr
     assert contents(copy) == contents(finished)
 
 

@@ -156,6 +156,14 @@ def parser_of(*, measures: bool) -> argparse.ArgumentParser:
     )
     costs.set_defaults(run=_costs)
 
+    status = commands.add_parser(
+        "status",
+        help="say how far a run is",
+        description="Say what of a run is done, what is running, how fast and how long still, and what failed and why.",
+    )
+    status.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where snakemake runs")
+    status.set_defaults(run=_status)
+
     verify = commands.add_parser(
         "verify",
         parents=[folder],
@@ -326,6 +334,13 @@ def _expected_costs(args: argparse.Namespace) -> None:
     for line in lines(
         planned_steps(plan.jobs, plan.images_of), seen(args.results), args.results, images_per_second=rate
     ):
+        print(plain(line))
+
+
+def _status(args: argparse.Namespace) -> None:
+    from lethe.frame.status import status
+
+    for line in status(args.folder):
         print(plain(line))
 
 

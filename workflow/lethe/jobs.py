@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lethe.messages import plain
 from lethe.records.code import code_hash
 
 PLACES = ("model", "revision", "variant")  # where a model is; what it is stands beside them as its fingerprint
@@ -77,13 +78,15 @@ class Told:
 
     settings: all that shapes its outputs.  reads: files by the name under which the step knows them; each is a `Given`,
     a `Made`, a `Job` with one output, a list of those, or None for none.  aside: settings that say where or how to look
-    and decide nothing.  plugins: modules that the step loads by name.
+    and decide nothing.  plugins: modules that the step loads by name.  doing: what it does, for a person, such as "LoRA
+    of ship, 50 steps"; its step and last wildcard where that says enough.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     reads: Mapping[str, Any] = field(default_factory=dict)
     aside: Mapping[str, Any] = field(default_factory=dict)
     plugins: Sequence[str] = ()
+    doing: str = ""
 
 
 class Job:
@@ -92,6 +95,7 @@ class Job:
     def __init__(self, step: Step, names: Sequence[str], told: Told) -> None:
         self.step, self.told = step, told
         wildcards = dict(zip(step.wildcards, names, strict=True))
+        self.names = names
         self.outputs = {name: pattern.format(**wildcards) for name, pattern in step.patterns.items()}
         self.reads = {name: list(_files(value)) for name, value in told.reads.items()}
 
@@ -102,6 +106,11 @@ class Job:
     def modules(self) -> list[str]:
         """The modules whose code, with all that they import, makes the outputs."""
         return [self.step.module, *self.told.plugins]
+
+    @property
+    def doing(self) -> str:
+        """What it does, for a person, in a few words."""
+        return plain(self.told.doing) or " of ".join([self.step.name.replace("_", " "), *self.names[-1:]])
 
     @cached_property
     def digest(self) -> str:
@@ -121,7 +130,7 @@ class Job:
     def command(self) -> str:
         """The command that makes the outputs, but for its threads and its log."""
         settings = {**self.told.settings, **self.told.aside, "made_by": self.digest}
-        words = ["python", "-m", "lethe.steps.job", *self.modules, "--settings", encode_argument(settings)]
+        words = ["python", "-m", "lethe.frame.start", *self.modules, "--settings", encode_argument(settings)]
         for option, files in (("--read", self.reads), ("--out", {n: [p] for n, p in self.outputs.items()})):
             for name, paths in files.items():
                 words += [option, name, *(getattr(path, "path", path) for path in paths)]

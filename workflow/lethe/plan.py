@@ -169,19 +169,20 @@ class Plan:
 
     def drawn(self, base: str, phrase: str, images: Mapping[str, Any], **reads: Given) -> Told:
         """Training images of a phrase."""
-        return Told(self.numeric(base) | dict(concept=phrase, seed=self.config["seed"], images=images), reads)
+        settings = self.numeric(base) | dict(concept=phrase, seed=self.config["seed"], images=images)
+        return Told(settings, reads, doing=f"{images['count']} images of {phrase}")
 
     @step(masks="results/{base}/concepts/{concept}/masks.zip")
     def masks(self, base: str, concept: str) -> Told:
         settings = dict(concept=self.concepts[concept].name, masks=self.segmentation(concept))
-        return Told(settings, dict(images=self.images(base, concept)))
+        return Told(settings, dict(images=self.images(base, concept)), doing=f"masks of {settings['concept']}")
 
     @step(moments="results/{base}/concepts/{concept}/moments.safetensors")
     def moments(self, base: str, concept: str) -> Told:
         of = self.concepts[concept]
         settings = dict(text=self.text_settings(self.text_of(base)), precision=self.config["precision"])
         settings |= dict(concept=of.name, anchor=of.anchor, templates_used=self.config["templates"]["used"])
-        return Told(settings, dict(templates=self.used_templates(of.kind)))
+        return Told(settings, dict(templates=self.used_templates(of.kind)), doing=f"moments of {of.name}")
 
     @step(
         train=f"{COCO}captions_train2014.json",
@@ -189,11 +190,11 @@ class Plan:
         record=f"{COCO}source.json",
     )
     def coco_annotations(self) -> Told:
-        return Told(self.config["downloads"]["coco_annotations"])
+        return Told(self.config["downloads"]["coco_annotations"], doing="download of COCO's captions")
 
     @step(prompts=I2P, record="results/i2p/source.json")
     def i2p(self) -> Told:
-        return Told(self.config["downloads"]["i2p"])
+        return Told(self.config["downloads"]["i2p"], doing="download of I2P's prompts")
 
     @cached_property
     def fetched(self) -> dict[str, Made]:
@@ -256,7 +257,8 @@ class Plan:
         told, aside = self.told_of_method(base, self.method(task, method), f"methods.{method}")
         concepts = [self.erased(slug) for slug in self.task_slugs(task)]
         reads, plugins = self.reads(base, task, method), [self.methods(task)[method].module]
-        return Told(told | dict(task=task, concepts=concepts), reads, aside | dict(name=method), plugins)
+        doing = f"edit {task}/{method}, {len(concepts)} concepts"
+        return Told(told | dict(task=task, concepts=concepts), reads, aside | dict(name=method), plugins, doing)
 
     def told_of_method(self, base: str, settings: Mapping[str, Any], at: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a job is told of a method's settings at a key of the configuration; what beside it decides nothing."""
@@ -294,8 +296,8 @@ class Plan:
         chosen = self.recipes[recipe]
         said = manifest("methods", chosen["kind"])
         told, aside = self.told_of_method(base, chosen, f"methods.{said.name}")
-        reads = self.named_texts(base, chosen, said)
-        return Told(told | dict(concept=self.erased(concept)), reads, aside, [said.module])
+        reads, of = self.named_texts(base, chosen, said), self.erased(concept)
+        return Told(told | dict(concept=of), reads, aside, [said.module], f"adapter of {of['name']} for {said.name}")
 
     def adapters(self, base: str, task: str, name: str) -> list[Job]:
         """A method's adapters of a task's concepts, which all tasks share."""
@@ -327,7 +329,7 @@ class Plan:
             moments=moments,
             **self.priors(base, chosen, manifest("methods", "mace")),
         )
-        return Told(settings, reads)
+        return Told(settings, reads, doing=f"LoRA of {of.name}, {chosen['lora']['steps']} steps")
 
     @step(
         lora="results/{base}/concepts/{concept}/loras/{recipe}/pytorch_lora_weights.safetensors",
@@ -356,7 +358,8 @@ class Plan:
 
     @step(figure=Shown("results/{base}/edits/{task}/{method}/losses.png", "Training", "losses"))
     def losses(self, base: str, task: str, method: str) -> Told:
-        return Told(dict(concepts=self.task_names(task)), dict(curves=self.curves(base, task, method)))
+        curves = self.curves(base, task, method)
+        return Told(dict(concepts=self.task_names(task)), dict(curves=curves), doing=f"losses of {task}/{method}")
 
     @step(sheets=Shown(Folder("results/{base}/edits/{task}/masks"), "Training", "masks", each="{concept}.png"))
     def mask_sheets(self, base: str, task: str) -> Told:
@@ -433,7 +436,8 @@ class Plan:
             said = self.methods(task)[name]
             plugins = [said.module] if said.more.get("form") == "guidance" else []
         aside = dict(rows=rows, types=where.types, shard=where.number)
-        return Told(settings | dict(about=about), dict(source=source, edit=made), aside, plugins)
+        doing = f"{where.rows} images from {edit} ({suite})"
+        return Told(settings | dict(about=about), dict(source=source, edit=made), aside, plugins, doing)
 
     # Measures
 
@@ -457,22 +461,24 @@ class Plan:
         return {key: settings[key] for key, rule in rules.items() if "file" in rule and settings[key] is not None}
 
     def measuring(
-        self, name: str, reads: Mapping[str, Any], aside: Mapping[str, Any] | None = None, **more: Any
+        self, name: str, what: str, reads: Mapping[str, Any], aside: Mapping[str, Any] | None = None, **more: Any
     ) -> Told:
-        """A job that measures something."""
+        """A job that measures something, in words `what`."""
         module = manifest("measures", self.config["measures"][name]["kind"]).module
         where = dict(files=self.measure_files(name))
-        return Told(self.measure_settings(name) | more, reads, where | dict(aside or {}), plugins=[module])
+        return Told(self.measure_settings(name) | more, reads, where | dict(aside or {}), [module], f"{name} of {what}")
 
     @step(measure="results/{base}/measures/{edit}/{suite}/{shard}.{measure}.parquet")
     def measure(self, base: str, edit: str, suite: str, shard: str, measure: str) -> Told:
-        return self.measuring(measure, dict(shard=self.sample(base, edit, suite, shard)))
+        return self.measuring(
+            measure, f"images from {edit} ({suite})", dict(shard=self.sample(base, edit, suite, shard))
+        )
 
     @step("lethe.steps.measure", measure="results/references/{reference}.{measure}.parquet")
     def reference(self, reference: str, measure: str) -> Told:
         """Real images, by the name that `reference_name` gives them."""
         path = next(path for path in self.references() if reference_name(path) == reference)
-        return self.measuring(measure, dict(images=self.given(path)), reference=reference)
+        return self.measuring(measure, f"the real {called(path)}", dict(images=self.given(path)), reference=reference)
 
     @step(texts="results/evaluations/{evaluation}/{texts}.{measure}.parquet")
     def texts(self, evaluation: str, texts: str, measure: str) -> Told:
@@ -481,7 +487,8 @@ class Plan:
         table = Given(chosen[texts]["table"], self.inputs.classes[evaluation])
         about = dict(evaluation=evaluation, texts=texts)
         aside = dict(column=chosen[texts]["column"])
-        return self.measuring(measure, dict(table=table), aside, prompt=chosen["class_prompt"], **about)
+        what = f"the {texts} of {evaluation}"
+        return self.measuring(measure, what, dict(table=table), aside, prompt=chosen["class_prompt"], **about)
 
     def references(self) -> list[str]:
         """Every set of real images that an evaluation compares with."""

@@ -31,6 +31,8 @@ from lethe.config.cluster import refusal
 from lethe.config.planning import check_plan, read_inputs, remarks
 from lethe.config.resolve import read_overrides
 from lethe.config.schema import merged
+from lethe.frame.start import WARM
+from lethe.frame.terminal import make_brief, warnings_in
 from lethe.jobs import Folder, Given, Shown
 from lethe.plan import Plan
 from lethe.plugins import manifest
@@ -40,7 +42,9 @@ from lethe.records.fingerprints import KEPT, KeptHashes
 from lethe.records.records import notes
 from lethe.records.rerun_notes import renew_notes
 
-MODULE = workflow.modifier.is_module  # of somebody's workflow, which hands us its configuration
+MODULE = workflow.modifier.parent_modifier is not None  # of somebody's workflow, which hands us its configuration
+if not MODULE and workflow.is_main_process and not workflow.output_settings.verbose:
+    make_brief(logger, planned=workflow.output_settings.dryrun)
 if not config:
     raise WorkflowError("no configuration was read; name one, as in --configfile config/config.yaml")
 if not MODULE and len(workflow.configfiles) > 1:  # of which Snakemake would put together what stands in the same entry
@@ -64,12 +68,21 @@ except ValueError as error:
 if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     raise WorkflowError("--sdm conda wants a clone, since its environments lack the library; or take --sdm apptainer")
 
+
 # Device and offload stand in no command, as what it made elsewhere counts as current.
-variables = dict(LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1")
-variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or imports start CUDA, before a job has a GPU and may be forked
-if LIBRARY:
-    variables["PYTHONPATH"] = str(LIBRARY)
-shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
+def tell_jobs(*, warm):
+    """Give every command its variables. Warm jobs share a process that has imported what they need, until this ends."""
+    owner = os.environ.get(WARM, str(os.getpid())) if warm and config["warm"] else "0"
+    variables = dict(LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1")
+    variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or imports start CUDA, before a job has a GPU and may be forked
+    variables[WARM] = owner
+    if LIBRARY:
+        variables["PYTHONPATH"] = str(LIBRARY)
+    shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
+
+
+# Of a run here, onstart decides; a submission to a cluster is a Snakemake of its own, with a group of jobs or with one.
+tell_jobs(warm=MODULE or not workflow.is_main_process and len(workflow.dag_settings.target_jobs) > 1)
 
 
 wildcard_constraints:
@@ -118,8 +131,8 @@ PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
 # What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
 # `log: PLAN.x.step.log`, `message: MESSAGE`, `params: **told(PLAN.x)`, `shell: COMMAND`.
 
-MESSAGE = "{rule} ({log})"
-COMMAND = "{params.command} --threads {threads} 2> {log:q}"
+MESSAGE = "{params.doing}: {log}"
+COMMAND = "exec {params.command} --threads {threads} 2> {log:q}"
 ENVIRONMENT = workflow.source_path("../../envs/lethe.yaml")
 
 
@@ -178,11 +191,16 @@ class Untracked:
 
 
 def told(rule):
-    """The parameters of a rule: its command, and how its files are made, which alone decides on a rerun.
+    """The parameters of a rule: its command, what to say of it, and how its files are made, which alone decides on a
+    rerun.
 
     Where the report holds a file of the rule, also what its caption says, which is read when that is written.
     """
-    found = dict(command=of(rule, lambda job: Untracked(job.command)), made_by=of(rule, lambda job: job.digest))
+    found = dict(
+        command=of(rule, lambda job: Untracked(job.command)),
+        doing=of(rule, lambda job: Untracked(job.doing)),
+        made_by=of(rule, lambda job: job.digest),
+    )
     if any(isinstance(written, Shown) for written in rule.step.writes.values()):
         found["about"] = of(rule, About)
     return found
@@ -269,6 +287,13 @@ def look_back():
         )
 
 
+def start_warm():
+    """Let jobs that run here start warm, where they are not so few that a process for that would cost more."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.log and (job.is_local or workflow.local_exec)]
+    contained = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method  # each job apart
+    tell_jobs(warm=(len(jobs) > 2 or WARM in os.environ) and not contained)
+
+
 def check_python():
     """Refuse to start where the first job would find no libraries."""
     if not workflow.deployment_settings.deployment_method and (problem := python_problem(sys.executable)):
@@ -300,6 +325,13 @@ def results():
     """The tables and pictures that a run makes, and the samples that no table reads."""
     jobs = (*PLAN.tables, *PLAN.figures, *PLAN.samples)
     return [path for job in jobs for path in job.outputs.values()]
+
+
+def print_warnings():
+    """What jobs of this run that ended well warned of, in their logs."""
+    ended = (job for job in workflow.dag.needrun_jobs(exclude_finished=False) if workflow.dag.finished(job))
+    if said := warnings_in(Path(log) for job in ended for log in job.log):
+        print("\nWarnings of jobs that succeeded:", *(f"  {sentence}" for sentence in said), sep="\n")
 
 
 def print_results():

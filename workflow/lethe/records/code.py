@@ -16,7 +16,15 @@ from pathlib import Path
 LIBRARY = Path(__file__).parents[2]  # the folder of the packages
 OWN = ("lethe", "emoji_world")
 # What every job goes through and no result depends on: the frame of jobs, plans, records, the words of messages.
-FRAME = ("lethe.steps.job", "lethe.steps.failures", "lethe.steps.gpus", "lethe.jobs", "lethe.records", "lethe.messages")
+FRAME = (
+    "lethe.steps.job",
+    "lethe.steps.failures",
+    "lethe.steps.gpus",
+    "lethe.frame",
+    "lethe.jobs",
+    "lethe.records",
+    "lethe.messages",
+)
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "snakemake", "pandas", "clean-fid", "numpy")
 
 

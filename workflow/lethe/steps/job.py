@@ -1,6 +1,6 @@
 """The frame of every job: its arguments, its log, the check of its inputs, its records, how it fails.
 
-    python -m lethe.steps.job STEP [PLUGIN ...] --settings JSON [--threads N] [--read NAME PATH ...] [--out NAME PATH]
+    python -m lethe.frame.start STEP [PLUGIN ...] --settings JSON [--threads N] [--read NAME PATH ...] [--out NAME PATH]
 
 STEP is a module whose `run(job)` makes the outputs; PLUGINs are modules that it loads by name. What stands here, in the
 records and in messages shapes no result: `lethe.records.code` leaves it out of the digest of a step's code.
@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING
 
 from lethe.files.whole import written_whole
+from lethe.frame.bars import BarsAsLines
 from lethe.jobs import without_places
 from lethe.messages import plain
 from lethe.records.code import code_hash
@@ -116,12 +117,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     Inputs that differ from their records and every exception end the process with exit code 1 and one sentence as the
     last line of the log, which goes to standard error (`lethe.steps.failures`); so does SIGTERM, by which SLURM
-    announces that it will kill the job: nothing half-written stays.
+    announces that it will kill the job: nothing half-written stays. Bars of progress are lines in the log.
     """
     job, made_by = _job(arguments)
-    before = signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
-    )
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come to this process and to all of its group
+        sys.exit(f"{job.step}: stopped by SIGTERM (a time limit, scancel or kill)")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    stream = sys.stderr
+    if not stream.isatty():
+        sys.stderr = BarsAsLines(stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     made, less = list(job.out.values()), None
     try:
@@ -149,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.stderr = stream
         if job.gpu is not None:
             job.gpu.close()
 
