@@ -203,7 +203,7 @@ def several() -> dict:
     config["tasks"]["birds"] = task
     config["tasks"]["shown"] = task | {"concepts": ["ship"], "evaluation": None, "suites": ["spare"]}
     published = {"set": "resources/paper.yaml", "table": "first", "methods": {"mace": "MACE"}}
-    config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts", "costs": False}
+    config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts", "costs": False, "average": False}
     config["tables"]["both"]["published"] = published
     return config
 

@@ -331,6 +331,7 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.shown.suites": (["reference"], {"sample", "examples", "gallery"}),
     "tables.both.tasks": (["objects"], COUNTED),
     "tables.both.figure": (None, NOTHING),
+    "tables.both.average": (True, COUNTED),
     "tables.both.costs": (True, {"costs"}),
     "tables.both.published.set": ("resources/other_paper.yaml", {"comparison"}),
     "tables.both.published.table": ("second", {"comparison"}),
@@ -604,7 +605,9 @@ NAMED = re.compile(
 def test_the_configurations_here_have_every_key_of_the_schema() -> None:
     have = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in leaves(configured())}
     known = {NAMED.sub(r"\1.<name>", key) for key, _ in keys_of_schema(several())}
-    known -= {"tasks.<name>.concepts.first"}  # which is a list of names once it is checked
+    known -= {
+        f"tasks.<name>.concepts.{key}" for key in ("first", "kind")
+    }  # which is a list of names once it is checked
     assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have | {
         f"tasks.<name>.{key.removeprefix('methods.')}"
         for key in have

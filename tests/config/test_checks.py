@@ -154,6 +154,29 @@ def test_the_first_concepts_of_the_table_can_be_asked_for_by_number(config: dict
     assert config["tasks"]["objects"]["concepts"] == {"first": 2}
 
 
+def test_a_task_may_not_be_called_as_the_mean_over_tasks(config: dict) -> None:
+    config["tasks"]["average"] = config["tasks"]["objects"]
+    config["tables"] = {"all": {"tasks": ["objects", "average"], "average": True}}
+    with pytest.raises(ConfigError, match="tables.all.average: a task is called average, as the row of the mean"):
+        check_config(config, source=SOURCE)
+
+
+def test_styles_may_be_measured_with_and_without_classes(config: dict) -> None:
+    """A group of settings that is null, or left out, or whole."""
+    chosen = {"kind": "styles", "clip": "judge", "erased": "objects", "kept": "objects"}
+    table = {"table": "resources/emoji/objects.tsv", "column": "object"}
+    for given, classes in (({}, None), ({"classes": None}, None), ({"classes": table}, table)):
+        config["evaluations"]["objects"] = chosen | given
+        assert check_config(config, source=SOURCE)["evaluations"]["objects"]["classes"] == classes
+    for classes, told in (
+        ({"table": table["table"]}, "classes lacks the key column"),
+        (3, "must be keys and values, or"),
+    ):
+        config["evaluations"]["objects"] = chosen | {"classes": classes}
+        with pytest.raises(ConfigError, match=told):
+            check_config(config, source=SOURCE)
+
+
 def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
     put(config, "tasks.objects.concepts", {"first": 1, "kind": "style"})
     assert check_config(config, source=SOURCE)["tasks"]["objects"]["concepts"] == ["Twemoji"]

@@ -181,6 +181,35 @@ def test_an_erased_concept_that_is_no_class(config: dict) -> None:
     )
 
 
+@pytest.fixture
+def recognised(config: dict) -> dict:
+    """What a CLIP recognises in all rows of a suite is counted; ship and bird need be no class then."""
+    Path("classes.tsv").write_text("object\ncat\nfowl\ndog\n")
+    chosen = {"kind": "recognised", "clip": "judge", "counted": ["cat", "dog"], "threshold": 0.6, "explicit": "objects"}
+    chosen |= dict.fromkeys(("fid", "quality", "reference_images")) | {"class_prompt": "a {}"}
+    config["evaluations"]["objects"] = chosen | {"classes": {"table": "classes.tsv", "column": "object"}}
+    return config
+
+
+def test_what_is_erased_need_be_no_class_where_rows_do_not_count_by_it(recognised: dict) -> None:
+    assert all("suites." in line and "nothing samples it" in line for line in planned(recognised))
+
+
+@pytest.mark.parametrize(
+    ("counted", "told"),
+    [
+        (["cat", "cats"], "classes.tsv has no class 'cats'; write it as there, or add a row for it."),
+        ([], "must name at least one class, each once; got []."),
+        (["cat", "cat"], "must name at least one class, each once; got ['cat', 'cat']."),
+    ],
+)
+def test_classes_to_count_that_are_none(recognised: dict, counted: list[str], told: str) -> None:
+    recognised["evaluations"]["objects"]["counted"] = counted
+    (line,) = refusals(recognised)
+    assert line.startswith("evaluations.objects.counted")
+    assert line.endswith(told)
+
+
 @pytest.mark.parametrize("name", ["Ship", "SHIP"])
 def test_an_erased_concept_whose_class_is_written_otherwise(config: dict, name: str) -> None:
     Path("classes.tsv").write_text(CLASSES.replace("ship", name))
