@@ -25,11 +25,10 @@ def started():
     raise SystemExit("what jobs import starts CUDA, so that forks cannot use it, and it sees every GPU")
 
 torch._C._cuda_getDeviceCount = torch._C._cuda_init = started
+torch.cuda._device_count_nvml = lambda: len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2").split(","))
 import lethe.steps.lora, lethe.steps.sample
 from lethe.steps.job import Job
 
-torch.cuda.is_available = lambda: True
-torch.cuda.device_count = lambda: len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2").split(","))
 for _ in sys.stdin:  # a job for each line
     if not os.fork():
         job = Job(["lethe.steps.sample"], types.SimpleNamespace(), 1, {}, {})

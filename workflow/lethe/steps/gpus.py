@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import IO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-UNSTARTED = (
-    "PYTORCH_NVML_BASED_CUDA_CHECK"  # with 1, torch looks for GPUs without starting CUDA, as diffusers' import asks
-)
+UNSTARTED = "PYTORCH_NVML_BASED_CUDA_CHECK"  # 1: torch looks for GPUs, as for diffusers' import, and starts nothing
 
 
 def take_gpu(name: str) -> tuple[str, IO[bytes] | None]:
@@ -25,8 +23,8 @@ def take_gpu(name: str) -> tuple[str, IO[bytes] | None]:
 
     Where `auto` or `cuda` leaves a choice between several GPUs, the process sees from now on only the one that fewest
     jobs have, which torch calls `cuda`. For that it must not have started CUDA: nor has a fork of a process that has
-    only imported libraries, if `UNSTARTED` was 1 there. Without it the GPU is named by its number, and others stay to be
-    seen. Any other name, and a machine with one GPU or none, leave all as it is, and the file is None.
+    only imported libraries, if `UNSTARTED` was 1 there. Without it the GPU is named by its number, and others stay in
+    sight. Any other name, and a machine with one GPU or none, leave all as it is, and the file is None.
     """
     gpus = visible_gpus() if name in ("auto", "cuda") else []
     if len(gpus) < 2:
