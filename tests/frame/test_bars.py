@@ -58,5 +58,8 @@ def test_status_reads_the_last_line_of_a_bar(tmp_path: Path) -> None:
     assert progress(tmp_path / "job.log", since=1e12) is None  # written before the job began
     assert progress(tmp_path / "none.log") is None
     with (tmp_path / "job.log").open("a") as stream:
+        stream.write("LoRA of ship: 100%|##########| 50/50 [01:40<00:00,  2.00s/it]\n")
+    assert progress(tmp_path / "job.log") is None  # it is over
+    with (tmp_path / "job.log").open("a") as stream:
         stream.write("12:00:00 ERROR lora: out of memory\n")
     assert last_words(tmp_path / "job.log") == "lora: out of memory"

@@ -75,11 +75,12 @@ def test_a_job_that_failed_says_why(printed: SimpleNamespace, tmp_path: Path) ->
     log, more = tmp_path / "job.log", tmp_path / "slurm.log"
     log.write_text("".join(f"line {k}\n" for k in range(50)) + "12:00:00 ERROR lora: out of memory\n")
     more.write_text("")
-    told = dict(rule_msg="LoRA of 1: logs/1.log", rule_name="lora", jobid=1, input=[], output=[], conda_env=None)
+    job(printed, 1)
+    told = dict(rule_msg=None, rule_name="lora", jobid=1, input=[], output=[], conda_env=None)
     printed.say("Error", LogEvent.JOB_ERROR, logging.ERROR, **told, log=[str(log)], aux={}, shellcmd="python " * 99)
     printed.say("Error", LogEvent.JOB_ERROR, logging.ERROR, **told, log=[str(more)], aux={"node": 7}, shellcmd="p")
     text = printed.text()
-    assert "Error in rule lora, job 1: LoRA of 1: logs/1.log\n" in text
+    assert "Error in rule lora: LoRA of 1: logs/1.log\n" in text
     assert "line 30\n" not in text
     assert text.count("line ") == 19
     assert "12:00:00 ERROR lora: out of memory\n" in text

@@ -263,6 +263,10 @@ def test_no_fork_of_a_process_with_threads(tmp_path: Path) -> None:
     (tmp_path / "one.go").touch()
     assert toys.run("wait", str(tmp_path / "one"))[0] == 0
     assert (tmp_path / "one").read_text() == "cold"
+    (refused,) = (tmp_path / f"lethe-{os.geteuid()}").glob("*.cold")
+    before = refused.stat().st_mtime_ns
+    assert toys.run("exit", "7")[0] == 7
+    assert refused.stat().st_mtime_ns == before  # no other was started to find the same
     toys.end()
 
 

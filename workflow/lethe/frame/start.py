@@ -126,6 +126,8 @@ def _connected(owner: int, modules: tuple[str, ...]) -> socket.socket:
     """A connection to the process that has imported modules, started if there is none. Raises OSError."""
     folder = private_folder()
     address = folder / f"{owner}-{_likeness(modules)}"
+    if warm.refusal(str(address)).exists():
+        raise OSError("this process cannot be forked from one that has imported modules, as those start threads")
     with suppress(ConnectionRefusedError, FileNotFoundError):
         return _connect(address)
     with (folder / "lock").open("w") as lock:

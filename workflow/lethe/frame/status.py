@@ -130,7 +130,7 @@ def _lines(log: Path) -> list[str]:
 
 
 def progress(log: Path, *, since: float = 0.0) -> str | None:
-    """What the last bar in a log says: how far, how fast, how long still; None where there is none since a time."""
+    """What the last bar in a log says: how far, how fast, how long still; None where none goes on since a time."""
     try:
         if log.stat().st_mtime < since:
             return None
@@ -140,7 +140,7 @@ def progress(log: Path, *, since: float = 0.0) -> str | None:
     if not bars:
         return None
     name, far, _, left, rate = bars[-1].groups()
-    return f"{name or 'so far'} {far}, {rate}, {left} left"
+    return None if len({*far.split("/")}) == 1 else f"{name or 'so far'} {far}, {rate}, {left} left"
 
 
 def last_words(log: Path) -> str | None:

@@ -35,6 +35,7 @@ class Brief(logging.Formatter):
         super().__init__()
         self.before, self.planned = before, planned
         self.done = ""
+        self.jobs: dict[int, str] = {}  # what they do, by their numbers
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is to be shown."""
@@ -62,12 +63,14 @@ class Brief(logging.Formatter):
         return self.before.format(record)
 
     def _job(self, record: logging.LogRecord) -> str:
+        self.jobs[record.jobid] = record.rule_msg
         line = record.rule_msg if self.planned else f"{_clock()}  {self.done}{record.rule_msg}"
         reasons = "REASON" not in {getattr(said, "name", said) for said in getattr(self.before, "quiet", ())}
         return f"{line}\n    because: {record.reason}" if reasons and record.reason else line
 
     def _failed(self, record: logging.LogRecord) -> Iterator[str]:
-        yield f"{_clock()}  Error in rule {record.rule_name}, job {record.jobid}: {record.rule_msg or ''}".rstrip(": ")
+        doing = self.jobs.get(record.jobid, record.rule_msg)
+        yield f"{_clock()}  Error in rule {record.rule_name}: {doing or f'job {record.jobid}'}"
         for name, told in record.aux.items():
             yield f"    {name}: {told}"
         for log in map(Path, record.log):

@@ -48,7 +48,8 @@ def serve(listener: socket.socket, owner: int, modules: list[str], before: Handl
     ended = os.pidfd_open(owner)
     prepare(modules)
     if threads() > 1:
-        return  # whoever waits starts cold
+        refusal(listener.getsockname()).touch()
+        return  # whoever waits, and comes later, starts cold
     gc.collect()
     gc.freeze()
     attendants: dict[int, int] = {}
@@ -82,6 +83,11 @@ def prepare(modules: list[str]) -> None:
     os.environ.pop(ARROW)
     if given is not None:
         os.environ[ARROW] = given
+
+
+def refusal(address: str) -> Path:
+    """The file that says that no process can be forked for jobs that would ask at an address."""
+    return Path(f"{address}.cold")
 
 
 def threads() -> int:
