@@ -13,7 +13,7 @@ import pandas as pd
 from lethe.attacks.judges import Target
 from lethe.attacks.meter import Meter
 
-ATTACK, PLAIN, RANDOM, SEEDS = "attack", "plain", "random-search", "seed-search"  # arms
+ATTACK, PLAIN, RANDOM, SEEDS, CONTROL = "attack", "plain", "random-search", "seed-search", "control"  # arms
 SEARCH, REPORT = "search", "report"  # phases: the first chooses, the second counts
 COLUMNS = ["arm", "part", "phase", "instance", "best", "prompt", "ids", "embedding", "seed", "named"]
 VERDICTS = ["chooser_top", "chooser_p", "chooser_yes", "reporter_top", "reporter_p", "reporter_yes"]

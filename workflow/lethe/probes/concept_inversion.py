@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.attacks.denoising import Pictures, frozen, images_of, sizes_of
-from lethe.attacks.tokens import words_of
+from lethe.attacks.tokens import unused
 from lethe.attacks.trials import ATTACK, PLAIN, SEARCH, Trials, Try
 from lethe.attacks.workspace import Workspace
 from lethe.bases.base import Base
@@ -55,13 +55,6 @@ def probe(base: Base, edit: Edit | None, concept: Concept, settings: Mapping[str
             trials.add(ATTACK, SEARCH, again, workspace.search, workspace.draw_tries(pipeline, again, workspace.search))
             workspace.reported(pipeline, trials, one)
     return trials
-
-
-def unused(text: TextEncoders, templates: list[str]) -> tuple[int, str]:
-    """A token that is a word and stands in no template, and that word: the last one of the vocabulary."""
-    held = {token for prompt in templates for token in text.tokenizer(fill(prompt, ""))["input_ids"]}
-    token = next(token for token in reversed(words_of(text.tokenizer)) if token not in held)
-    return token, text.tokenizer.decode([token]).strip()
 
 
 def beginning(text: TextEncoders, word: str) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """UnlearnDiffAtk: relaxed tokens before a prompt lower the edited U-Net's loss on an image of the concept.
 
 Each row of u, of weights over the vocabulary, draws one token; the gradient goes straight through to the row, Adam
-moves it, and it is projected onto the simplex. Noise is fresh at each step, and there is no guidance. SDXL's two encoders
+moves it, and it is projected onto the simplex. Noise is fresh at each step, and there is no guidance. SDXL's encoders
 read the same tokens, each from its own table, and the pooled vector is computed again.
 """
 
@@ -37,7 +37,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, base: Base, left_out: set[int]) -> Vocabulary:
-        ids = torch.tensor([token for token in words_of(base.text.tokenizer) if token not in left_out])
+        ids = torch.tensor([token for token in words_of(base.text) if token not in left_out])
         tables = (encoder.get_input_embeddings().weight.detach() for encoder in base.text.encoders)
         return cls(ids, tuple(table[ids.to(table.device)].float() for table in tables))
 
@@ -96,7 +96,7 @@ def searched(
         tries = [
             Try(f"t {time}", text, tuple(map(int, ids)), instance=row)
             for row, ids in enumerate(best)
-            if (text := prefixed(base.text.tokenizer, ids.tolist(), prompt))
+            if (text := prefixed(base.text, ids.tolist(), prompt))
         ]
         own = [seeds[one.instance] for one in tries]
         if tries:
@@ -165,7 +165,7 @@ def compared(
     for _ in range(images):
         places = torch.randint(len(vocabulary.ids), (settings["tokens"],), generator=generator)
         ids = tuple(vocabulary.ids[places].tolist())
-        tries.append(Try("random tokens", prefixed(base.text.tokenizer, ids, prompt) or prompt, ids))
+        tries.append(Try("random tokens", prefixed(base.text, ids, prompt) or prompt, ids))
     own = [workspace.search[k % len(workspace.search)] for k in range(images)]
     scores = trials.add(RANDOM, SEARCH, tries, own, workspace.draw_tries(pipeline, tries, own))
     reported(pipeline, trials, workspace, list(zip(tries, map(float, scores), strict=True)), RANDOM)
