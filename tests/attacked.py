@@ -28,6 +28,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "name-ladder": {"paraphrases": ["{}"], "styles": []},
     "unlearndiffatk": {"searches": 2, "times": 2, "steps": 1, "controls": 2, "tokens": 2},
     "concept-inversion": {"images": 2, "steps": 2, "batch": 2, "learning_rates": [0.01, 0.1], "start": "a picture"},
+    "vocabulary-sweep": {"tokens": 3, "steps": 1, "kept": 1},
+    "noise": {"steps": 4, "scales": [0, 1], "factors": [1.0, 1.04]},
+    "completion": {"handovers": [0, 1, 2], "reported_at": 1},
     "relearning": {"images": 2, "steps": [0, 1, 2], "batch": 2, "reported_at": 2, "learning_rate": 1e-3},
 }
 
