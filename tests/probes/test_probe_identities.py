@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attacked import SHIP, base_of, edits_for, probed, settings_for, workspace_for
 from lethe.attacks.trials import ATTACK, CONTROL, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
+from lethe.bases.denoising import Conditions
 from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.probes import relearning, unlearndiffatk
 from lethe.probes.noise import Noisy
@@ -186,7 +187,7 @@ def test_the_gradient_of_a_prefix_is_that_of_its_embeddings_times_the_table(pipe
 
         hook = encoder.get_input_embeddings().register_forward_hook(put)
         with torch.no_grad():
-            conditions = unlearndiffatk.with_words.__globals__["Conditions"](encoder(ids).last_hidden_state, {})
+            conditions = Conditions(encoder(ids).last_hidden_state, {})
         hook.remove()
         with torch.no_grad():
             losses = pictures.losses(

@@ -525,7 +525,9 @@ class Plan:
     def controls(self, base: str, evaluation: str) -> Told:
         """Images that cannot show what is erased, and from which probability on judges count."""
         settings, reads, aside = self.judging(base, evaluation, "object")
-        return Told(settings | dict(controls=self.config["evaluations"][evaluation]["controls"]), reads, aside)
+        chosen = self.config["evaluations"][evaluation]["controls"]
+        own = {key: value for key, value in chosen.items() if key != "random_unet"}  # which is a matter of probes
+        return Told(settings | dict(controls=own), reads, aside)
 
     @step(
         rows="results/{base}/probes/{evaluation}/{attacked}/{concept}/{probe}.parquet",
@@ -607,7 +609,8 @@ class Plan:
             reads["rows"] += jobs
             reads["controls"].append(self.controls(tasks[task]["base"], tasks[task]["evaluation"])["images"])
         reads = {key: list(dict.fromkeys(made)) for key, made in reads.items()}
-        return Told(dict(tasks=list(tasks.items())), reads)
+        kind = manifest("tables", self.attacked[self.tasks_of(attacks)[0]].chosen["kind"])
+        return Told(dict(kind=kind.name, tasks=list(tasks.items())), reads, plugins=[kind.module])
 
     # Tables and pictures
 
