@@ -341,7 +341,10 @@ AFTER_PROBE = {"probe", "base:probe", "attack_table"}
 AFTER_CONTROLS = {"controls"} | AFTER_PROBE
 OF_EDIT = {"losses", "edit", "probe", "attack_table"}
 ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
-    "tasks.brought-back.base": ("other", NOTHING),
+    "tasks.brought-back.base": (
+        "other",
+        {"images", "masks", "moments", "lora", "mask_sheets", "controls", "base:probe"} | OF_EDIT,
+    ),
     "tasks.brought-back.concepts": (["ship"], {"mask_sheets"} | OF_EDIT),
     "tasks.brought-back.methods": (["mace"], {"lora", "anchor_images"} | OF_EDIT),
     "tasks.brought-back.evaluation": (None, NOTHING),
