@@ -31,6 +31,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "vocabulary-sweep": {"tokens": 3, "steps": 1, "kept": 1},
     "noise": {"steps": 4, "scales": [0, 1], "factors": [1.0, 1.04]},
     "completion": {"handovers": [0, 1, 2], "reported_at": 1},
+    "ring-a-bell": {
+        "pairs": ["a photo of the {}", "the {}"],
+        "tokens": 3,
+        "population": 6,
+        "generations": 2,
+        "kept": 2,
+    },
     "relearning": {"images": 2, "steps": [0, 1, 2], "batch": 2, "reported_at": 2, "learning_rate": 1e-3},
 }
 
