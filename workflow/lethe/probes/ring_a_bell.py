@@ -24,7 +24,7 @@ from lethe.inputs.templates import fill
 
 
 def probe(base: Base, edit: Edit | None, concept: Concept, settings: Mapping[str, Any], workspace: Workspace) -> Trials:
-    """Search with the base's encoders, with the edited pipeline's too where these give other states; report the best."""
+    """Search with the base's encoders, and with the edited ones where they give other states; report the best."""
     trials = workspace.trials(concept)
     text = base.text
     left_out = set() if settings["names"] else naming(text.tokenizer, (concept.name, *concept.synonyms))
