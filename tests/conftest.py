@@ -147,7 +147,9 @@ def tiny_vae(**changes: object) -> AutoencoderKL:
 def model_stand_ins() -> dict[str, str]:
     """The shipped models' JSON files by their paths, and their weights, empty: all that planning looks at."""
     files = [
-        path for name in ("pipeline", "clip", "clipseg") for path in (ROOT / "resources/emoji" / name).rglob("*.*")
+        path
+        for name in ("pipeline", "clip", "clipseg", "second_judge")
+        for path in (ROOT / "resources/emoji" / name).rglob("*.*")
     ]
     return {str(path.relative_to(ROOT)): path.read_text() if path.suffix == ".json" else "" for path in files}
 

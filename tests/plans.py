@@ -89,6 +89,8 @@ GIVEN = {
     "resources/more_classes.tsv": CLASSES + "horse\tpony\thorse\t5\n",
     "resources/things.tsv": CLASSES,
     "resources/other_things.tsv": CLASSES.replace("ship\tvessel", "boat\tvessel"),
+    "resources/ghosts.tsv": "object\tword\nyeti\tsnowman\nunicorn\tmono\n",
+    "resources/other_ghosts.tsv": "object\tword\nnessie\tsnake\n",
     "resources/reference.csv": REFERENCE,
     "resources/other.csv": REFERENCE.replace("sea", "home").replace("\n,", "\nship,"),
     "resources/scenes.csv": SCENES,
@@ -206,6 +208,26 @@ def several() -> dict:
     config["tables"]["both"] = {"tasks": ["objects", "birds"], "figure": "counts", "costs": False, "average": False}
     config["tables"]["both"]["published"] = published
     return config
+
+
+def attacked() -> dict:
+    """The usual one with a further task whose edits are attacked, by one probe; another one is named by nothing."""
+    config = usual()
+    task = {"base": "emoji", "concepts": ["ship", "bird"], "methods": ["mace-naive"], "evaluation": "attacks"}
+    config["tasks"]["brought-back"] = task | {"suites": []}
+    config["measures"]["second"] = {"kind": "classifier", "model": "resources/emoji/second_judge"}
+    config["measures"]["third"] = {"kind": "classifier", "model": "resources/other/second_judge"}
+    listed = {"hyponym_column": "object", "hypernym_column": "other", "prompt_column": "word"}
+    tables = {"hypernyms": "resources/things.tsv", "prompts": "resources/other_things.tsv"}
+    config["probes"] = {"name-ladder": listed | tables, "again": {"kind": "relearning"}}
+    config["evaluations"]["attacks"] = {
+        "probes": ["name-ladder"],
+        "clip": "judge",
+        "classifier": "second",
+        "classes": {"table": "resources/classes.tsv", "column": "object"},
+        "ghosts": {"table": "resources/ghosts.tsv"},
+    }
+    return with_defaults(config)
 
 
 def put(config: dict, place: str, value: Any) -> dict:

@@ -36,6 +36,7 @@ from plans import (
     SHIPPED,
     MadeBy,
     Steps,
+    attacked,
     kept_hash,
     keys_of_schema,
     leaves,
@@ -259,6 +260,8 @@ KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
 REFUSED = {"measures.judge.kind", "measures.other.kind", "measures.features.kind"}
 REFUSED |= {"tasks.birds.evaluation"}  # as two judges would share the columns of a table
 
+REFUSED |= {"measures.second.kind", "measures.third.kind", "probes.again.kind"}
+
 # Keys that count otherwise in the second configuration.
 
 UNUSUAL_KEYS: dict[str, tuple[Any, Steps]] = {
@@ -336,6 +339,63 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tables.both.published.set": ("resources/other_paper.yaml", {"comparison"}),
     "tables.both.published.table": ("second", {"comparison"}),
     "tables.both.published.methods.mace": ("Other", {"comparison"}),
+}
+
+# Keys of the fourth, whose edits are attacked.
+
+AFTER_PROBE = {"probe", "base:probe", "attack_table"}
+AFTER_CONTROLS = {"controls"} | AFTER_PROBE
+OF_EDIT = {"losses", "edit", "probe", "attack_table"}
+ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
+    "tasks.brought-back.base": (
+        "other",
+        {"images", "masks", "moments", "lora", "mask_sheets", "controls", "base:probe"} | OF_EDIT,
+    ),
+    "tasks.brought-back.concepts": (["ship"], {"mask_sheets"} | OF_EDIT),
+    "tasks.brought-back.methods": (["mace"], {"lora", "anchor_images"} | OF_EDIT),
+    "tasks.brought-back.evaluation": (None, NOTHING),
+    "tasks.brought-back.suites": (["spare"], SAMPLES | {"examples", "gallery"}),
+    "measures.second.kind": (TWIN, AFTER_CONTROLS),
+    "measures.second.model": ("resources/other/second_judge", AFTER_CONTROLS),
+    "measures.second.revision": ("a" * 40, NOTHING),
+    "measures.third.kind": (TWIN, NOTHING),
+    "measures.third.model": ("resources/emoji/second_judge", NOTHING),
+    "measures.third.revision": ("a" * 40, NOTHING),
+    "probes.name-ladder.kind": (TWIN, AFTER_PROBE),
+    "probes.name-ladder.paraphrases": (["one {}"], AFTER_PROBE),
+    "probes.name-ladder.styles": ([], AFTER_PROBE),
+    "probes.name-ladder.synonyms": (False, AFTER_PROBE),
+    "probes.name-ladder.hypernyms": ("resources/other_things.tsv", AFTER_PROBE),
+    "probes.name-ladder.hyponym_column": ("word", AFTER_PROBE),
+    "probes.name-ladder.hypernym_column": ("word", AFTER_PROBE),
+    "probes.name-ladder.prompts": (None, AFTER_PROBE),
+    "probes.name-ladder.concept_column": ("word", AFTER_PROBE),
+    "probes.name-ladder.prompt_column": ("other", AFTER_PROBE),
+    "probes.again.kind": (TWIN, NOTHING),
+    "probes.again.images": (3, NOTHING),
+    "probes.again.benign": (False, NOTHING),
+    "probes.again.benign_prompts": (["a dog"], NOTHING),
+    "probes.again.steps": ([0, 50], NOTHING),
+    "probes.again.batch": (3, NOTHING),
+    "probes.again.learning_rate": (1.0e-3, NOTHING),
+    "probes.again.reported_at": (20, NOTHING),
+    "evaluations.attacks.kind": (f"{TWIN}-of-attacks", {"attack_table"}),
+    "evaluations.attacks.probes": (["again"], AFTER_PROBE),
+    "evaluations.attacks.clip": ("other", AFTER_CONTROLS),
+    "evaluations.attacks.classifier": ("third", AFTER_CONTROLS),
+    "evaluations.attacks.classes.table": ("resources/more_classes.tsv", AFTER_CONTROLS),
+    "evaluations.attacks.classes.column": ("other", AFTER_CONTROLS),
+    "evaluations.attacks.class_prompt": ("one {}", AFTER_CONTROLS),
+    "evaluations.attacks.ghosts.table": ("resources/other_ghosts.tsv", AFTER_CONTROLS),
+    "evaluations.attacks.ghosts.column": ("word", AFTER_CONTROLS),
+    "evaluations.attacks.ghosts.attacked": (1, {"attack_table"}),
+    "evaluations.attacks.search": ([1, 2], AFTER_PROBE),
+    "evaluations.attacks.report": ([101, 102], AFTER_PROBE),
+    "evaluations.attacks.controls.images": (7, AFTER_CONTROLS),
+    "evaluations.attacks.controls.first_seed": (7, AFTER_CONTROLS),
+    "evaluations.attacks.controls.share": (0.5, AFTER_CONTROLS),
+    "evaluations.attacks.controls.least": (0.4, AFTER_CONTROLS),
+    "evaluations.attacks.controls.random_unet": (False, {"attack_table"}),
 }
 
 # Each given file, what is written instead of what in it, and the steps that then run. Instead of nothing, it is added.
@@ -504,8 +564,13 @@ MODULES: dict[str, Steps] = {
 FRAME = ("records/records.py", "records/code.py", "messages.py", "jobs.py", "steps/job.py", "steps/failures.py")
 PLANNING = ("plan.py", "config/planning.py", "config/resolve.py", "__main__.py")
 
-CONFIGURATIONS: dict[str, Callable[[], dict]] = {"usual": usual, "unusual": unusual, "several": several}
-FLIPS = {"usual": KEYS, "unusual": UNUSUAL_KEYS, "several": SEVERAL_KEYS}
+CONFIGURATIONS: dict[str, Callable[[], dict]] = {
+    "usual": usual,
+    "unusual": unusual,
+    "several": several,
+    "attacked": attacked,
+}
+FLIPS = {"usual": KEYS, "unusual": UNUSUAL_KEYS, "several": SEVERAL_KEYS, "attacked": ATTACKED_KEYS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -513,9 +578,13 @@ def _library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A library with a twin of a plug-in in every room; Lethe's own templates are in the working directory."""
     with pytest.MonkeyPatch.context() as patch:
         folder = copy_library(tmp_path_factory.mktemp("library"), patch)
-        for room, shipped in {"methods": "mace/mace", "measures": "clip", "tables": "objects"}.items():
+        shipped_in = {"methods": "mace/mace", "measures": "clip", "tables": "objects", "probes": "name-ladder"}
+        for room, shipped in shipped_in.items():
             shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}.yaml")
-            (folder / room / f"{TWIN}.py").write_text(f"import lethe.{room}.{shipped.split('/')[0]}\n")
+            module = shipped.split("/")[0].replace("-", "_")
+            (folder / room / f"{TWIN}.py").write_text(f"import lethe.{room}.{module}\n")
+        shutil.copy(folder / "tables/attacks.yaml", folder / f"tables/{TWIN}-of-attacks.yaml")
+        (folder / f"tables/{TWIN}_of_attacks.py").write_text("import lethe.tables.attacks\n")
         patch.setattr(plugins, "LIBRARY", folder)
         patch.setattr(templates, "SHIPPED", Path(OWN_TEMPLATES))
         forget()
@@ -594,6 +663,7 @@ def test_the_table_names_every_key_of_the_configuration() -> None:
     assert KEYS.keys() == leaves(usual()).keys()
     assert UNUSUAL_KEYS.keys() <= leaves(unusual()).keys()
     assert SEVERAL_KEYS.keys() == leaves(several()).keys() - KEYS.keys()
+    assert ATTACKED_KEYS.keys() == leaves(attacked()).keys() - KEYS.keys()
     assert leaves(SHIPPED).keys() <= leaves(usual()).keys()
 
 
@@ -604,10 +674,8 @@ NAMED = re.compile(
 
 def test_the_configurations_here_have_every_key_of_the_schema() -> None:
     have = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in leaves(configured())}
-    known = {NAMED.sub(r"\1.<name>", key) for key, _ in keys_of_schema(several())}
-    known -= {
-        f"tasks.<name>.concepts.{key}" for key in ("first", "kind")
-    }  # which is a list of names once it is checked
+    known = {NAMED.sub(r"\1.<name>", key) for c in (several(), attacked()) for key, _ in keys_of_schema(c)}
+    known -= {f"tasks.<name>.concepts.{key}" for key in ("first", "kind")}  # a list of names once it is checked
     assert {key for key in known if not any(other.startswith(f"{key}.") for other in known)} == have | {
         f"tasks.<name>.{key.removeprefix('methods.')}"
         for key in have

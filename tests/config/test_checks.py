@@ -233,7 +233,11 @@ def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
             ["evaluations.objects.fid must be of the kind inception, and measures.judge is of the kind clip"],
         ),
         ("evaluations.objects.clip", "jugde", ["clip: measures has no entry 'jugde'; did you mean judge?"]),
-        ("measures.judge.kind", "clipp", ["measures.judge: its kind must be one of clip", "got 'clipp'; did you mean"]),
+        (
+            "measures.judge.kind",
+            "clipp",
+            ["measures.judge: its kind must be one of classifier, clip", "got 'clipp'; did you mean"],
+        ),
         ("measures.other", {"model": "x"}, ["measures.other: its kind must be one of", "'other' is none itself"]),
         ("methods.maec", {}, ["methods.maec: its kind must be one of ", "did you mean mace?"]),
         ("methods.mace-naive", {"kind": "mace", "fusoin": "sum"}, ["methods.mace-naive.fusoin is not", "mean fusion?"]),

@@ -13,9 +13,10 @@ from lethe.config.planning import I2P, Inputs, measured_tasks
 from lethe.config.resolve import anchor_image_settings, image_settings, mask_settings
 from lethe.config.schema import method_of
 from lethe.files.shards import COLUMNS, OWN_SETTINGS
+from lethe.inputs.concepts import slug_of
 from lethe.inputs.pictures import called
 from lethe.inputs.priors import prior_files
-from lethe.inputs.suites import fetched_digests, shard_digests, suite_file, without_place
+from lethe.inputs.suites import class_names, fetched_digests, shard_digests, suite_file, without_place
 from lethe.inputs.templates import read_templates, template_file
 from lethe.jobs import PLACES, Folder, Given, Job, Made, Shown, Told, spelled, step
 from lethe.pictures.examples import shown_columns
@@ -26,6 +27,7 @@ from lethe.tables.known import arguments_of
 from lethe.tables.published import read_published
 
 FILE_OF = {"anchor_captions": "anchor_images"}  # of artefacts that lie in the file of another
+STAND_INS = ("original", "random")  # for an edit: the base as it is, and with random weights
 EXAMPLES = dict(seeds=[1, 2], kept=7)  # of a figure that the configuration leaves out and somebody asks for by name
 COCO = "results/coco/"
 
@@ -58,7 +60,9 @@ class Plan:
         self.config, self.inputs, self.locate, self.hash_file = config, inputs, locate, hash_file
         self.concepts = {concept.slug: concept for concept in inputs.concepts}
         self.slugs = {concept.name: slug for slug, concept in self.concepts.items()}
-        self.measured = {measured.task: measured for measured in measured_tasks(config, inputs)}
+        evaluated = {measured.task: measured for measured in measured_tasks(config, inputs)}
+        self.measured = {task: measured for task, measured in evaluated.items() if not measured.attacks}
+        self.attacked = {task: measured for task, measured in evaluated.items() if measured.attacks}
         self.recipes: dict[str, dict[str, Any]] = {}
         self.slices: dict[tuple[str, str], Slice] = {}
         remembered = (self.given, self.identified, self.of_base, self.text_of, self.used_templates, self.shards)
@@ -457,8 +461,7 @@ class Plan:
     def measure_files(self, name: str) -> dict[str, str]:
         """Where the files are that the settings of a measure name."""
         settings = self.config["measures"][name]
-        rules = manifest("measures", settings["kind"]).settings["properties"]
-        return {key: settings[key] for key, rule in rules.items() if "file" in rule and settings[key] is not None}
+        return self.files_of(settings, manifest("measures", settings["kind"]))
 
     def measuring(
         self, name: str, what: str, reads: Mapping[str, Any], aside: Mapping[str, Any] | None = None, **more: Any
@@ -495,6 +498,126 @@ class Plan:
         evaluations = self.config["evaluations"].values()
         keys = [(e, manifest("tables", e["kind"]).more.get("references", {})) for e in evaluations]
         return [evaluation[key] for evaluation, named in keys for key in named if evaluation[key] is not None]
+
+    # Attacks
+
+    def ghosts(self, evaluation: str) -> list[str]:
+        """What an evaluation's judges know and its base never learned."""
+        told = self.config["evaluations"][evaluation]["ghosts"]
+        return class_names(told["table"], told["column"]) if told["table"] else []
+
+    def judging(self, base: str, evaluation: str, kind: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What jobs of an evaluation's attacks are told of drawing and judging; what they read; where that is."""
+        chosen = self.config["evaluations"][evaluation]
+        measures = {key: chosen[key] for key in ("clip", "classifier")}
+        settings = self.numeric(base) | dict(
+            evaluation=evaluation,
+            sampling=self.config["sampling"],
+            seed=self.config["seed"],
+            prompt=self.config["images"]["prompts"][kind],
+            class_prompt=chosen["class_prompt"],
+            ghosts=self.ghosts(evaluation),
+            measures={key: self.measure_settings(name) for key, name in measures.items()},
+        )
+        aside = dict(
+            column=chosen["classes"]["column"],
+            files={key: self.measure_files(name) for key, name in measures.items()},
+        )
+        return settings, dict(classes=Given(chosen["classes"]["table"], self.inputs.classes[evaluation])), aside
+
+    @step(
+        images="results/{base}/probes/{evaluation}/controls.parquet",
+        thresholds="results/{base}/probes/{evaluation}/thresholds.json",
+    )
+    def controls(self, base: str, evaluation: str) -> Told:
+        """Images that cannot show what is erased, and from which probability on judges count."""
+        settings, reads, aside = self.judging(base, evaluation, "object")
+        chosen = self.config["evaluations"][evaluation]["controls"]
+        own = {key: value for key, value in chosen.items() if key != "random_unet"}  # which is a matter of probes
+        return Told(settings | dict(controls=own), reads, aside)
+
+    @step(
+        rows="results/{base}/probes/{evaluation}/{attacked}/{concept}/{probe}.parquet",
+        images="results/{base}/probes/{evaluation}/{attacked}/{concept}/{probe}.zip",
+    )
+    def probe(self, base: str, evaluation: str, attacked: str, concept: str, probe: str) -> Told:
+        """A probe on an edit `task/method`, on the base as it is (original) or on one with random weights (random)."""
+        chosen, said = self.config["probes"][probe], self.probe_kind(probe)
+        of = self.attacked_concept(evaluation, concept)
+        settings, reads, aside = self.judging(base, evaluation, of["kind"])
+        files = self.files_of(chosen, said)
+        seeds = {key: self.config["evaluations"][evaluation][key] for key in ("search", "report")}
+        told = self.with_models(chosen, said.settings, f"probes.{probe}")
+        told |= {key: self.given(path).content for key, path in files.items()}
+        settings |= seeds | dict(
+            kind=said.name,
+            probe={key: value for key, value in told.items() if key != "kind"},
+            concept=of,
+            about=dict(base=base, edit=attacked, evaluation=evaluation, probe=probe),
+        )
+        made = None if attacked in STAND_INS else self.edit(base, *attacked.split("/"))
+        plugins = [said.module]
+        if made and (method := self.methods(attacked.split("/")[0])[attacked.split("/")[1]]).more.get("form"):
+            plugins.append(method.module)
+        reads |= dict(edit=made, thresholds=self.controls(base, evaluation)["thresholds"])
+        reads |= {key: self.given(path) for key, path in files.items()}
+        return Told(settings, reads, aside | dict(probe_files=files), plugins)
+
+    def probe_kind(self, probe: str) -> Manifest:
+        """What the kind of a probe says of itself."""
+        return manifest("probes", self.config["probes"][probe]["kind"])
+
+    def files_of(self, settings: Mapping[str, Any], said: Manifest) -> dict[str, str]:
+        """Where the files are that settings of a plug-in name."""
+        rules = said.settings["properties"]
+        return {key: settings[key] for key, rule in rules.items() if "file" in rule and settings[key] is not None}
+
+    def attacked_concept(self, evaluation: str, slug: str) -> dict[str, Any]:
+        """What a probe is told of a concept, or of a ghost, which has no other words."""
+        if slug in self.concepts:
+            return self.erased(slug) | dict(synonyms=list(self.concepts[slug].synonyms))
+        name = next(name for name in self.ghosts(evaluation) if slug_of(name) == slug)
+        return dict(name=name, kind="object", anchor=name, synonyms=[])
+
+    def attacked_task(self, task: str) -> tuple[dict[str, Any], list[Job]]:
+        """What a table of attacks is told of a task, and the trials of all its probes and of their controls."""
+        measured, base = self.attacked[task], self.config["tasks"][task]["base"]
+        name, chosen, slugs = measured.evaluation, measured.chosen, self.task_slugs(task)
+        ghosts = [slug_of(ghost) for ghost in self.ghosts(name)[: chosen["ghosts"]["attacked"]]]
+        jobs = []
+        for probe in chosen["probes"]:
+            controls = self.probe_kind(probe).more.get("controls", ())
+            attacked = [(edit, slug) for edit in self.edits(task).values() for slug in slugs]
+            attacked += [("original", ghost) for ghost in ghosts if "ghosts" in controls]
+            if "random" in controls and chosen["controls"]["random_unet"]:
+                attacked.append(("random", slugs[0]))
+            jobs += [self.probe(base, name, edit, slug, probe)["rows"] for edit, slug in attacked]
+        told = dict(
+            base=base,
+            evaluation=name,
+            concepts=[self.concepts[slug].name for slug in slugs],
+            edits=list(self.edits(task).items()),
+            probes=[[probe, self.probe_kind(probe).name] for probe in chosen["probes"]],
+            clip=self.measure_settings(chosen["clip"])["measure"].get("model"),
+            ghosts=self.ghosts(name)[: chosen["ghosts"]["attacked"]],
+        )
+        return told, jobs
+
+    @step(
+        table=Shown("results/tables/{attacks}.csv", "Attacks", "a row for each edit and probe"),
+        concepts=Shown("results/tables/{attacks}_by_concept.csv", "Attacks", "by concept and part of a probe"),
+        record="results/tables/{attacks}.json",
+    )
+    def attack_table(self, attacks: str) -> Told:
+        """What probes brought back, of each edit of each task."""
+        tasks, reads = {}, dict(rows=[], controls=[])
+        for task in self.tasks_of(attacks):
+            tasks[task], jobs = self.attacked_task(task)
+            reads["rows"] += jobs
+            reads["controls"].append(self.controls(tasks[task]["base"], tasks[task]["evaluation"])["images"])
+        reads = {key: list(dict.fromkeys(made)) for key, made in reads.items()}
+        kind = manifest("tables", self.attacked[self.tasks_of(attacks)[0]].chosen["kind"])
+        return Told(dict(kind=kind.name, tasks=list(tasks.items())), reads, plugins=[kind.module])
 
     # Tables and pictures
 
@@ -682,11 +805,16 @@ class Plan:
     @cached_property
     def tables(self) -> list[Job]:
         """The tables of the configuration, and one for each measured task that none of them names."""
-        return [self.table(name) for name in self.table_names]
+        return [self.attack_table(n) if self.is_of_attacks(n) else self.table(n) for n in self.table_names]
+
+    def is_of_attacks(self, table: str) -> bool:
+        """Whether a table is of attacks on its tasks."""
+        return all(task in self.attacked for task in self.tasks_of(table))
 
     @cached_property
     def table_names(self) -> list[str]:
-        return list(dict.fromkeys([*self.config["tables"], *(self.table_of(task) for task in self.measured)]))
+        evaluated = [self.table_of(task) for task in self.config["tasks"] if task in {**self.measured, **self.attacked}]
+        return list(dict.fromkeys([*self.config["tables"], *evaluated]))
 
     @cached_property
     def figures(self) -> list[Job]:
@@ -720,9 +848,9 @@ class Plan:
     def targets(self) -> dict[str, list[str]]:
         """The files of each table, by its name: itself, and what is drawn of it and of its tasks."""
         found = {}
-        for table in self.table_names:
+        for made, table in zip(self.tables, self.table_names, strict=True):
             drawn = [*self.beside_table(table), *(f for t in self.tasks_of(table) for f in self.figures_of_task(t))]
-            found[table] = [path for job in (self.table(table), *drawn) for path in job.outputs.values()]
+            found[table] = [path for job in (made, *drawn) for path in job.outputs.values()]
         return found
 
     @cached_property

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 LIBRARY = Path(__file__).parent
-ROOMS = ("methods", "measures", "tables")
+ROOMS = ("methods", "measures", "tables", "probes")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The JSON schema of settings as a manifest writes them.
 
     Each is `{is: TYPE, default: ..., means: ...}` with a type of the configuration's schema; `{one-of: [...]}`;
-    `{entry-of: SECTION}`; or a group of further `{settings: ...}`. To the last two `or-null: true` may be added, and
-    such a group has a default.
+    `{entry-of: SECTION}`; `{entries-of: SECTION}`, a list of them; or a group of further `{settings: ...}`. To an entry
+    and a group `or-null: true` may be added, and such a group has a default.
     One that names a file says `file: KIND`, and may say `from`, where it can be had; of a folder (`file: folder`)
     `holds` names the files that it must have, and that count.
     """
@@ -114,6 +114,11 @@ def section(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
             kind = "text_or_null" if said.pop("or-null", False) else "text"
             properties[name] = described | {"$ref": f"#/$defs/{kind}", "entry-of": said.pop("entry-of")}
             properties[name] |= {"of-kind": said.pop("of-kind")} if "of-kind" in said else {}
+        elif "entries-of" in said:
+            several = {"$ref": "#/$defs/text", "entry-of": said.pop("entries-of")}
+            title = f"a list of at least one entry of {several['entry-of']}, each named once"
+            listed = {"title": title, "type": "array", "minItems": 1, "uniqueItems": True, "items": several}
+            properties[name] = described | listed
         else:
             properties[name] = described | {"$ref": f"#/$defs/{said.pop('is')}"}
         for keyword in ("file", "from", "holds", "columns", "model"):

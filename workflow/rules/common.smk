@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shlex
 import sys
 from functools import cache
@@ -96,10 +97,12 @@ wildcard_constraints:
     shard=r"[0-9a-f]{12}",
     recipe=r"[0-9a-f]{8}",
     measure=r"[^/]+",
-    table=r"[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
     texts=r"[^/.]+",
     reference=r"[^/]+-[0-9a-f]{8}",
     edit=r"original|[^/]+/[^/]+",
+    evaluation=r"[^/]+",
+    attacked=r"original|random|[^/]+/[^/]+",
+    probe=r"[^/]+",
 
 
 # A plan of ten thousand jobs is millions of objects that stay: to look through them for cycles takes a tenth of it and
@@ -126,6 +129,15 @@ def folder_of(model, revision, variant=None, key=""):
 
 HASHES = KeptHashes(KEPT, told=logger.info)
 PLAN = Plan(config, INPUTS, locate=folder_of, hash_file=HASHES)
+
+
+# Of tables with the same names some are of attacks, which another rule makes.
+OF_ATTACKS = "|".join(map(re.escape, filter(PLAN.is_of_attacks, PLAN.table_names))) or "(?!)"
+
+
+wildcard_constraints:
+    attacks=OF_ATTACKS,
+    table=rf"(?!(?:{OF_ATTACKS})(?:\.csv|_by_concept\.csv|\.json)$)[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
 
 
 # What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,
@@ -255,6 +267,11 @@ def adapter_asks(wildcards):
 def measure_asks(wildcards):
     """What a measure's manifest asks of a machine."""
     return manifest("measures", config["measures"][wildcards.measure]["kind"]).asks
+
+
+def probe_asks(wildcards):
+    """What a probe's manifest asks of a machine."""
+    return PLAN.probe_kind(wildcards.probe).asks
 
 
 def asks(said, model):

@@ -123,6 +123,7 @@ TYPES = {
     "CLIPSegForImageSegmentation": ("clipseg",),
     "GroundingDinoForObjectDetection": ("grounding-dino",),
     "SamModel": ("sam",),
+    "ImageClassification": ("resnet", "vit"),  # of several classes
 }
 
 

@@ -30,7 +30,8 @@ from lethe.inputs.hub import hub_problem
 from lethe.messages import ConfigError, has_control, nearest, sentence, shown
 from lethe.plugins import kinds, manifest
 
-PAIRS = ("suites.*.seeds", "suites.*.words", "priors.*.words", "figures.examples.seeds")  # first and last
+PAIRS = ("suites.*.seeds", "suites.*.words", "priors.*.words", "figures.examples.seeds")
+PAIRS += ("evaluations.*.search", "evaluations.*.report")  # first and last
 HOLDS = {"base": "model_index.json"}  # the file that the folder of a model of a class holds; of any other, config.json
 # What keys of earlier versions are called now.
 MOVED = {
@@ -264,6 +265,8 @@ def _link_problems(config: Any, found: Iterable[Found]) -> Iterator[str]:
         known = config.get(section, {})
         if not isinstance(known, dict):
             continue
+        if section == "probes":  # each kind of which is one
+            known = {name: {} for name in kinds(section)} | known
         if value not in known:
             hint = _hint(value, [str(name) for name in known])
             yield f"{_at(place)}: {section} has no entry {shown(value)}{hint} Known {section}: {_listed(known)}."
@@ -317,6 +320,10 @@ def _evaluation_problems(config: dict) -> Iterator[str]:
             told = ", ".join(f"{task} ({kind or 'no evaluation'})" for task, kind in of_kinds.items())
             yield f"tables.{name}: its tasks must have evaluations of one kind; they are {told}; leave some out."
             continue
+        if manifest("tables", next(iter(of_kinds.values()))).more.get("attacks"):
+            for key in (key for key in ("figure", "published") if table[key] is not None):
+                yield f"tables.{name}.{key}: a table of attacks has none; let it be null."
+            continue  # its rows are of one task each, and say by which protocol they are
         yield from _protocol_problems(config, name, found)
 
 

@@ -33,7 +33,7 @@ def resolved(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, str,
     for key, value in leaves(whole):
         section, _, rest = key.partition(".")
         origin = source if key in given else "default"
-        if origin == "default" and section in plugin_sections():
+        if origin == "default" and rest and section in plugin_sections():
             kind = whole[section][rest.split(".")[0]].get("kind")
             origin = f"default of {kind}"
         yield key, json.dumps(value, ensure_ascii=False), origin

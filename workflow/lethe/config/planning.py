@@ -43,6 +43,11 @@ class Measured:
     classes: Sequence[str] | None
 
     @property
+    def attacks(self) -> bool:
+        """Whether what is measured is attacks, of which there are no suites."""
+        return bool(manifest("tables", self.chosen["kind"]).more.get("attacks"))
+
+    @property
     def roles(self) -> dict[str, dict]:
         """What the evaluation's kind says of each role that has a suite: which rows count, and towards what."""
         return {role: said for role, said in roles_of(self.chosen["kind"]).items() if self.chosen[role] is not None}

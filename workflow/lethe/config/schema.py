@@ -121,8 +121,20 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         for name in task["methods"]:
             if name not in methods and name in kinds("methods"):
                 methods[name] = {}
+    for name in probes_named(whole):
+        whole.setdefault("probes", {}).setdefault(name, {})
     _fill(whole, schema_of(whole), frame()["$defs"])
     return whole
+
+
+def probes_named(config: Mapping[str, Any]) -> list[str]:
+    """The kinds of probes that evaluations name by themselves."""
+    evaluations = config.get("evaluations")
+    found = []
+    for evaluation in evaluations.values() if isinstance(evaluations, dict) else ():
+        named = evaluation.get("probes") if isinstance(evaluation, dict) else None
+        found += [name for name in named if name in kinds("probes")] if isinstance(named, list) else []
+    return list(dict.fromkeys(found))
 
 
 def _fill(value: Any, rule: Mapping[str, Any], defs: Mapping[str, Any]) -> None:

@@ -17,16 +17,16 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import CLIPTokenizer
 
 from lethe.bases.base import Base
-from lethe.bases.denoising import Conditions, conditions_of, predicted
+from lethe.bases.denoising import conditions_of, predicted
 from lethe.bases.diffusion import encode_images, noised, target
+from lethe.bases.embeddings import Words, with_words
 from lethe.bases.pixels import to_pixels
 from lethe.bases.prompts import phrase_positions
 from lethe.bases.schedulers import training_schedule
-from lethe.bases.text import TextEncoders, check_tokens, joined_states
+from lethe.bases.text import TextEncoders, check_tokens
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.attention import recorded_attention
@@ -35,15 +35,6 @@ from lethe.erasure.training import Budget, train
 from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import fill
-
-
-@dataclass(frozen=True)
-class Words:
-    """A prompt with a concept in it, for each encoder: `ids` `[1, window]` each, and where the concept stands in it."""
-
-    prompt: str
-    ids: tuple[Tensor, ...]
-    place: range
 
 
 @dataclass(frozen=True)
@@ -167,33 +158,6 @@ def looked_at(tokenizer: CLIPTokenizer, words: Words, *, use_pooler: bool) -> Te
 
 
 # Textual inversion
-
-
-def with_words(
-    text: TextEncoders, words: Words, learned: Mapping[str, Tensor], added: Mapping[str, Tensor]
-) -> Conditions:
-    """What the U-Net reads of a prompt with learned embeddings, `[tokens, d]` of each encoder by its number, in it.
-
-    Gradients reach the embeddings, and nothing else. `added` is what SDXL reads of the prompt without them, of which
-    only sizes stay.
-    """
-    outputs = []
-    for number, (encoder, ids) in enumerate(zip(text.encoders, words.ids, strict=True)):
-        embedding = learned[str(number)]
-
-        def put(module: nn.Module, given: tuple, made: Tensor, embedding: Tensor = embedding) -> Tensor:
-            before, behind = made[:, : words.place.start], made[:, words.place.stop :]
-            return torch.cat([before, embedding.to(made)[None], behind], dim=1)
-
-        frozen = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
-        hook = encoder.get_input_embeddings().register_forward_hook(put)
-        try:
-            options = dict(output_hidden_states=len(text.encoders) > 1)
-            outputs.append(functional_call(encoder, frozen, (ids.to(encoder.device),), options))
-        finally:
-            hook.remove()
-    pooled = {"text_embeds": outputs[-1].text_embeds} if added else {}
-    return Conditions(joined_states(outputs), {**added, **pooled})
 
 
 def beginnings(text: TextEncoders, words: Words, name: str, *, seed: int) -> dict[str, nn.Parameter]:

@@ -1,0 +1,1 @@
+"""What probes share: judges and their thresholds, prompts and embeddings to search over, drawing, counting, trials."""
