@@ -74,7 +74,9 @@ if not LIBRARY and DeploymentMethod.CONDA in workflow.deployment_settings.deploy
 def tell_jobs(*, warm):
     """Give every command its variables. Warm jobs share a process that has imported what they need, until this ends."""
     owner = os.environ.get(WARM, str(os.getpid())) if warm and config["warm"] else "0"
-    variables = dict(LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1")
+    variables = dict(
+        LETHE_DEVICE=config["device"], LETHE_OFFLOAD=str(int(config["offload"])), HF_HUB_DISABLE_TELEMETRY="1"
+    )
     variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or imports start CUDA, before a job has a GPU and may be forked
     variables[WARM] = owner
     if LIBRARY:
