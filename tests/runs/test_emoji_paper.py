@@ -15,41 +15,48 @@ from running import ROOT, snakemake
 FILES = sorted((ROOT / "config" / "emoji").glob("*.yaml"))
 FILE = "reduced.yaml"
 TABLES = ("objects", "objects_mass", "people", "styles", "explicit", "ablation")
-FEW = {  # tasks of tables
-    "objects": ["airplane", "automobile"],
-    "objects_mass": ["objects_1", "objects_5"],
-    "people": ["people_5"],
-    "explicit": ["explicit_words"],
+TASKS = {  # of each table: its tasks, and their concepts and methods where these are fewer
+    "objects": {"airplane": {}, "automobile": {}},
+    "objects_mass": {"objects_1": {}},
+    "people": {"people_5": {"concepts": {"first": 2, "kind": "person"}, "methods": ["mace", "uce"]}},
+    "styles": {"styles": {"concepts": ["Twemoji"], "methods": ["mace"]}},
+    "explicit": {"explicit_words": {"concepts": ["weapon"], "methods": ["mace"]}},
+    "ablation": {"ablation": {"concepts": {"first": 2, "kind": "person"}, "methods": ["mace-sum", "mace"]}},
 }
-FIRST = {"objects_5": 2, "people_5": 2, "explicit_words": 1, "ablation": 2}  # concepts of these
+WORDS = {"objects": 8, "cifar10": 2, "cifar10_synonyms": 6, "objects_synonyms": 3, "hints": 12}  # of suites
 
 
 def reduced(models: dict[str, Path]) -> dict:
-    """What stands in the files, with tiny models, few tasks, concepts, seeds and steps; the same methods and tables."""
+    """What stands in the files, with tiny models and few tasks, methods, concepts, words, seeds and steps."""
     config = merged(yaml.safe_load(path.read_text()) for path in FILES)
     config["bases"]["emoji"]["model"] = str(models["base"])
     config["masks"]["clipseg"]["model"] = str(models["segmenter"])
     config["measures"]["judge"]["model"] = str(models["judge"])
     config["images"] |= {"count": 1, "steps": 1}
-    config["templates"], config["figures"] = {"used": 2}, {"examples": None, "gallery": False}
     config["sampling"] |= {"steps": 1, "batch": 30}
-    config["tables"] |= {name: config["tables"][name] | {"tasks": tasks} for name, tasks in FEW.items()}
-    for name, first in FIRST.items():
-        config["tasks"][name]["concepts"] = config["tasks"][name]["concepts"] | {"first": first}
-    config["tasks"]["styles"]["concepts"] = ["Twemoji"]
-    for name in ("speed", "oce", "uce"):
-        config["tasks"]["people_5"][name] = config["tasks"]["people_100"][name]
-    config["tasks"]["people_5"]["methods"] = config["tasks"]["people_100"]["methods"]
+    config["templates"], config["figures"] = {"used": 2}, {"examples": None, "gallery": False}
     for method in config["methods"].values():
         if "lora" in method:
             method["lora"] = method["lora"] | {"steps": 1}
-    config["suites"] = {
-        name: suite | ({"rows": 12} if "rows" in suite else {"seeds": [1, 1]})
-        for name, suite in config["suites"].items()
-    }
-    tables = config["tables"].values()
-    used = {task for table in tables for task in table["tasks"]}
-    config["tasks"] = {name: task for name, task in config["tasks"].items() if name in used}
+    for prior in config["priors"].values():
+        prior["words"] = [1, 4]
+    for name, suite in config["suites"].items():
+        if "table" in suite:
+            suite |= {"seeds": [1, 1], "words": [1, WORDS.get(name, 3)]}
+            suite["prompt"] = suite["prompt"][0] if isinstance(suite["prompt"], list) else suite["prompt"]
+    config["suites"]["styles"]["words"] = [1, 7]
+    config["suites"]["reference"]["rows"] = 12
+    for name, evaluation in config["evaluations"].items():
+        if name != "explicit":
+            evaluation.pop("quality", None)
+            evaluation.pop("reference_images", None)
+    tasks = {name: fewer for table in TASKS.values() for name, fewer in table.items()}
+    config["tasks"] = {name: config["tasks"][name] | fewer for name, fewer in tasks.items()}
+    own = {"base", "concepts", "evaluation"}  # and the settings of methods that are left
+    for task in config["tasks"].values():
+        for key in task.keys() - own - {"methods", *task["methods"]}:
+            del task[key]
+    config["tables"] = {name: config["tables"][name] | {"tasks": [*tasks]} for name, tasks in TASKS.items()}
     return config
 
 
@@ -75,10 +82,9 @@ def test_one_target_makes_every_table(finished: Path) -> None:
     tables = {path.name for path in (finished / "results/tables").glob("*.csv") if path.stem.isidentifier()}
     assert {f"{name}.csv" for name in TABLES} <= tables
     edits = {name: list(pd.read_csv(finished / f"results/tables/{name}.csv").iloc[:, 0]) for name in TABLES}
-    assert edits["styles"] == ["original", "mace", "uce"]
-    assert edits["ablation"] == ["original", "mace-refinement", "mace-sum", "mace-uniform", "mace"]
-    assert edits["people"] == ["original", "mace", "lethe", "speed", "oce", "uce"]
     assert edits["objects"][-2:] == ["average/original", "average/mace"]
+    assert edits["objects_mass"] == ["original", "mace", "lethe"]
+    assert edits["ablation"] == ["original", "mace-sum", "mace"]
     assert {path.stem for path in (finished / "results/tables").glob("*.png")} == {"objects_mass", "people"}
 
 
@@ -95,14 +101,14 @@ def test_what_is_recognised_is_counted_by_class(finished: Path) -> None:
     classes = [name for name in of_one.index if name.startswith("recognised_")]
     assert len(classes) == 10
     assert of_one.loc[classes, "value"].sum() == of_one.at["recognised", "value"]
-    assert (of_one.loc[["recognised", *classes], "n"] == 80).all()  # prompts
+    assert (of_one.loc[["recognised", *classes], "n"] == 12).all()  # prompts
     assert of_one.loc[["recognised", *classes], ["low_95", "high_95"]].notna().all(axis=None)
 
 
 def test_styles_have_scores_and_accuracies(finished: Path) -> None:
     table = pd.read_csv(finished / "results/tables/styles.csv").set_index("method")
     assert list(table.columns[:6]) == ["clip_e", "clip_s", "h_a", "acc_e", "acc_s", "h_c"]
-    assert list(table["n_acc_e"]) == list(table["n_clip_e"]) == [6] * 3  # prompts
+    assert list(table["n_acc_e"]) == list(table["n_clip_e"]) == [1] * 2
 
 
 def test_an_experiment_by_itself_finds_nothing_left_to_do(finished: Path, forked: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ def run(job: Job) -> None:
             of = {name: tasks[task] for name, tasks in by_task.items() if task in tasks}
             listed += [[task, method, *line] for line in numbers_in(row, of, getattr(table, "parts_of", no_parts))]
     by_name = {name: one_protocol(name, of_tasks) for name, of_tasks in by_task.items()}
-    for method, of_tasks in every.items() if getattr(settings, "average", False) else ():
+    for method, of_tasks in every.items() if several and getattr(settings, "average", False) else ():
         name, row = f"{AVERAGE}/{method}", average([row for row, _ in of_tasks])
         cells.append({"edit": name} | row.cells)
         details[name] = row.details
