@@ -31,10 +31,14 @@ from lethe.steps.job import Job
 
 for _ in sys.stdin:  # a job for each line
     if not os.fork():
-        job = Job(["lethe.steps.sample"], types.SimpleNamespace(), 1, {}, {})
-        print(os.getpid(), job.device, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
-        assert torch.cuda.device_count() == 1 and not torch.cuda.is_initialized()
-        signal.pause()
+        try:
+            job = Job(["lethe.steps.sample"], types.SimpleNamespace(), 1, {}, {})
+            print(os.getpid(), job.device, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+            assert torch.cuda.device_count() == 1 and not torch.cuda.is_initialized()
+            signal.pause()
+        except BaseException as error:
+            print(repr(error), flush=True)  # else the test would wait for a line
+            raise
 """
 
 
