@@ -573,6 +573,17 @@ CONFIGURATIONS: dict[str, Callable[[], dict]] = {
 FLIPS = {"usual": KEYS, "unusual": UNUSUAL_KEYS, "several": SEVERAL_KEYS, "attacked": ATTACKED_KEYS}
 
 
+ATTACKED_CONTENTS: list[tuple[str, str, str, Steps]] = [
+    ("resources/ghosts.tsv", "yeti\t", "ogre\t", AFTER_CONTROLS),
+    ("resources/ghosts.tsv", "snowman", "giant", NOTHING),
+    ("resources/other_ghosts.tsv", "nessie", "kraken", NOTHING),
+    ("resources/classes.tsv", "", "horse\tpony\tx\t5\n", AFTER_CONTROLS | AFTER_CLASSES),
+    ("resources/other_things.tsv", "vessel", "yacht", AFTER_PROBE),
+    ("resources/emoji/second_judge/model.safetensors", "weights", "weightz", AFTER_CONTROLS),
+    ("resources/other/second_judge/model.safetensors", "other", "others", NOTHING),
+]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A library with a twin of a plug-in in every room; Lethe's own templates are in the working directory."""
@@ -731,6 +742,7 @@ def test_a_suite_is_sampled_again_alone(planned: dict[str, MadeBy], key: str) ->
         *(("usual", *row) for row in CONTENTS),
         *(("unusual", *row) for row in UNUSUAL_CONTENTS),
         *(("several", *row) for row in SEVERAL_CONTENTS),
+        *(("attacked", *row) for row in ATTACKED_CONTENTS),
     ],
 )
 def test_a_file_reruns_what_reads_what_changed_in_it(
@@ -741,7 +753,9 @@ def test_a_file_reruns_what_reads_what_changed_in_it(
 
 
 def test_the_tables_name_every_file_that_is_read() -> None:
-    counted = {path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS + SEVERAL_CONTENTS if steps}
+    counted = {
+        path for path, _, _, steps in CONTENTS + UNUSUAL_CONTENTS + SEVERAL_CONTENTS + ATTACKED_CONTENTS if steps
+    }
     for configured in CONFIGURATIONS.values():
         jobs = plan_of(configured()).jobs
         given = {file.path for job in jobs for files in job.reads.values() for file in files if isinstance(file, Given)}
@@ -780,7 +794,8 @@ def judges(config: dict) -> list[str]:
 
 
 def test_every_kind_of_path_is_spelled_here() -> None:
-    known = {NAMED.sub(r"\1.<name>", k) for k, rule in keys_of_schema(several()) if {"file", "model"} & rule.keys()}
+    keys = [*keys_of_schema(several()), *keys_of_schema(attacked())]
+    known = {NAMED.sub(r"\1.<name>", key) for key, rule in keys if {"file", "model"} & rule.keys()}
     assert "priors.<name>.coco" in known
     spelled = {NAMED.sub(r"\1.<name>", key) for configured in CONFIGURATIONS.values() for key in paths_of(configured())}
     assert known == spelled
