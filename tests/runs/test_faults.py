@@ -20,6 +20,7 @@ from running import (
     ended,
     planned,
     process_of,
+    processes_named,
     snakemake,
     started,
     warm_process_of,
@@ -113,7 +114,8 @@ def test_a_kill_in_a_warm_run_costs_time_alone(finished: Path, copy: Path, forke
     if killed == "snakemake":
         run.kill()
     else:
-        (victim,) = [process for process in (job, *job.parents()[:2]) if process.name() == killed]
+        about = {job.pid, *(parent.pid for parent in job.parents())}
+        (victim,) = [process for process in processes_named(killed) if process.pid in about]
         victim.kill()
     if killed in ("lethe warm", "snakemake"):
         job.resume()
