@@ -108,6 +108,7 @@ def test_a_kill_in_a_warm_run_costs_time_alone(finished: Path, copy: Path, forke
     """Of the process that jobs start from, of a job's attendant, of a job, of Snakemake."""
     shutil.rmtree(copy / "results/sd/measures/objects")
     target = "results/tables/objects.csv"
+    (copy / target).unlink()
     run = started(copy, "--cores", "2", target, environment=forked)
     job = warm_process_of(copy, "measure")
     job.suspend()
