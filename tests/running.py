@@ -94,12 +94,20 @@ def process_of(folder: Path, step: str) -> psutil.Process:
     raise AssertionError(f"{step} did not start in {folder} within two minutes")
 
 
+def processes_named(name: str) -> Iterator[psutil.Process]:
+    """Processes of a name, which they may have given themselves; psutil keeps the first one that it saw."""
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.Error):
+            if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
+                yield psutil.Process(pid)
+
+
 def warm_process_of(folder: Path, step: str) -> psutil.Process:
     """The process of a step that started warm in a working directory, as soon as there is one."""
     for _ in range(6000):
-        for process in psutil.process_iter(["name"]):
+        for process in processes_named(f"lethe {step}"):
             with suppress(psutil.Error):
-                if process.info["name"] == f"lethe {step}" and process.cwd() == str(folder.resolve()):
+                if process.cwd() == str(folder.resolve()):
                     return process
         time.sleep(0.02)
     raise AssertionError(f"{step} did not start in {folder} within two minutes")

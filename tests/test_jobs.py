@@ -103,7 +103,7 @@ def test_a_command_holds_module_settings_files_and_outputs() -> None:
     plan = Drawing(plugins=["lethe.methods.mace.join"])
     job, sheet = plan.images("sd", "a cat"), plan.sheets("sd")
     assert shlex.split(job.command) == [
-        *("python", "-m", "lethe.steps.job", "lethe.steps.images", "lethe.methods.mace.join"),
+        *("python", "-m", "lethe.frame.start", "lethe.steps.images", "lethe.methods.mace.join"),
         *("--settings", encode_argument(SETTINGS | {"where": "here", "made_by": job.digest})),
         *("--read", "words", "my words.txt"),
         *("--out", "picture", "results/sd/a cat.png"),

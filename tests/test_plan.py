@@ -1391,7 +1391,7 @@ def test_a_command_names_every_file_and_setting() -> None:
     for job in every_job():
         words = shlex.split(job.command)
         assert shlex.join(words) == job.command
-        assert words[:4] == ["python", "-m", "lethe.steps.job", job.step.module]
+        assert words[:4] == ["python", "-m", "lethe.frame.start", job.step.module]
         assert json.loads(words[words.index("--settings") + 1]) == json.loads(
             json.dumps({**job.told.settings, **job.told.aside, "made_by": job.digest})
         )

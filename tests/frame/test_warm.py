@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lethe.frame import start
-from running import ROOT
+from running import ROOT, processes_named
 
 CLIENT = """
 import os, sys
@@ -113,8 +114,11 @@ class Toys:
     def servers(self) -> list[psutil.Process]:
         """The processes that listen for this owner."""
         mark = [str(self.owner.pid), self.variables["MODULES"].replace(" ", ",")]
-        found = psutil.process_iter(["cmdline", "name"])
-        return [p for p in found if (p.info["cmdline"] or [])[-2:] == mark and p.info["name"] == "lethe warm"]
+        found = []
+        for process in processes_named("lethe warm"):
+            with suppress(psutil.Error):
+                found += [process] * (process.cmdline()[-2:] == mark)
+        return found
 
     def end(self) -> None:
         self.owner.kill()

@@ -20,6 +20,7 @@ from running import (
     ended,
     planned,
     process_of,
+    processes_named,
     snakemake,
     started,
     warm_process_of,
@@ -107,13 +108,15 @@ def test_a_kill_in_a_warm_run_costs_time_alone(finished: Path, copy: Path, forke
     """Of the process that jobs start from, of a job's attendant, of a job, of Snakemake."""
     shutil.rmtree(copy / "results/sd/measures/objects")
     target = "results/tables/objects.csv"
+    (copy / target).unlink()
     run = started(copy, "--cores", "2", target, environment=forked)
     job = warm_process_of(copy, "measure")
     job.suspend()
     if killed == "snakemake":
         run.kill()
     else:
-        (victim,) = [process for process in (job, *job.parents()[:2]) if process.name() == killed]
+        about = {job.pid, *(parent.pid for parent in job.parents()[:2])}
+        (victim,) = [process for process in processes_named(killed) if process.pid in about]
         victim.kill()
     if killed in ("lethe warm", "snakemake"):
         job.resume()

@@ -98,7 +98,7 @@ def test_every_rule_hands_hostile_texts_to_its_step_as_they_are(
     steps: dict[str, list[Job]] = {}
     for path in calls.iterdir():
         library, dash, frame, *words = json.loads(path.read_text())
-        assert (Path(library).resolve(), dash, frame) == (ROOT / "workflow", "-m", "lethe.steps.job")
+        assert (Path(library).resolve(), dash, frame) == (ROOT / "workflow", "-m", "lethe.frame.start")
         call, _ = _job(words)
         steps.setdefault(call.step, []).append(call)
     told = {call.settings.concept: call for call in steps["moments"]}
