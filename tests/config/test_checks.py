@@ -188,7 +188,7 @@ def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        ("sed", 1, ["sed is not a known key", "did you mean seed?", "Known keys: device, precision, seed, bases"]),
+        ("sed", 1, ["sed is not a known key", "did you mean seed?", "Known keys: device, offload, warm, prec"]),
         (
             "methods.mace.lora.lr",
             1,
