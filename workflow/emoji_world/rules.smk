@@ -9,18 +9,6 @@ with open(Path(workflow.basedir) / "config" / "emoji_world.yaml", encoding="utf-
     EMOJI = EmojiPlan(yaml.safe_load(file), hash_file=HASHES)
 
 
-def of_the_paper(wildcards):
-    """The files of every table that an experiment of config/emoji names."""
-    targets, found = PLAN.targets(), []
-    for path in sorted((Path(workflow.basedir) / "config" / "emoji").glob("*.yaml")):
-        tables = load_configfile(path)["tables"]
-        if tables.keys() - targets.keys():
-            told = f"paper_emoji is all tables of config/emoji, and this configuration has not those of {path.name}"
-            raise WorkflowError(f"{told}; give all the files: --configfile config/emoji/*.yaml")
-        found += [file for table in tables for file in targets[table]]
-    return found
-
-
 rule paper_emoji:
     input:
         of_the_paper,

@@ -85,7 +85,9 @@ def tell_jobs(*, warm):
 
 
 # Of a run here, onstart decides; a submission to a cluster is a Snakemake of its own, with a group of jobs or with one.
-tell_jobs(warm=MODULE or not workflow.is_main_process and len(workflow.dag_settings.target_jobs) > 1)
+# A submission's own Snakemake reads this before it has such settings: its jobs then start cold.
+TOGETHER = len(workflow.dag_settings.target_jobs) > 1 if workflow.dag_settings else False
+tell_jobs(warm=MODULE or not workflow.is_main_process and TOGETHER)
 
 
 wildcard_constraints:
@@ -351,6 +353,18 @@ def print_warnings():
     ended = (job for job in workflow.dag.needrun_jobs(exclude_finished=False) if workflow.dag.finished(job))
     if said := warnings_in(Path(log) for job in ended for log in job.log):
         print("\nWarnings of jobs that succeeded:", *(f"  {sentence}" for sentence in said), sep="\n")
+
+
+def of_the_paper(wildcards):
+    """The files of every table that an experiment of config/emoji names."""
+    targets, found = PLAN.targets(), []
+    for path in sorted((Path(workflow.basedir) / "config" / "emoji").glob("*.yaml")):
+        tables = load_configfile(path)["tables"]
+        if tables.keys() - targets.keys():
+            told = f"paper_emoji is all tables of config/emoji, and this configuration has not those of {path.name}"
+            raise WorkflowError(f"{told}; give all the files: --configfile config/emoji/*.yaml")
+        found += [file for table in tables for file in targets[table]]
+    return found
 
 
 def print_results():
