@@ -90,6 +90,7 @@ TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one doe
 
 KEYS: dict[str, tuple[Any, Steps]] = {
     "device": ("cpu", NOTHING),
+    "warm": (False, NOTHING),
     "precision": ("bfloat16", AFTER_BASE - {"base"}),
     "seed": (7, AFTER_IMAGES),
     "bases.emoji.model": ("resources/other/pipeline", AFTER_BASE),
