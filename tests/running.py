@@ -46,6 +46,7 @@ def started(
     program = [str(ROOT / "tests/forked.py")] if variables.get(WARM, "0") != "0" else ["-m", "snakemake"]
     if program[0] != "-m":
         variables["PYTHONPATH"] = str(ROOT / "workflow")
+        variables |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # else numpy starts threads
     own_file = []
     if "--configfile" not in arguments and (file := folder / "config" / "config.yaml").is_file():
         own_file = ["--configfile", str(file.absolute())]
