@@ -281,6 +281,8 @@ def test_the_configuration_of_people_plans_on_what_is_released(made: Path, monke
     config = yaml.safe_load(text)
     config["tasks"] = {"one": config["tasks"]["people_1"]}
     config["tables"] = {}
+    config["suites"] = {name: config["suites"][name] for name in ("people_1", "people_kept", "reference")}
+    config["evaluations"] = {"people_1": config["evaluations"]["people_1"]}
     config["suites"]["reference"]["rows"] = 10
     checked = check_config(config, source="example")
     assert checked["tasks"]["one"]["concepts"] == ["Ada Vell"]
