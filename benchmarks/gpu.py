@@ -45,25 +45,12 @@ from lethe.edits.adapters import load_lora
 from lethe.erasure.moments import load_concept_moments, moment_in_parts
 from lethe.files.loaded import Loaded
 from lethe.methods.mace.join import erase
-from lethe.methods.mace.training import LoraSettings, train_lora
-from lora import bare, examples
+from lethe.methods.mace.training import train_lora
+from lora import LORA, bare, examples
 from prior import WORDS, text_model
 from scale import FILES, make_files
 
 BATCH = 64  # prompts that the text encoder reads at once
-LORA = LoraSettings(
-    rank=1,
-    steps=0,
-    learning_rate=1e-4,
-    batch=1,
-    use_pooler=True,
-    squared_norm=False,
-    timesteps="importance",
-    pixels="symmetric",
-    max_grad_norm=1.0,
-    preservation_weight=0.0,
-    seed=0,
-)
 Side = Callable[[], Any]
 
 

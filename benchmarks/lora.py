@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -30,6 +31,20 @@ from lethe.bases.unet import PROJECTIONS
 from lethe.methods.mace.training import Examples, LoraSettings, train_lora
 
 PIPELINE = harness.ROOT / "resources/emoji/pipeline"
+
+LORA = LoraSettings(
+    rank=1,
+    steps=0,
+    learning_rate=1e-4,
+    batch=1,
+    use_pooler=True,
+    squared_norm=False,
+    timesteps="importance",
+    pixels="symmetric",
+    max_grad_norm=1.0,
+    preservation_weight=0.0,
+    seed=0,
+)
 
 
 def main() -> None:
@@ -45,19 +60,7 @@ def main() -> None:
     if args.full:
         unet = UNet2DConditionModel(cross_attention_dim=768)
     alphas, concept = torch.linspace(0.999, 0.005, 1000), examples(unet, window=77 if args.full else 24)
-    settings = LoraSettings(
-        rank=1,
-        steps=steps,
-        learning_rate=1e-3,
-        batch=args.batch,
-        use_pooler=True,
-        squared_norm=False,
-        timesteps="importance",
-        pixels="symmetric",
-        max_grad_norm=1.0,
-        preservation_weight=0.0,
-        seed=0,
-    )
+    settings = replace(LORA, steps=steps, learning_rate=1e-3, batch=args.batch)
     sides = {
         "ours": lambda: len(train_lora(unet, alphas, concept, settings)[0]),
         "bare": lambda: bare(unet, concept, steps, args.batch, adamw=False),
