@@ -40,4 +40,4 @@ def test_latents_are_those_of_the_pipeline(base_pipeline: DiffusionPipeline, don
     scheduler.set_timesteps(STEPS)
     latents, time = denoised(base_pipeline.unet, scheduler, noise, Conditions(states, added), steps=done, guidance=3.0)
     assert int(time) == seen[done][0]
-    assert torch.allclose(latents, noise if done == 0 else seen[done - 1][1], atol=1e-5)
+    assert torch.allclose(latents, noise if done == 0 else seen[done - 1][1], rtol=1e-4, atol=1e-4)

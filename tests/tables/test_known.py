@@ -10,17 +10,21 @@ import pandas as pd
 import pytest
 
 from lethe.plugins import manifest
-from lethe.tables import explicit, objects, people, protocols, recognised, sets, styles
+from lethe.tables import attacks, explicit, objects, people, protocols, recognised, sets, styles
 from lethe.tables.known import apart, arguments_of, known, name_of, one_protocol
 
 ABOUT = {"clip": "some/clip", "classes": 10, "reference_images": "photographs"}
 NAMES = (*protocols.__dict__.values(), *explicit.__dict__.values(), people.FIRST_FACE, people.FACE_RATIO)
-NAMES += (recognised.COUNTED,)
+NAMES += (recognised.COUNTED, attacks.FRESH_SEEDS)
 CONSTANTS = {value for value in NAMES if isinstance(value, str) and re.fullmatch(r"[\w.-]+@\d+", value)}
+OF_TRIALS = ["base", "edit", "probe", "concept", "arm", "part", "phase", "best", "named", "instance", "reporter_yes"]
+NO_TRIALS = pd.DataFrame(columns=[*OF_TRIALS, "worth", "texts"])
+OF_ATTACKS = {"base": "x", "concepts": [], "ghosts": [], "edits": [["mace", "x/mace"]], "probes": [["p", "noise"]]}
+OF_ATTACKS |= {"clip": "some/clip"}
 
 
 def test_every_protocol_that_a_table_gives_is_one_of_ours() -> None:
-    given = set()
+    given = {line["protocol"] for line in attacks.rows(NO_TRIALS, OF_ATTACKS)}
     for table in (objects, people, explicit, styles, recognised):
         columns = [*table.SOURCES, "acc_e_class_probability", "h_o_class_probability"]
         given |= set(table.table_protocols({}, ABOUT, columns).values())

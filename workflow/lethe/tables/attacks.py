@@ -11,6 +11,7 @@ import pandas as pd
 from lethe.attacks.trials import ATTACK, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
 from lethe.tables.protocols import interval
 
+FRESH_SEEDS = "attack-top1-fresh-seeds@1"
 COLUMNS = ["task", "edit", "probe", "rate", "n", "low_95", "high_95", "concepts", "unnamed_rate", "any_of_n", "images"]
 COLUMNS += ["asr", "plain_asr", "savings", "base_rate", "random_search", "seed_search_any", "ghost_rate", "n_ghosts"]
 COLUMNS += ["random_unet_rate", "n_random_unet", "worth", "texts", "protocol"]
@@ -50,7 +51,7 @@ def rows(trials: pd.DataFrame, told: Mapping[str, Any]) -> Iterator[dict[str, An
             spent = attack.groupby("concept")[["worth", "texts"]].max()
             line |= {key: round(float(spent[key].mean())) if len(spent) else None for key in ("worth", "texts")}
             line |= {"savings": saved(mine, known)}
-            line["protocol"] = f"attack-top1-fresh-seeds@1 by {told['clip']}"
+            line["protocol"] = f"{FRESH_SEEDS} by {told['clip']}"
             yield line
 
 
