@@ -1,4 +1,4 @@
-"""README's commands for a run, on the embedded model: what they reach, here and on SLURM, to the same byte."""
+"""The default run on the embedded model, of fewer images: what it reaches, here and on SLURM, to the same byte."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from selenium.webdriver.common.by import By
 
@@ -16,18 +17,34 @@ from browsers import chromium
 from clusters import submitted
 from running import ROOT, contents, snakemake
 
+FEWER = {
+    "erased": {"seeds": [1, 6]},
+    "objects": {"seeds": [1, 1]},
+    "synonyms": {"seeds": [1, 2]},
+    "reference": {"rows": 130},
+}
+
 
 def in_default_folder(folder: Path) -> Path:
+    """The folder, with what a run reads."""
     for name in ("config", "resources"):
         (folder / name).symlink_to(ROOT / name)
+    suites = yaml.safe_load((ROOT / "config/config.yaml").read_text())["suites"]
+    suites = {name: suite | FEWER[name] for name, suite in suites.items()}
+    (folder / "fewer.yaml").write_text(yaml.safe_dump({"suites": suites}))
     return folder
+
+
+def of_fewer(folder: Path) -> tuple[str, ...]:
+    """The arguments that take the shipped configuration, but for the number of images."""
+    return ("--configfile", str(folder / "config/config.yaml"), str(folder / "fewer.yaml"))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> Path:
     """A folder in which the default run has ended; its steps are forks."""
     folder = in_default_folder(tmp_path_factory.mktemp("default"))
-    run = snakemake(folder, "--cores", "2", environment=forked)
+    run = snakemake(folder, "--cores", "2", *of_fewer(folder), environment=forked)
     assert run.returncode == 0, run.stderr[-4000:]
     return folder
 
@@ -65,7 +82,7 @@ def test_the_gallery_shows_what_the_tables_say(finished: Path, tmp_path: Path) -
 
 
 def test_the_report_holds_every_result(finished: Path) -> None:
-    run = snakemake(finished, "--cores", "1", "--report", "report.html")
+    run = snakemake(finished, "--cores", "1", "--report", "report.html", *of_fewer(finished))
     assert run.returncode == 0, run.stderr[-4000:]
     added = re.findall(r"Adding (\S+) \(", run.stdout + run.stderr)
     tables = ["objects.csv", "objects_by_concept.csv", "objects.images.csv", "objects.numbers.csv"]
@@ -84,7 +101,7 @@ def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_p
         for part in (f"results/emoji/{name}", f"results/provenance/emoji/{name}"):
             shutil.copytree(finished / part, folder / part)
     before = len(submitted(slurm))
-    run = snakemake(folder, "--cores", "8", "--profile", "slurm", environment=slurm)
+    run = snakemake(folder, "--cores", "8", "--profile", "slurm", *of_fewer(folder), environment=slurm)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {path.name for path in (folder / "logs").iterdir()} - {"slurm"} == rules
     here, there = contents(finished), contents(folder)
@@ -104,6 +121,6 @@ def test_a_rerun_of_an_edit_and_its_samples_gives_the_same_bytes(finished: Path)
     for path in lost:
         path.unlink()
     targets = [str(path.relative_to(finished)) for path in lost]
-    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", "--", *targets)
+    run = snakemake(finished, "--cores", "2", "--rerun-triggers", "mtime", *of_fewer(finished), "--", *targets)
     assert run.returncode == 0, run.stderr[-4000:]
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in lost] == before

@@ -84,10 +84,9 @@ def tell_jobs(*, warm):
     shell.prefix(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; ")
 
 
-# Of a run here, onstart decides; a submission to a cluster is a Snakemake of its own, with a group of jobs or with one.
-# A submission's own Snakemake reads this before it has such settings: its jobs then start cold.
-TOGETHER = len(workflow.dag_settings.target_jobs) > 1 if workflow.dag_settings else False
-tell_jobs(warm=MODULE or not workflow.is_main_process and TOGETHER)
+# Of a run here, onstart decides. On SLURM each job starts cold: it is a step of its own (srun), whose cores, memory and
+# GPUs no fork of a process from outside it would have, and with which whatever it starts ends.
+tell_jobs(warm=MODULE)
 
 
 wildcard_constraints:
