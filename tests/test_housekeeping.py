@@ -61,6 +61,13 @@ def test_every_declaration_has_a_rule_and_a_step_that_runs_it(plan: type) -> Non
         assert callable(importlib.import_module(step.module).run)
 
 
+def test_no_table_of_ours_has_the_name_of_a_rule_which_would_be_no_target() -> None:
+    files = [*ROOT.glob("config/*.yaml"), *ROOT.glob("config/*/*.yaml")]
+    tables = {name for path in files for name in yaml.safe_load(path.read_text()).get("tables", ())}
+    assert {"comparison", "attacks", "mass"} <= tables
+    assert not tables & set(re.findall(r"^ *rule (\w+):", RULES, re.MULTILINE))
+
+
 def test_the_environment_is_pinned_where_it_says_so() -> None:
     environment = yaml.safe_load((ROOT / "envs/lethe.yaml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]

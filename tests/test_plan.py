@@ -84,7 +84,7 @@ def of_task(steps: Steps) -> Steps:
     return {"task_lora" if step == "lora" else step for step in steps} - {"anchor_images"}
 
 
-COUNTED = {"counts", "comparison"} | TABLE  # a table over several tasks, its picture, and a published one beside it
+COUNTED = {"counts", "beside_published"} | TABLE  # a table of several tasks, its picture, a published one beside it
 TWIN = "twin"  # in every room of plug-ins, one that does as the shipped one does
 
 # Each key, another value of it, and the steps that then run.
@@ -337,9 +337,9 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
     "tables.both.figure": (None, NOTHING),
     "tables.both.average": (True, COUNTED),
     "tables.both.costs": (True, {"costs"}),
-    "tables.both.published.set": ("resources/other_paper.yaml", {"comparison"}),
-    "tables.both.published.table": ("second", {"comparison"}),
-    "tables.both.published.methods.mace": ("Other", {"comparison"}),
+    "tables.both.published.set": ("resources/other_paper.yaml", {"beside_published"}),
+    "tables.both.published.table": ("second", {"beside_published"}),
+    "tables.both.published.methods.mace": ("Other", {"beside_published"}),
 }
 
 # Keys of the fourth, whose edits are attacked.
@@ -519,9 +519,9 @@ UNUSUAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
 # Of the third: the published table that one of its own names.
 
 SEVERAL_CONTENTS: list[tuple[str, str, str, Steps]] = [
-    ("resources/paper.csv", "MACE,1,5", "MACE,1,6", {"comparison"}),
-    ("resources/paper.yaml", "source: somebody\n", "source: nobody\n", {"comparison"}),
-    ("resources/paper.yaml", "acc_e", "acc_s", {"comparison"}),
+    ("resources/paper.csv", "MACE,1,5", "MACE,1,6", {"beside_published"}),
+    ("resources/paper.yaml", "source: somebody\n", "source: nobody\n", {"beside_published"}),
+    ("resources/paper.yaml", "acc_e", "acc_s", {"beside_published"}),
     ("resources/paper.yaml", "somebody again", "nobody again", NOTHING),  # of a table that is not named
     ("resources/paper.yaml", "", "# reviewed\n", NOTHING),
 ]
@@ -1161,7 +1161,7 @@ def test_a_table_has_a_picture_by_count_where_one_is_asked_for() -> None:
 
 def test_a_table_stands_beside_the_published_one_that_it_names() -> None:
     plan = plan_of(several())
-    (job,) = [job for job in plan.figures if job.step.name == "comparison"]
+    (job,) = [job for job in plan.figures if job.step.name == "beside_published"]
     assert job.told.settings["tasks"] == [["objects", ['Hokusai\'s "wave"', "ship"]], ["birds", ["bird"]]]
     assert job.told.settings["methods"] == {"mace": "MACE"}
     assert [file.path for file in job.reads["numbers"]] == ["results/tables/both.numbers.csv"]
@@ -1169,7 +1169,7 @@ def test_a_table_stands_beside_the_published_one_that_it_names() -> None:
     ends = {f"results/tables/paper/both.{end}" for end in ("csv", "md", "tex")}
     assert set(job.outputs.values()) == ends <= set(plan.targets()["both"])
     without = plan_of(put(several(), "tables.both.published", None))
-    assert "comparison" not in {job.step.name for job in without.figures}
+    assert "beside_published" not in {job.step.name for job in without.figures}
 
 
 def test_what_an_edit_took_is_that_of_all_jobs_behind_it() -> None:

@@ -196,8 +196,8 @@ def test_every_published_table_stands_beside_the_one_that_repeats_it() -> None:
             if (named := chosen["published"]) is None:
                 continue
             found[name] = named["table"]
-            made = [job for job in jobs if job.step.name == "comparison"]
-            assert [job.outputs["comparison"] for job in made] == [f"results/tables/paper/{table}.csv"]
+            made = [job for job in jobs if job.step.name == "beside_published"]
+            assert [job.outputs["beside"] for job in made] == [f"results/tables/paper/{table}.csv"]
             assert set(made[0].outputs.values()) <= set(plan.targets()[table])
     tables = yaml.safe_load(Path("resources/published/mace-2403.06135.yaml").read_text())["tables"]
     assert set(found.values()) == set(tables)
@@ -211,7 +211,7 @@ def test_styles_are_measured_as_published() -> None:
     config, plan, _ = planned("styles_100")
     told = table_protocols({}, {"clip": config["measures"]["clip"]["model"]}, ["clip_score"])
     ours = {name: protocol for names, protocol in told.items() for name in names.split(", ")}
-    said = plan.comparison("styles_100").told.settings["published"]["numbers"]
+    said = plan.beside_published("styles_100").told.settings["published"]["numbers"]
     same = {column: ours.get(of["number"]) == of["protocol"] for column, of in said.items()}
     assert same == {"clip_e": True, "clip_s": True, "h_a": True, "clip_30k": True, "fid_30k": False}
 

@@ -73,7 +73,7 @@ def test_a_table_is_put_beside_a_published_one(finished: Path, forked: dict[str,
     path.write_text(yaml.safe_dump(config | {"tables": {"objects": {"tasks": ["objects"], "published": published}}}))
     run = snakemake(folder, "--cores", "1", "objects", environment=forked)
     assert run.returncode == 0, run.stderr
-    assert planned(run.stdout + run.stderr) == {"comparison": 1, "objects": 1}
+    assert planned(run.stdout + run.stderr) == {"beside_published": 1, "objects": 1}
     found = pd.read_csv(folder / "results/tables/paper/objects.csv").set_index(["method", "number"])
     for name, value in {"acc_e": 5, "h_o_class_probability": 90}.items():
         ours, line = numbers.loc["mace", name], found.loc["MACE", name]
@@ -220,6 +220,14 @@ def test_what_could_not_be_measured_is_refused_before_anything_runs(
     assert run.returncode != 0
     assert "tasks.objects: 'ship' is erased, and " in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_table_named_as_a_rule_is_no_target_and_that_is_said(finished: Path, forked: dict[str, str]) -> None:
+    (finished / "prior.yaml").write_text("tables: {prior: {tasks: [objects]}}")
+    given = [str(finished / name) for name in ("config/config.yaml", "prior.yaml")]
+    run = snakemake(finished, "-n", "--configfile", *given, environment=forked)
+    assert run.returncode == 0
+    assert "tables.prior: prior is the name of a rule, so it is no target; name the table otherwise" in run.stderr
 
 
 def test_remarks_are_told_once_and_not_by_each_job(finished: Path, tmp_path: Path) -> None:

@@ -709,11 +709,11 @@ class Plan:
         return Told(dict(name=table, erased=list(erased.items())), reads)
 
     @step(
-        comparison=Shown("results/tables/paper/{table}.csv", "Numbers", "beside published ones"),
+        beside=Shown("results/tables/paper/{table}.csv", "Numbers", "beside published ones"),
         markdown="results/tables/paper/{table}.md",
         latex="results/tables/paper/{table}.tex",
     )
-    def comparison(self, table: str) -> Told:
+    def beside_published(self, table: str) -> Told:
         """A table beside the published one that it names."""
         named = self.config["tables"][table]["published"]
         published = read_published(named["set"], named["table"])
@@ -827,7 +827,7 @@ class Plan:
         return [
             *([self.counts(table)] if asked.get("figure") == "counts" else []),
             *([self.costs(table)] if asked.get("costs") else []),
-            *([self.comparison(table)] if asked.get("published") else []),
+            *([self.beside_published(table)] if asked.get("published") else []),
         ]
 
     def figures_of_task(self, task: str) -> list[Job]:

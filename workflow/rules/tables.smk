@@ -101,20 +101,20 @@ rule costs:
         COMMAND
 
 
-rule comparison:
+rule beside_published:
     input:
-        unpack(inputs(PLAN.comparison)),
+        unpack(inputs(PLAN.beside_published)),
     output:
-        **outputs(PLAN.comparison),
+        **outputs(PLAN.beside_published),
     log:
-        PLAN.comparison.step.log,
+        PLAN.beside_published.step.log,
     conda:
         ENVIRONMENT
     resources:
         mem_mb=growing(1000),
         runtime=growing(15),
     params:
-        **told(PLAN.comparison),
+        **told(PLAN.beside_published),
     message:
         MESSAGE
     shell:
@@ -123,7 +123,11 @@ rule comparison:
 
 # Each table, with its pictures, is a target of its own name.
 for name, files in PLAN.targets().items():
-    if not workflow.is_rule(name):
+    if workflow.is_rule(name):
+        if workflow.is_main_process:
+            told = f"tables.{name}: {name} is the name of a rule, so it is no target"
+            logger.warning(f"{told}; name the table otherwise, or ask for results/tables/{name}.csv")
+    else:
 
         rule:
             name:

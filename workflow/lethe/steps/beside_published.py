@@ -23,7 +23,7 @@ def run(job: Job) -> None:
         methods=settings.methods,
         tasks=settings.tasks,
     )
-    with written_whole(job.out["comparison"]) as part:
+    with written_whole(job.out["beside"]) as part:
         found.round(4).to_csv(part, index=False, lineterminator="\n")
     shown = as_text(found)
     for name, text in (("markdown", as_markdown(shown)), ("latex", as_latex(shown))):

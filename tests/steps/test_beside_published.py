@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lethe.steps.comparison import as_latex, as_markdown, as_text, run
+from lethe.steps.beside_published import as_latex, as_markdown, as_text, run
 
 NUMBERS = """task,method,number,value,n,low_95,high_95,protocol
 a,NA,acc_e,12.3456,200,8.1,17.9,clip-top1@1
@@ -29,7 +29,7 @@ def made(tmp_path: Path) -> dict[str, Path]:
     reads = {"numbers": tmp_path / "t.numbers.csv", "values": tmp_path / "p.csv"}
     reads["numbers"].write_text(NUMBERS)
     reads["values"].write_text(VALUES)
-    out = {"comparison": tmp_path / "c.csv", "markdown": tmp_path / "c.md", "latex": tmp_path / "c.tex"}
+    out = {"beside": tmp_path / "c.csv", "markdown": tmp_path / "c.md", "latex": tmp_path / "c.tex"}
     methods = {"NA": ODD, "original": "SD v1.4"}  # a method may have a name that tables take for nothing
     settings = SimpleNamespace(name="t", published=SAID, methods=methods, tasks=[["a", ["ship"]]])
     run(SimpleNamespace(settings=settings, read=reads.__getitem__, out=out))
@@ -37,7 +37,7 @@ def made(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_the_table_holds_ours_beside_theirs(made: dict[str, Path]) -> None:
-    table = pd.read_csv(made["comparison"])
+    table = pd.read_csv(made["beside"])
     assert list(table["method"]) == [ODD, "SD v1.4"]
     first, second = table.to_dict("records")
     assert (first["published"], first["ours"], first["n"], first["difference"]) == (11, 12.3456, 200, 1.3456)
@@ -54,7 +54,7 @@ def cells(line: str) -> list[str]:
 
 def test_markdown_has_the_same_cells(made: dict[str, Path]) -> None:
     head, rule, *lines = made["markdown"].read_text().splitlines()
-    table = pd.read_csv(made["comparison"])
+    table = pd.read_csv(made["beside"])
     assert cells(head) == list(table.columns)
     assert set(rule) <= set("|:- ")
     assert len(lines) == len(table)
