@@ -21,7 +21,9 @@ LESS_MEMORY = "sampling.batch"
 
 
 def run(job: Job) -> None:
-    settings, base = job.settings, base_of(job)
+    settings = job.settings
+    # Its text side must be the pipeline's own: what attacks put into these encoders is what the pipeline reads.
+    base = Base.of_pipeline(base_of(job).pipeline, settings.base["name"])
     concept = Concept(**settings.concept | {"synonyms": tuple(settings.concept["synonyms"])})
     at = json.loads(job.read("thresholds").read_text(encoding="utf-8"))
     module = importlib.import_module(manifest("probes", settings.kind).module)
