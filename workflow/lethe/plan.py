@@ -619,6 +619,37 @@ class Plan:
         kind = manifest("tables", self.attacked[self.tasks_of(attacks)[0]].chosen["kind"])
         return Told(dict(kind=kind.name, tasks=list(tasks.items())), reads, plugins=[kind.module])
 
+    @step(figure=Shown("results/figures/{task}/brought_back.png", "Attacks", "what brought most back, an image each"))
+    def attack_pictures(self, task: str) -> Told:
+        """Of each probe and edit of a task the image with the concept on it that the judge is surest of."""
+        told, _ = self.attacked_task(task)
+        jobs = [self.attack(task, edit, slug, probe) for probe, edit, slug in self.attacks_on(task)]
+        settings = {key: told[key] for key in ("edits", "concepts")}
+        settings |= dict(task=task, probes=[probe for probe, _ in told["probes"]])
+        return Told(settings, dict(rows=[job["rows"] for job in jobs], images=[job["images"] for job in jobs]))
+
+    @step(figure=Shown("results/figures/{task}/relearning.png", "Attacks", "how fast finetuning brings it back"))
+    def attack_curves(self, task: str) -> Told:
+        """The rate after so many steps, of each edit, of the base as it is, and of a word that it never knew."""
+        told, _ = self.attacked_task(task)
+        mine = [place for place in self.attacks_on(task) if place[0] in self.relearned(task)]
+        settings = dict(task=task, edits=told["edits"], concepts=told["concepts"])
+        return Told(settings, dict(rows=[self.attack(task, edit, slug, probe)["rows"] for probe, edit, slug in mine]))
+
+    def relearned(self, task: str) -> list[str]:
+        """The probes of a task that finetune."""
+        probes = self.attacked[task].chosen["probes"]
+        return [probe for probe in probes if "relearning" in self.probe_kind(probe).more.get("pictures", ())]
+
+    def attacks_on(self, task: str) -> list[tuple[str, str, str]]:
+        """Probe, edit and concept of each attack on a task, those of its controls left out."""
+        probes, edits = self.attacked[task].chosen["probes"], self.edits(task).values()
+        return [(probe, edit, slug) for probe in probes for edit in edits for slug in self.task_slugs(task)]
+
+    def attack(self, task: str, edit: str, slug: str, probe: str) -> Job:
+        """The job of one of them."""
+        return self.probe(self.config["tasks"][task]["base"], self.attacked[task].evaluation, edit, slug, probe)
+
     # Tables and pictures
 
     def edits(self, task: str) -> dict[str, str]:
@@ -843,6 +874,8 @@ class Plan:
                 found.append(self.losses(base, task, method))
         if any("mask_sheets" in drawn for drawn in pictures.values()):
             found.append(self.mask_sheets(base, task))
+        if task in self.attacked:
+            found += [self.attack_pictures(task), *([self.attack_curves(task)] if self.relearned(task) else [])]
         return found
 
     def targets(self) -> dict[str, list[str]]:
