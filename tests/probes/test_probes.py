@@ -33,7 +33,7 @@ def state(pipeline: DiffusionPipeline) -> dict[str, torch.Tensor]:
 def test_every_probe_is_tested_here() -> None:
     assert set(SMALL) == set(kinds("probes"))
     for kind in SMALL:
-        assert set(manifest("probes", kind).more) <= {"controls"}
+        assert set(manifest("probes", kind).more) <= {"controls", "pictures"}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -112,6 +112,7 @@ def curves(path: Path, found: pd.DataFrame, *, title: str) -> None:
             axis.plot(line["steps"], line["value"], marker="o", markersize=4, label=name, **style)
             axis.fill_between(line["steps"], line["low"], line["high"], alpha=0.12, linewidth=0, color=style["color"])
         axis.set_title(f"finetuned on {sort}", fontsize=10)
+        axis.set_xticks(sorted(shown["steps"].unique()))
         axis.set_ylim(-2, 102)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("percent with the concept")
