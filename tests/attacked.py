@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "generations": 2,
         "kept": 2,
     },
+    "side-effects": {"near": 1, "far": 1, "rest": 1, "seeds": 2},
     "relearning": {"images": 2, "steps": [0, 1, 2], "batch": 2, "reported_at": 2, "learning_rate": 1e-3},
 }
 

@@ -20,9 +20,10 @@ def attacked(project: Path, tmp_path: Path) -> Path:
     """A working directory in which an edit of a ship is attacked by three probes; the table is named otherwise."""
     probes = {
         "begun": {"kind": "completion", "handovers": [0, 1], "reported_at": 1},
+        "side-effects": {"near": 1, "far": 1, "rest": 1, "seeds": 2},
         "relearning": {"images": 2, "steps": [0, 1], "batch": 2, "reported_at": 1},
     }
-    return attacked_project(project, tmp_path / "work", probes, ["begun", "name-ladder", "relearning"])
+    return attacked_project(project, tmp_path / "work", probes, ["begun", "name-ladder", "relearning", "side-effects"])
 
 
 def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, forked: dict[str, str]) -> None:
@@ -43,7 +44,7 @@ def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, fork
         *(
             f"attacks/{edit}/ship/{probe}.parquet"
             for edit in ("original", "ships/uce")
-            for probe in ("begun", "name-ladder", "relearning")
+            for probe in ("begun", "name-ladder", "relearning", "side-effects")
         ),
         "attacks/original/yeti/name-ladder.parquet",
         "attacks/random/ship/name-ladder.parquet",
@@ -59,6 +60,12 @@ def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, fork
         with Image.open(attacked / f"results/figures/ships/{name}.png") as picture:
             assert picture.format == "PNG"
     trace_is_of_one_attack(attacked, table)
+    effects = pd.read_csv(attacked / "results/tables/brought_back_side_effects.csv").set_index("edit")
+    assert list(effects.index) == ["original", "uce"]
+    for share in ("near_kept", "far_kept", "rest_kept", "concept_drawn"):
+        assert (effects[f"{share}_n"] == 2).all()
+    assert effects.loc["original", "drift"] == 0
+    assert (effects["floor"] < effects["ceiling"]).all()
     again = snakemake(attacked, "--cores", "2", "brought_back", environment=forked)
     assert "Nothing to be done" in again.stdout + again.stderr
 
