@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 from diffusers import DiffusionPipeline
 
 from lethe.attacks.judges import Judge, Target
@@ -22,6 +25,7 @@ from lethe.inputs.concepts import Concept
 from lethe.plugins import manifest
 
 SHIP = Concept("ship", "object", "ground", ("vessel", "boat"))
+RUN_NAMES = ["ship", '$(touch pwned)\'s "cat"', "dog", "horse", "yeti"]  # what the judges of a run tell apart
 CLASSES = ("ship", "bird", "cat")
 # Budgets under which a probe of a tiny pipeline takes a second, and still does all that it does.
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "generations": 2,
         "kept": 2,
     },
+    "side-effects": {"near": 1, "far": 1, "rest": 1, "seeds": 2},
     "relearning": {"images": 2, "steps": [0, 1, 2], "batch": 2, "reported_at": 2, "learning_rate": 1e-3},
 }
 
@@ -77,9 +82,40 @@ def edits_for(pipeline: DiffusionPipeline) -> Mapping[str, Edit | None]:
     }
 
 
-def _adapters(pipeline: DiffusionPipeline) -> dict[str, Any]:
-    import torch
+def attacked_project(project: Path, folder: Path, probes: Mapping[str, Any], named: Sequence[str]) -> Path:
+    """A working directory in which an edit of a ship is attacked by the named ones of its `probes`."""
+    from emoji_world.models import build_classifier, save_processor
 
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        build_classifier(RUN_NAMES, widths=(32, 64)).save_pretrained(folder / "second")
+    save_processor(folder / "second")
+    (folder / "ghosts.tsv").write_text("object\nyeti\n")
+    path = folder / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    task = {"base": "sd", "concepts": ["ship"], "methods": ["uce"], "evaluation": "attacks"}
+    config |= {"tasks": {"ships": task}, "tables": {"brought_back": {"tasks": ["ships"]}}, "methods": {}}
+    config["suites"], config["priors"] = {}, {}
+    config["measures"]["second"] = {"kind": "classifier", "model": "second"}
+    config["probes"] = dict(probes)
+    config["evaluations"] = {
+        "attacks": {
+            "probes": list(named),
+            "clip": "judge",
+            "classifier": "second",
+            "classes": {"table": "classes.tsv", "column": "object"},
+            "ghosts": {"table": "ghosts.tsv", "attacked": 1},
+            "search": [1, 1],
+            "report": [11, 12],
+            "controls": {"images": 3},
+        }
+    }
+    path.write_text(yaml.safe_dump(config))
+    return folder
+
+
+def _adapters(pipeline: DiffusionPipeline) -> dict[str, Any]:
     from lethe.methods.spm import adapted_layers
 
     generator, found = torch.Generator().manual_seed(3), {}

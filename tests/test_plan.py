@@ -344,9 +344,10 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
 
 # Keys of the fourth, whose edits are attacked.
 
-AFTER_PROBE = {"probe", "base:probe", "attack_table"}
+AFTER_TRIALS = {"attack_table", "attack_pictures"}
+AFTER_PROBE = {"probe", "base:probe"} | AFTER_TRIALS
 AFTER_CONTROLS = {"controls"} | AFTER_PROBE
-OF_EDIT = {"losses", "edit", "probe", "attack_table"}
+OF_EDIT = {"losses", "edit", "probe"} | AFTER_TRIALS
 ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.brought-back.base": (
         "other",
@@ -381,7 +382,7 @@ ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "probes.again.learning_rate": (1.0e-3, NOTHING),
     "probes.again.reported_at": (20, NOTHING),
     "evaluations.attacks.kind": (f"{TWIN}-of-attacks", {"attack_table"}),
-    "evaluations.attacks.probes": (["again"], AFTER_PROBE),
+    "evaluations.attacks.probes": (["again"], AFTER_PROBE | {"attack_curves"}),
     "evaluations.attacks.clip": ("other", AFTER_CONTROLS),
     "evaluations.attacks.classifier": ("third", AFTER_CONTROLS),
     "evaluations.attacks.classes.table": ("resources/more_classes.tsv", AFTER_CONTROLS),

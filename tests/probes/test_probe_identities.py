@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from attacked import SHIP, base_of, edits_for, probed, settings_for, workspace_for
 from lethe.attacks.trials import ATTACK, CONTROL, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
+from lethe.bases.base import Base
 from lethe.bases.denoising import Conditions
+from lethe.bases.embeddings import new_word
 from lethe.bases.pipeline import load_pipeline, use_scheduler
 from lethe.probes import relearning, unlearndiffatk
 from lethe.probes.noise import Noisy
+from lethe.steps import probe as probe_step
 
 CPU = torch.device("cpu")
 PROMPT = "a photo of the ship"
@@ -250,3 +254,26 @@ def test_samplers_stay_the_pipelines_own(pipeline: DiffusionPipeline) -> None:
     for kind in ("noise", "completion"):
         probed(base_of(pipeline), kind, None, workspace_for())
         assert pipeline.scheduler is own
+
+
+@pytest.mark.parametrize("folder", ["sd_folder", "sdxl_folder"])
+def test_what_an_attack_puts_into_text_encoders_of_a_job_is_drawn(
+    request: pytest.FixtureRequest, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = Path(request.getfixturevalue(folder))
+    monkeypatch.setattr(probe_step, "base_of", lambda job: Base.in_folder(where, {}, device=CPU, precision="float32"))
+    base = probe_step.attacked_base(SimpleNamespace(settings=SimpleNamespace(base={"name": "tiny"})))
+    token = base.text.tokenizer("ship", add_special_tokens=False)["input_ids"][0]
+    learned = [torch.full((encoder.config.hidden_size,), 3.0) for encoder in base.text.encoders]
+    space = workspace_for()
+    with space.pipeline_of(base, None) as pipeline:
+        plain = space.draw(pipeline, [PROMPT], [1])
+        with new_word(base.text, token, learned):
+            changed = space.draw(pipeline, [PROMPT], [1])
+    assert not np.array_equal(plain[0], changed[0])
+
+
+def test_the_texts_of_a_search_by_text_alone_are_counted(pipeline: DiffusionPipeline) -> None:
+    trials = probed(base_of(pipeline), "ring-a-bell", None, workspace_for(), population=6, generations=2)
+    own = trials.frame()["images"].iloc[-1] * 2  # each image reads its prompt and the empty one
+    assert trials.meter.spent.texts > own + 6

@@ -33,7 +33,7 @@ def state(pipeline: DiffusionPipeline) -> dict[str, torch.Tensor]:
 def test_every_probe_is_tested_here() -> None:
     assert set(SMALL) == set(kinds("probes"))
     for kind in SMALL:
-        assert set(manifest("probes", kind).more) <= {"controls"}
+        assert set(manifest("probes", kind).more) <= {"controls", "pictures", "attack"}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -68,7 +68,8 @@ def check(pipeline: DiffusionPipeline, kind: str, form: str) -> None:
     assert list(rows) == [*COLUMNS, *VERDICTS, *SPENT]
     assert len(rows) == len(trials.images)
     assert len({image.shape for image in trials.images}) == 1
-    reports = rows[(rows["arm"] == ATTACK) & (rows["phase"] == REPORT) & rows["best"]]
+    chosen = rows["best"] == manifest("probes", kind).more.get("attack", True)  # of what is no attack none is the best
+    reports = rows[(rows["arm"] == ATTACK) & (rows["phase"] == REPORT) & chosen]
     assert set(reports["seed"]) == {11, 12}  # fresh ones
     assert not set(rows.loc[rows["phase"] == SEARCH, "seed"]) & {11, 12}
     assert rows["worth"].is_monotonic_increasing

@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import yaml
+from PIL import Image
 
-from emoji_world.models import build_classifier, save_processor
+from attacked import RUN_NAMES, attacked_project
 from lethe.files.shards import read_images
+from lethe.records.traces import trace
 from running import snakemake
-
-NAMES = ["ship", '$(touch pwned)\'s "cat"', "dog", "horse", "yeti"]
 
 
 @pytest.fixture
 def attacked(project: Path, tmp_path: Path) -> Path:
-    """A working directory in which an edit of a ship is attacked by two probes; the table is named otherwise."""
-    folder = shutil.copytree(project, tmp_path / "work", ignore=shutil.ignore_patterns("results", "logs", ".snakemake"))
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        build_classifier(NAMES, widths=(32, 64)).save_pretrained(folder / "second")
-    save_processor(folder / "second")
-    (folder / "ghosts.tsv").write_text("object\nyeti\n")
-    path = folder / "config" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    task = {"base": "sd", "concepts": ["ship"], "methods": ["uce"], "evaluation": "attacks"}
-    config |= {"tasks": {"ships": task}, "tables": {"brought_back": {"tasks": ["ships"]}}, "methods": {}}
-    config["suites"], config["priors"] = {}, {}
-    config["measures"]["second"] = {"kind": "classifier", "model": "second"}
-    config["probes"] = {"begun": {"kind": "completion", "handovers": [0, 1], "reported_at": 1}}
-    config["evaluations"] = {
-        "attacks": {
-            "probes": ["begun", "name-ladder"],
-            "clip": "judge",
-            "classifier": "second",
-            "classes": {"table": "classes.tsv", "column": "object"},
-            "ghosts": {"table": "ghosts.tsv", "attacked": 1},
-            "search": [1, 1],
-            "report": [11, 12],
-            "controls": {"images": 3},
-        }
+    """A working directory in which an edit of a ship is attacked by three probes; the table is named otherwise."""
+    probes = {
+        "begun": {"kind": "completion", "handovers": [0, 1], "reported_at": 1},
+        "side-effects": {"near": 1, "far": 1, "rest": 1, "seeds": 2},
+        "relearning": {"images": 2, "steps": [0, 1], "batch": 2, "reported_at": 1},
     }
-    path.write_text(yaml.safe_dump(config))
-    return folder
+    return attacked_project(project, tmp_path / "work", probes, ["begun", "name-ladder", "relearning", "side-effects"])
 
 
 def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, forked: dict[str, str]) -> None:
@@ -55,7 +31,7 @@ def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, fork
     assert run.returncode == 0, run.stdout + run.stderr
     table = pd.read_csv(attacked / "results/tables/brought_back.csv")
     assert table[["task", "edit", "probe"]].values.tolist() == [
-        ["ships", edit, probe] for probe in ("begun", "name-ladder") for edit in ("original", "uce")
+        ["ships", edit, probe] for probe in ("begun", "name-ladder", "relearning") for edit in ("original", "uce")
     ]
     assert (table["n"] == 2).all()
     ladder = table[table["probe"] == "name-ladder"]
@@ -68,17 +44,50 @@ def test_a_run_makes_the_table_of_attacks_and_again_nothing(attacked: Path, fork
         *(
             f"attacks/{edit}/ship/{probe}.parquet"
             for edit in ("original", "ships/uce")
-            for probe in ("begun", "name-ladder")
+            for probe in ("begun", "name-ladder", "relearning", "side-effects")
         ),
         "attacks/original/yeti/name-ladder.parquet",
         "attacks/random/ship/name-ladder.parquet",
     }
     told = json.loads((attacked / "results/sd/probes/attacks/thresholds.json").read_text())
-    assert set(told["reporter"]) == set(told["chooser"]) == set(NAMES)
+    assert set(told["reporter"]) == set(told["chooser"]) == set(RUN_NAMES)
     archive = attacked / "results/sd/probes/attacks/ships/uce/ship/begun.zip"
     trials = pd.read_parquet(archive.with_suffix(".parquet"))
     assert len(read_images(archive)) == len(trials) == 4
     assert not list(attacked.rglob("*.work"))
     assert not (attacked / "pwned").exists()
+    for name in ("brought_back", "relearning"):
+        with Image.open(attacked / f"results/figures/ships/{name}.png") as picture:
+            assert picture.format == "PNG"
+    trace_is_of_one_attack(attacked, table)
+    effects = pd.read_csv(attacked / "results/tables/brought_back_side_effects.csv").set_index("edit")
+    assert list(effects.index) == ["original", "uce"]
+    for share in ("near_kept", "far_kept", "rest_kept", "concept_drawn"):
+        assert (effects[f"{share}_n"] == 2).all()
+    assert effects.loc["original", "drift"] == 0
+    assert (effects["floor"] < effects["ceiling"]).all()
     again = snakemake(attacked, "--cores", "2", "brought_back", environment=forked)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def trace_is_of_one_attack(folder: Path, table: pd.DataFrame) -> None:
+    """A cell's chain holds the trials of its edit and probe, and none of others."""
+    csv = folder / "results/tables/brought_back.csv"
+    told = trace(csv, "ships/uce/name-ladder", "rate")
+    row = table[(table["edit"] == "uce") & (table["probe"] == "name-ladder")].iloc[0]
+    (cell,) = told.cells
+    assert (float(cell["value"]), cell["n"]) == (row["rate"], row["n"])
+    assert cell["interval_95"] == [row["low_95"], row["high_95"]]
+    assert cell["protocol"] == row["protocol"]
+
+    def probed(column: str) -> list[str]:
+        jobs = trace(csv, "ships/uce/name-ladder", column).jobs
+        return sorted(path for job in jobs if job.record["step"] == "probe" for path in job.record["outputs"])
+
+    where = "results/sd/probes/attacks"
+    of = {"rate": "ships/uce/ship", "base_rate": "original/ship", "ghost_rate": "original/yeti"}
+    of |= {"random_unet_rate": "random/ship"}
+    for column, place in of.items():
+        assert probed(column) == [f"{where}/{place}/name-ladder.{end}" for end in ("parquet", "zip")]
+    assert len(trace(csv).jobs) > len(told.jobs)
+    assert trace(csv, "ships/uce/begun").cells[0]["row"] == "ships/uce/begun"

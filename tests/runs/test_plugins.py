@@ -1,4 +1,4 @@
-"""The gate of the house: a method, a measure and a table are two files each, found by name; nothing else is touched."""
+"""The gate of the house: a plug-in of any kind is two files, found by name; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import pandas as pd
 import pytest
 import yaml
 
+from attacked import attacked_project
 from running import ROOT, snakemake
 
 GUIDE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.+?)```", GUIDE, re.DOTALL))
+PROBES = yaml.safe_load(re.search(r"<!-- configuration of an attack -->\n```yaml\n(.+?)```", GUIDE, re.DOTALL)[1])
 SAID = [yaml.safe_load(text) for text in re.findall(r"<!-- configuration -->\n```yaml\n(.+?)```", GUIDE, re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository with the six files of docs/add-a-method.md in it."""
-    assert len(FILES) == 6
+    """A copy of the repository with the eight files of docs/add-a-method.md in it."""
+    assert len(FILES) == 8
     folder = tmp_path_factory.mktemp("clone")
     for name in ("workflow", "profiles", "envs", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -94,3 +96,18 @@ def test_a_manifest_gives_settings_their_check_and_default(
     run = snakemake(configured, "-n", "--cores", "1", rules=clone / "Snakefile", environment=forked)
     assert run.returncode != 0
     assert "methods.darker.share must be a number between 0 and 1, both excluded; got 2" in run.stdout + run.stderr
+
+
+def test_a_dummy_probe_gives_its_rows_and_their_controls(
+    clone: Path, project: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    folder = attacked_project(project, tmp_path / "work", PROBES["probes"], ["other-words"])
+    run = snakemake(folder, "--cores", "2", "brought_back", rules=clone / "Snakefile", environment=forked)
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = pd.read_csv(folder / "results/tables/brought_back.csv")
+    assert table[["task", "edit", "probe"]].values.tolist() == [
+        ["ships", edit, "other-words"] for edit in ("original", "uce")
+    ]
+    assert (table[["n", "n_ghosts", "n_random_unet"]].values == [2, 2, 0]).all()
+    prompts = pd.read_csv(folder / "results/tables/brought_back_by_concept.csv")["prompt"]
+    assert set(prompts) <= {f"{whose} {thing}" for whose in ("my", "your") for thing in ("ship", "yeti")}

@@ -585,7 +585,7 @@ class Plan:
         name, chosen, slugs = measured.evaluation, measured.chosen, self.task_slugs(task)
         ghosts = [slug_of(ghost) for ghost in self.ghosts(name)[: chosen["ghosts"]["attacked"]]]
         jobs = []
-        for probe in chosen["probes"]:
+        for probe in self.attacking(task):
             controls = self.probe_kind(probe).more.get("controls", ())
             attacked = [(edit, slug) for edit in self.edits(task).values() for slug in slugs]
             attacked += [("original", ghost) for ghost in ghosts if "ghosts" in controls]
@@ -597,7 +597,7 @@ class Plan:
             evaluation=name,
             concepts=[self.concepts[slug].name for slug in slugs],
             edits=list(self.edits(task).items()),
-            probes=[[probe, self.probe_kind(probe).name] for probe in chosen["probes"]],
+            probes=[[probe, self.probe_kind(probe).name] for probe in self.attacking(task)],
             clip=self.measure_settings(chosen["clip"])["measure"].get("model"),
             ghosts=self.ghosts(name)[: chosen["ghosts"]["attacked"]],
         )
@@ -606,18 +606,64 @@ class Plan:
     @step(
         table=Shown("results/tables/{attacks}.csv", "Attacks", "a row for each edit and probe"),
         concepts=Shown("results/tables/{attacks}_by_concept.csv", "Attacks", "by concept and part of a probe"),
+        effects=Shown("results/tables/{attacks}_side_effects.csv", "Attacks", "what edits do besides"),
         record="results/tables/{attacks}.json",
     )
     def attack_table(self, attacks: str) -> Told:
         """What probes brought back, of each edit of each task."""
-        tasks, reads = {}, dict(rows=[], controls=[])
+        tasks, reads = {}, dict(rows=[], effects=[], effects_images=[], controls=[])
         for task in self.tasks_of(attacks):
             tasks[task], jobs = self.attacked_task(task)
             reads["rows"] += jobs
+            effects = self.side_effects(task)
+            reads["effects"] += [job["rows"] for job in effects]
+            reads["effects_images"] += [job["images"] for job in effects]
             reads["controls"].append(self.controls(tasks[task]["base"], tasks[task]["evaluation"])["images"])
         reads = {key: list(dict.fromkeys(made)) for key, made in reads.items()}
         kind = manifest("tables", self.attacked[self.tasks_of(attacks)[0]].chosen["kind"])
         return Told(dict(kind=kind.name, tasks=list(tasks.items())), reads, plugins=[kind.module])
+
+    def attacking(self, task: str) -> list[str]:
+        """The probes of a task's evaluation that are attacks."""
+        probes = self.attacked[task].chosen["probes"]
+        return [probe for probe in probes if self.probe_kind(probe).more.get("attack", True)]
+
+    def side_effects(self, task: str) -> list[Job]:
+        """What the others drew."""
+        others = [p for p in self.attacked[task].chosen["probes"] if p not in self.attacking(task)]
+        edits, slugs = self.edits(task).values(), self.task_slugs(task)
+        return [self.attack(task, edit, slug, probe) for probe in others for edit in edits for slug in slugs]
+
+    @step(figure=Shown("results/figures/{task}/brought_back.png", "Attacks", "what brought most back, an image each"))
+    def attack_pictures(self, task: str) -> Told:
+        """Of each probe and edit of a task the image with the concept on it that the judge is surest of."""
+        told, _ = self.attacked_task(task)
+        jobs = [self.attack(task, edit, slug, probe) for probe, edit, slug in self.attacks_on(task)]
+        settings = {key: told[key] for key in ("edits", "concepts")}
+        settings |= dict(task=task, probes=[probe for probe, _ in told["probes"]])
+        return Told(settings, dict(rows=[job["rows"] for job in jobs], images=[job["images"] for job in jobs]))
+
+    @step(figure=Shown("results/figures/{task}/relearning.png", "Attacks", "how fast finetuning brings it back"))
+    def attack_curves(self, task: str) -> Told:
+        """The rate after so many steps, of each edit, of the base as it is, and of a word that it never knew."""
+        told, _ = self.attacked_task(task)
+        mine = [place for place in self.attacks_on(task) if place[0] in self.relearned(task)]
+        settings = dict(task=task, edits=told["edits"], concepts=told["concepts"])
+        return Told(settings, dict(rows=[self.attack(task, edit, slug, probe)["rows"] for probe, edit, slug in mine]))
+
+    def relearned(self, task: str) -> list[str]:
+        """The probes of a task that finetune."""
+        probes = self.attacked[task].chosen["probes"]
+        return [probe for probe in probes if "relearning" in self.probe_kind(probe).more.get("pictures", ())]
+
+    def attacks_on(self, task: str) -> list[tuple[str, str, str]]:
+        """Probe, edit and concept of each attack on a task, those of its controls left out."""
+        probes, edits = self.attacking(task), self.edits(task).values()
+        return [(probe, edit, slug) for probe in probes for edit in edits for slug in self.task_slugs(task)]
+
+    def attack(self, task: str, edit: str, slug: str, probe: str) -> Job:
+        """The job of one of them."""
+        return self.probe(self.config["tasks"][task]["base"], self.attacked[task].evaluation, edit, slug, probe)
 
     # Tables and pictures
 
@@ -843,6 +889,8 @@ class Plan:
                 found.append(self.losses(base, task, method))
         if any("mask_sheets" in drawn for drawn in pictures.values()):
             found.append(self.mask_sheets(base, task))
+        if task in self.attacked:
+            found += [self.attack_pictures(task), *([self.attack_curves(task)] if self.relearned(task) else [])]
         return found
 
     def targets(self) -> dict[str, list[str]]:

@@ -140,7 +140,7 @@ OF_ATTACKS = "|".join(map(re.escape, filter(PLAN.is_of_attacks, PLAN.table_names
 
 wildcard_constraints:
     attacks=OF_ATTACKS,
-    table=rf"(?!(?:{OF_ATTACKS})(?:\.csv|_by_concept\.csv|\.json)$)[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
+    table=rf"(?!(?:{OF_ATTACKS})(?:\.csv|_by_concept\.csv|_side_effects\.csv|\.json)$)[^/]+(?<!_by_concept)(?<!\.images)(?<!\.numbers)(?<!\.costs)",
 
 
 # What rules take from their declarations: `input: unpack(inputs(PLAN.x))`, `output: **outputs(PLAN.x)`,

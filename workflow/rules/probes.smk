@@ -59,3 +59,43 @@ rule attack_table:
         MESSAGE
     shell:
         COMMAND
+
+
+rule attack_pictures:
+    input:
+        unpack(inputs(PLAN.attack_pictures)),
+    output:
+        **outputs(PLAN.attack_pictures),
+    log:
+        PLAN.attack_pictures.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.attack_pictures),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
+rule attack_curves:
+    input:
+        unpack(inputs(PLAN.attack_curves)),
+    output:
+        **outputs(PLAN.attack_curves),
+    log:
+        PLAN.attack_curves.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(15),
+    params:
+        **told(PLAN.attack_curves),
+    message:
+        MESSAGE
+    shell:
+        COMMAND

@@ -15,6 +15,7 @@ from lethe.attacks.meter import Meter
 
 ATTACK, PLAIN, RANDOM, SEEDS, CONTROL = "attack", "plain", "random-search", "seed-search", "control"  # arms
 SEARCH, REPORT = "search", "report"  # phases: the first chooses, the second counts
+CONCEPT_IMAGES, OTHER_IMAGES, NEW_WORD = "concept images", "other images", "new word"  # what relearning learns from
 COLUMNS = ["arm", "part", "phase", "instance", "best", "prompt", "ids", "embedding", "seed", "named"]
 VERDICTS = ["chooser_top", "chooser_p", "chooser_yes", "reporter_top", "reporter_p", "reporter_yes"]
 SPENT = ["forwards", "with_gradient", "texts", "images", "worth"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lethe.attacks.denoising import Pictures, images_of
 from lethe.attacks.tokens import unused
-from lethe.attacks.trials import ATTACK, CONTROL, Trials, Try
+from lethe.attacks.trials import ATTACK, CONCEPT_IMAGES, CONTROL, NEW_WORD, OTHER_IMAGES, Trials, Try
 from lethe.attacks.workspace import Workspace
 from lethe.bases.base import Base
 from lethe.bases.denoising import conditions_of
@@ -28,7 +28,6 @@ from lethe.erasure.training import Budget, train
 from lethe.inputs.concepts import Concept
 
 IMAGES = 9_000_000  # seeds of the images to learn from begin here, apart from all others
-CONCEPT, BENIGN, NEW_WORD = "concept images", "other images", "new word"
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,13 @@ def lessons_of(
     """Images of the concept under its name, images of other things, and as a control the first under a new word."""
     n, asked = settings["images"], workspace.asked(concept.name)
     images = images_of(base, concept.name, n, workspace, first_seed=IMAGES)
-    yield Lesson(CONCEPT, ATTACK, [asked] * n, images, asked)
+    yield Lesson(CONCEPT_IMAGES, ATTACK, [asked] * n, images, asked)
     others = [prompt for prompt in settings["benign_prompts"] if concept.name.lower() not in prompt.lower()]
     if settings["benign"] and others:
         prompts = [others[k % len(others)] for k in range(n)]
         with workspace.pipeline_of(base, None) as pipeline:
             drawn = workspace.draw(pipeline, prompts, range(IMAGES, IMAGES + n))
-        yield Lesson(BENIGN, ATTACK, prompts, drawn, asked)
+        yield Lesson(OTHER_IMAGES, ATTACK, prompts, drawn, asked)
     if control:
         new = workspace.asked(unused(base.text, [workspace.prompt])[1])
         yield Lesson(NEW_WORD, CONTROL, [new] * n, images, new)
@@ -95,7 +94,7 @@ def finetuned(
         if step in points and step not in done:
             done.add(step)
             with instead(pipeline.unet, student.weights()):
-                best = lesson.part == CONCEPT and step == settings["reported_at"]
+                best = lesson.part == CONCEPT_IMAGES and step == settings["reported_at"]
                 one = Try(f"{lesson.part}, {step} steps", lesson.asked)
                 workspace.reported(pipeline, trials, one, arm=lesson.arm, best=best)
 

@@ -29,8 +29,9 @@ def probe(base: Base, edit: Edit | None, concept: Concept, settings: Mapping[str
     text = base.text
     left_out = set() if settings["names"] else naming(text.tokenizer, (concept.name, *concept.synonyms))
     vocabulary = torch.tensor([token for token in words_of(text) if token not in left_out])
-    before = goal(text, concept, settings)
-    found = {"original encoder": search(text, before, vocabulary, settings, workspace.seed)}
+    with workspace.pipeline_of(base, None):  # so that what it encodes is counted
+        before = goal(text, concept, settings)
+        found = {"original encoder": search(text, before, vocabulary, settings, workspace.seed)}
     with workspace.pipeline_of(base, edit) as pipeline:
         after = goal(text, concept, settings)
         if not torch.equal(before, after):

@@ -74,26 +74,33 @@ def trace(path: Path, row: str | None = None, column: str | None = None) -> Trac
 
 
 def cells_of(path: Path, row: str | None, column: str | None) -> list[dict]:
-    """The chosen cells of a CSV whose first column names its rows, with what the JSON file beside it says of them."""
+    """The chosen cells of a CSV, with what the JSON file beside it says of them.
+
+    Its first column names its rows, or several together, with '/' between, where the JSON file says so (`named_by`).
+    """
     if path.suffix != ".csv":
         raise ValueError(f"{path}: only tables (*.csv) have rows and columns")
     with path.open(encoding="utf-8", newline="") as file:
         names, *lines = list(csv.reader(file)) or [[]]
-    table = {line[0]: dict(zip(names, line, strict=False)) for line in lines if line}
+    about = _about(path)
+    keys = about.get("named_by", names[:1])
+    rows = [dict(zip(names, line, strict=False)) for line in lines if line]
+    table = {"/".join(found[key] for key in keys): found for found in rows}
     if row is not None and row not in table:
         raise ValueError(f"{path}: there is no row {row!r}; its rows are {', '.join(table)}")
-    if column is not None and column not in names[1:]:
-        raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(names[1:])}")
-    about = _about(path)
+    names = [name for name in names if name not in keys]
+    if column is not None and column not in names:
+        raise ValueError(f"{path}: there is no column {column!r}; its columns are {', '.join(names)}")
     protocols = {key: text for keys, text in about.get("protocols", {}).items() for key in keys.split(", ")}
-    columns = [name for name in names[1:] if name == column or (column is None and not name.startswith("n_"))]
+    details = about.get("details", {})
+    columns = [name for name in names if name == column or (column is None and not name.startswith("n_"))]
     return [
         {
             "row": name,
             "column": key,
             "value": table[name][key],
-            "n": table[name].get(f"n_{key}"),
-            "interval_95": about.get("details", {}).get(name, {}).get(f"{key}_interval_95"),
+            "n": table[name].get(f"n_{key}", details.get(name, {}).get(f"n_{key}")),
+            "interval_95": details.get(name, {}).get(f"{key}_interval_95"),
             "protocol": protocols.get(key),
             "parts": about.get("parts", {}).get(name, {}).get(key),
         }

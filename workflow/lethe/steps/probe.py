@@ -21,7 +21,7 @@ LESS_MEMORY = "sampling.batch"
 
 
 def run(job: Job) -> None:
-    settings, base = job.settings, base_of(job)
+    settings, base = job.settings, attacked_base(job)
     concept = Concept(**settings.concept | {"synonyms": tuple(settings.concept["synonyms"])})
     at = json.loads(job.read("thresholds").read_text(encoding="utf-8"))
     module = importlib.import_module(manifest("probes", settings.kind).module)
@@ -45,6 +45,11 @@ def run(job: Job) -> None:
         job.recorded["spent"] = {"seconds": round(seconds, 1)} | vars(space.meter.spent)
     for sentence in getattr(module, "notes", lambda *_: [])(rows):
         job.note(1, sentence)
+
+
+def attacked_base(job: Job) -> Base:
+    """The base, with the pipeline's own text encoders: what an attack puts into them is what the pipeline reads."""
+    return Base.of_pipeline(base_of(job).pipeline, job.settings.base["name"])
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.attacks.trials import ATTACK, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
+from lethe.attacks.trials import ATTACK, CONCEPT_IMAGES, NEW_WORD, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
 from lethe.tables.protocols import interval
 
 FRESH_SEEDS = "attack-top1-fresh-seeds@1"
@@ -17,6 +17,26 @@ COLUMNS += ["asr", "plain_asr", "savings", "base_rate", "random_search", "seed_s
 COLUMNS += ["random_unet_rate", "n_random_unet", "worth", "texts", "protocol"]
 BY_CONCEPT = ["task", "edit", "probe", "concept", "arm", "part", "best", "rate", "n", "low_95", "high_95", "mean_p"]
 BY_CONCEPT += ["prompt", "taken_for"]
+NAMED_BY = COLUMNS[0:3]
+# Which trials the numbers of a row come from: of the attack itself, of the base as it is, of what was never learned.
+ATTACKS, BASE, GHOSTS, RANDOM_UNET = "attacks", "base", "ghosts", "random"
+SOURCES = {
+    **dict.fromkeys(COLUMNS[3:], (ATTACKS,)),
+    "savings": (ATTACKS, BASE),
+    "base_rate": (BASE,),
+    **dict.fromkeys(("ghost_rate", "n_ghosts"), (GHOSTS,)),
+    **dict.fromkeys(("random_unet_rate", "n_random_unet"), (RANDOM_UNET,)),
+}
+# The columns that are rates of images, with that of how many; the intervals of the first stand beside it.
+RATES = {"rate": "n", "ghost_rate": "n_ghosts", "random_unet_rate": "n_random_unet"}
+
+
+def source(trial: Mapping[str, Any], told: Mapping[str, Any], edit: str) -> list[str]:
+    """As which of `SOURCES` a file of trials feeds the row of an edit: by its base's, edit's and concept's names."""
+    known = trial["concept"] in told["concepts"]
+    found = {ATTACKS: trial["edit"] == edit and known, BASE: trial["edit"] == "original" and known}
+    found |= {GHOSTS: trial["edit"] == "original" and not known, RANDOM_UNET: trial["edit"] == "random"}
+    return [name for name, feeds in found.items() if feeds]
 
 
 def rows(trials: pd.DataFrame, told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -116,8 +136,8 @@ def saved(trials: pd.DataFrame, of_base: pd.DataFrame) -> float | None:
 
     The control's curve is that of a new word, which the base as it is was taught on the same images.
     """
-    mine, control = curve(trials[trials["arm"] == ATTACK], "concept images"), curve(of_base, "new word")
-    plain = curve(of_base[of_base["arm"] == ATTACK], "concept images")
+    mine, control = curve(trials[trials["arm"] == ATTACK], CONCEPT_IMAGES), curve(of_base, NEW_WORD)
+    plain = curve(of_base[of_base["arm"] == ATTACK], CONCEPT_IMAGES)
     if not mine or not control or mine.keys() != control.keys() or len(mine) < 2 or not plain.get(0):
         return None
     return round(savings(list(mine.values()), list(control.values()), list(mine), plain[0]), 4)
