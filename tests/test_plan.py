@@ -261,7 +261,7 @@ KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
 REFUSED = {"measures.judge.kind", "measures.other.kind", "measures.features.kind"}
 REFUSED |= {"tasks.birds.evaluation"}  # as two judges would share the columns of a table
 
-REFUSED |= {"measures.second.kind", "measures.third.kind", "probes.again.kind"}
+REFUSED |= {"measures.second.kind", "measures.third.kind"}
 
 # Keys that count otherwise in the second configuration.
 
