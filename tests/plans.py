@@ -221,7 +221,7 @@ def attacked() -> dict:
     tables = {"hypernyms": "resources/things.tsv", "prompts": "resources/other_things.tsv"}
     config["probes"] = {"name-ladder": listed | tables, "again": {"kind": "relearning"}}
     config["evaluations"]["attacks"] = {
-        "probes": ["name-ladder"],
+        "probes": ["name-ladder", "again"],
         "clip": "judge",
         "classifier": "second",
         "classes": {"table": "resources/classes.tsv", "column": "object"},

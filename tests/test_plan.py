@@ -261,7 +261,7 @@ KEYS["methods.mace-naive.lora.preservation_weight"] = (0.5, NOTHING)
 REFUSED = {"measures.judge.kind", "measures.other.kind", "measures.features.kind"}
 REFUSED |= {"tasks.birds.evaluation"}  # as two judges would share the columns of a table
 
-REFUSED |= {"measures.second.kind", "measures.third.kind", "probes.again.kind"}
+REFUSED |= {"measures.second.kind", "measures.third.kind"}
 
 # Keys that count otherwise in the second configuration.
 
@@ -345,9 +345,10 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
 # Keys of the fourth, whose edits are attacked.
 
 AFTER_TRIALS = {"attack_table", "attack_pictures"}
-AFTER_PROBE = {"probe", "base:probe"} | AFTER_TRIALS
+AFTER_LADDER = {"probe", "base:probe"} | AFTER_TRIALS
+AFTER_PROBE = {"attack_curves"} | AFTER_LADDER
 AFTER_CONTROLS = {"controls"} | AFTER_PROBE
-OF_EDIT = {"losses", "edit", "probe"} | AFTER_TRIALS
+OF_EDIT = {"losses", "edit", "probe", "attack_curves"} | AFTER_TRIALS
 ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.brought-back.base": (
         "other",
@@ -363,26 +364,26 @@ ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "measures.third.kind": (TWIN, NOTHING),
     "measures.third.model": ("resources/emoji/second_judge", NOTHING),
     "measures.third.revision": ("a" * 40, NOTHING),
-    "probes.name-ladder.kind": (TWIN, AFTER_PROBE),
-    "probes.name-ladder.paraphrases": (["one {}"], AFTER_PROBE),
-    "probes.name-ladder.styles": ([], AFTER_PROBE),
-    "probes.name-ladder.synonyms": (False, AFTER_PROBE),
-    "probes.name-ladder.hypernyms": ("resources/other_things.tsv", AFTER_PROBE),
-    "probes.name-ladder.hyponym_column": ("word", AFTER_PROBE),
-    "probes.name-ladder.hypernym_column": ("word", AFTER_PROBE),
-    "probes.name-ladder.prompts": (None, AFTER_PROBE),
-    "probes.name-ladder.concept_column": ("word", AFTER_PROBE),
-    "probes.name-ladder.prompt_column": ("other", AFTER_PROBE),
-    "probes.again.kind": (TWIN, NOTHING),
-    "probes.again.images": (3, NOTHING),
-    "probes.again.benign": (False, NOTHING),
-    "probes.again.benign_prompts": (["a dog"], NOTHING),
-    "probes.again.steps": ([0, 50], NOTHING),
-    "probes.again.batch": (3, NOTHING),
-    "probes.again.learning_rate": (1.0e-3, NOTHING),
-    "probes.again.reported_at": (20, NOTHING),
+    "probes.name-ladder.kind": (TWIN, AFTER_LADDER),
+    "probes.name-ladder.paraphrases": (["one {}"], AFTER_LADDER),
+    "probes.name-ladder.styles": ([], AFTER_LADDER),
+    "probes.name-ladder.synonyms": (False, AFTER_LADDER),
+    "probes.name-ladder.hypernyms": ("resources/other_things.tsv", AFTER_LADDER),
+    "probes.name-ladder.hyponym_column": ("word", AFTER_LADDER),
+    "probes.name-ladder.hypernym_column": ("word", AFTER_LADDER),
+    "probes.name-ladder.prompts": (None, AFTER_LADDER),
+    "probes.name-ladder.concept_column": ("word", AFTER_LADDER),
+    "probes.name-ladder.prompt_column": ("other", AFTER_LADDER),
+    "probes.again.kind": (f"{TWIN}-of-relearning", AFTER_PROBE),
+    "probes.again.images": (3, AFTER_PROBE),
+    "probes.again.benign": (False, AFTER_PROBE),
+    "probes.again.benign_prompts": (["a dog"], AFTER_PROBE),
+    "probes.again.steps": ([0, 50], AFTER_PROBE),
+    "probes.again.batch": (3, AFTER_PROBE),
+    "probes.again.learning_rate": (1.0e-3, AFTER_PROBE),
+    "probes.again.reported_at": (20, AFTER_PROBE),
     "evaluations.attacks.kind": (f"{TWIN}-of-attacks", {"attack_table"}),
-    "evaluations.attacks.probes": (["again"], AFTER_PROBE | {"attack_curves"}),
+    "evaluations.attacks.probes": (["again"], {"attack_table", "attack_pictures"}),
     "evaluations.attacks.clip": ("other", AFTER_CONTROLS),
     "evaluations.attacks.classifier": ("third", AFTER_CONTROLS),
     "evaluations.attacks.classes.table": ("resources/more_classes.tsv", AFTER_CONTROLS),
@@ -580,7 +581,7 @@ ATTACKED_CONTENTS: list[tuple[str, str, str, Steps]] = [
     ("resources/ghosts.tsv", "snowman", "giant", NOTHING),
     ("resources/other_ghosts.tsv", "nessie", "kraken", NOTHING),
     ("resources/classes.tsv", "", "horse\tpony\tx\t5\n", AFTER_CONTROLS | AFTER_CLASSES),
-    ("resources/other_things.tsv", "vessel", "yacht", AFTER_PROBE),
+    ("resources/other_things.tsv", "vessel", "yacht", AFTER_LADDER),
     ("resources/emoji/second_judge/model.safetensors", "weights", "weightz", AFTER_CONTROLS),
     ("resources/other/second_judge/model.safetensors", "other", "others", NOTHING),
 ]
@@ -596,8 +597,9 @@ def _library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}.yaml")
             module = shipped.split("/")[0].replace("-", "_")
             (folder / room / f"{TWIN}.py").write_text(f"import lethe.{room}.{module}\n")
-        shutil.copy(folder / "tables/attacks.yaml", folder / f"tables/{TWIN}-of-attacks.yaml")
-        (folder / f"tables/{TWIN}_of_attacks.py").write_text("import lethe.tables.attacks\n")
+        for room, shipped in (("tables", "attacks"), ("probes", "relearning")):
+            shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}-of-{shipped}.yaml")
+            (folder / room / f"{TWIN}_of_{shipped}.py").write_text(f"import lethe.{room}.{shipped}\n")
         patch.setattr(plugins, "LIBRARY", folder)
         patch.setattr(templates, "SHIPPED", Path(OWN_TEMPLATES))
         forget()

@@ -31,7 +31,8 @@ def run(job: Job) -> None:
             sources[name] = behind(parts, line, told, table)
             details[name] = detailed(line, table)
     effects = effects_of(job)
-    job.recorded["cells"] = {"columns": table.SOURCES, "rows": sources, "every_row": {}}
+    others = [name_of(path) for name in ("effects", "effects_images") for path in job.reads.get(name, [])]
+    job.recorded["cells"] = {"columns": table.SOURCES, "rows": sources, "every_row": {"side effects": others}}
     protocols = {", ".join(table.RATES): lines[0]["protocol"]} if lines else {}
     about = dict(named_by=table.NAMED_BY, details=details, protocols=protocols)
     write_csv(job.out["table"], pd.DataFrame(lines).reindex(columns=table.COLUMNS))
