@@ -30,9 +30,10 @@ from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
+from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.methods.mace.join import MaceSettings, erase, preserved
 from lethe.methods.mace.loras import concept_lora
-from lethe.tables.protocols import h_c, h_o
+from lethe.tables.protocols import clip_score, h_c, h_o
 
 Pictures = tuple[list[np.ndarray], list[np.ndarray]]  # images of a concept, and where it is in them
 Settings = Mapping[str, Any]  # of MACE, as in the configuration
@@ -128,16 +129,8 @@ class Emoji:
         rows += [("acc_s", name, name, seed) for name in self.kept if name not in erased for seed in kept_seeds]
         table = pd.DataFrame(rows, columns=["number", "type", "word", "seed"])
         prompt = self.evaluation["class_prompt"]
-        drawing = {key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance", "batch")}
-        if edit:
-            edit.install(self.pipeline)
-        try:
-            images = api.sample(self.pipeline, [fill(prompt, word) for word in table["word"]], table["seed"], **drawing)
-        finally:
-            if edit:
-                edit.remove(self.pipeline)
-        judge = {key: self.config["measures"][self.evaluation["clip"]][key] for key in ("model", "revision")}
-        table["right"] = np.array(api.recognised(images, self.classes, prompt=prompt, **judge)) == table["type"]
+        images = self._drawn(edit, [fill(prompt, word) for word in table["word"]], table["seed"])
+        table["right"] = np.array(api.recognised(images, self.classes, prompt=prompt, **self._judge)) == table["type"]
         found = table.groupby("number", sort=False)["right"].agg(["mean", "size"])
         shares = found["mean"].to_dict()
         if "acc_g" in shares:
@@ -146,3 +139,26 @@ class Emoji:
             shares["h_c"] = h_c(shares["acc_e"], shares["acc_s"])
         counts = {f"n_{name}": int(n) for name, n in found["size"].items()}
         return {name: round(100 * share, 2) for name, share in shares.items()} | counts
+
+    def clip_score(self, edit: WeightEdit | None, captions: int, *, seed: int = 101) -> dict[str, float]:
+        """The CLIP score on as many of the captions of the evaluation's `quality`, drawn with seeds from `seed` on."""
+        texts = pd.read_csv(self.config["suites"][self.evaluation["quality"]]["file"])["prompt"]
+        texts = list(texts.sample(captions, random_state=seed))
+        images = self._drawn(edit, texts, range(seed, seed + captions))
+        judge = load_judge(**self._judge, device=self.base.device)
+        embedded = image_embeddings(judge, iter(images), texts), text_embeddings(judge, texts)
+        return {"clip_score": round(clip_score(*embedded), 2), "n_clip_score": captions}
+
+    @property
+    def _judge(self) -> dict[str, Any]:
+        return {key: self.config["measures"][self.evaluation["clip"]][key] for key in ("model", "revision")}
+
+    def _drawn(self, edit: WeightEdit | None, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
+        drawing = {key: self.config["sampling"][key] for key in ("scheduler", "steps", "guidance", "batch")}
+        if edit:
+            edit.install(self.pipeline)
+        try:
+            return api.sample(self.pipeline, prompts, seeds, **drawing)
+        finally:
+            if edit:
+                edit.remove(self.pipeline)

@@ -1,4 +1,4 @@
-"""Sweep the settings of a method on the emoji world: Acc_e, Acc_g, Acc_s and H_o (H_c of people) of every combination.
+"""Sweep the settings of a method on the emoji world: Acc_e, Acc_g, Acc_s, H_o (H_c of people) and CLIP score of each.
 
     python benchmarks/method_settings.py speed --vary tau=0.01,0.1 --vary ridge=0.1,1
 
@@ -37,11 +37,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs=2, default=[101, 104], help="first and last seed")
     parser.add_argument("--kept-seeds", type=int, nargs=2, default=[101, 101], help="those of what stays")
+    parser.add_argument(
+        "--captions", type=int, default=60, help="how many to tell the CLIP score of, since H does not see it"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     emoji = Emoji(args.configfile, args.task)
     seeds, kept_seeds = (range(first, last + 1) for first, last in (args.seeds, args.kept_seeds))
-    results = [{"method": "original", **emoji.scores(None, emoji.concepts, seeds=seeds, kept_seeds=kept_seeds)}]
+
+    def scores(edit: Any) -> dict[str, float]:
+        told = emoji.scores(edit, emoji.concepts, seeds=seeds, kept_seeds=kept_seeds)
+        return told | (emoji.clip_score(edit, args.captions) if args.captions else {})
+
+    results = [{"method": "original", **scores(None)}]
     print(results[0], flush=True)
     varied = {name: yaml.safe_load(f"[{values}]") for name, _, values in (one.partition("=") for one in args.vary)}
     for values in itertools.product(*varied.values()):
@@ -49,8 +57,7 @@ def main() -> None:
         started = time.monotonic()
         edit = made(emoji, args.method, changes)
         seconds = round(time.monotonic() - started, 1)
-        scores = emoji.scores(edit, emoji.concepts, seeds=seeds, kept_seeds=kept_seeds)
-        results.append({"method": args.method, **changes, **scores, "seconds": seconds})
+        results.append({"method": args.method, **changes, **scores(edit), "seconds": seconds})
         print(results[-1], flush=True)
     print(json.dumps(results))
 
