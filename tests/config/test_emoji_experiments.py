@@ -157,7 +157,7 @@ def test_the_ablation_differs_in_one_thing_each() -> None:
 
 def test_every_table_is_a_target() -> None:
     targets = planned(*FILES)[1].targets()
-    assert set(targets) == {"ablation", "explicit", "objects", "objects_mass", "people", "styles"}
+    assert set(targets) == {"ablation", "explicit", "mass", "objects", "objects_mass", "styles"}
 
 
 def test_the_page_counts_as_plans_do() -> None:

@@ -222,12 +222,15 @@ def test_what_could_not_be_measured_is_refused_before_anything_runs(
     assert "Traceback" not in run.stdout + run.stderr
 
 
-def test_a_table_named_as_a_rule_is_no_target_and_that_is_said(finished: Path, forked: dict[str, str]) -> None:
-    (finished / "prior.yaml").write_text("tables: {prior: {tasks: [objects]}}")
-    given = [str(finished / name) for name in ("config/config.yaml", "prior.yaml")]
+def test_a_table_named_as_a_rule_is_no_target_and_that_is_said(
+    finished: Path, forked: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "prior.yaml").write_text("tables: {prior: {tasks: [objects]}}")
+    given = [str(finished / "config/config.yaml"), str(tmp_path / "prior.yaml")]
     run = snakemake(finished, "-n", "--configfile", *given, environment=forked)
-    assert run.returncode == 0
-    assert "tables.prior: prior is the name of a rule, so it is no target; name the table otherwise" in run.stderr
+    said = run.stdout + run.stderr
+    assert run.returncode == 0, said
+    assert "tables.prior: prior is the name of a rule, so it is no target; name the table otherwise" in said
 
 
 def test_remarks_are_told_once_and_not_by_each_job(finished: Path, tmp_path: Path) -> None:

@@ -125,8 +125,10 @@ rule beside_published:
 for name, files in PLAN.targets().items():
     if workflow.is_rule(name):
         if workflow.is_main_process:
-            told = f"tables.{name}: {name} is the name of a rule, so it is no target"
-            logger.warning(f"{told}; name the table otherwise, or ask for results/tables/{name}.csv")
+            logger.warning(
+                f"tables.{name}: {name} is the name of a rule, so it is no target; "
+                f"name the table otherwise, or ask for results/tables/{name}.csv"
+            )
     else:
 
         rule:
