@@ -213,7 +213,8 @@ def opened(browser: WebDriver, tmp_path: Path) -> WebDriver:
 
 
 def shown(browser: WebDriver) -> list[str]:
-    """The prompts of the rows that a reader sees, with their seeds."""
+    """The prompts of the rows that a reader sees once what was changed is drawn, with their seeds."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     rows = [row for row in browser.find_elements(By.CSS_SELECTOR, "#rows > li") if row.is_displayed()]
     return [f"{row.find_element(By.TAG_NAME, 'h3').text} {row.get_attribute('data-seed')}" for row in rows]
 
