@@ -233,6 +233,14 @@ def by_count(path: Path, values: dict[str, list[float]], *, half: float) -> np.n
         return np.asarray(picture.convert("RGB"))
 
 
+def test_lines_of_more_methods_than_there_are_colours_differ(tmp_path: Path) -> None:
+    """The first and the eleventh change places, and that shows."""
+    between = {f"method {k}": [50.0] * 3 for k in range(9)}
+    up = by_count(tmp_path / "a.png", {"first": [90.0] * 3, **between, "last": [10.0] * 3}, half=1)
+    down = by_count(tmp_path / "b.png", {"first": [10.0] * 3, **between, "last": [90.0] * 3}, half=1)
+    assert (up != down).any()
+
+
 def test_lines_by_count_are_as_high_as_their_numbers_with_a_band_around(tmp_path: Path) -> None:
     blue, orange = (31, 119, 180), (255, 127, 14)  # matplotlib's first colours
     picture = by_count(tmp_path / "a.png", {"mace": [80.0] * 3, "uce": [20.0] * 3}, half=1)

@@ -15,8 +15,12 @@ from lethe.pictures.examples import shown_columns
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from cycler import cycler
 
 plt.rcParams["text.parse_math"] = False  # a concept's name may hold dollar signs
+
+# Forty lines that differ: ten colours, then the same ones dashed and with other marks.
+UNLIKE = cycler(linestyle=["-", "--", ":", "-."], marker=["o", "s", "^", "D"]) * cycler(color=plt.cm.tab10.colors)
 
 
 def image_grid(
@@ -83,9 +87,10 @@ def lines_by_count(path: Path, found: pd.DataFrame, *, title: str) -> None:
     figure, axes = plt.subplots(1, len(numbers), figsize=size, sharey=True, squeeze=False, layout="constrained")
     ticks = sorted(found["concepts"].unique())
     for axis, number in zip(axes[0], numbers, strict=True):
+        axis.set_prop_cycle(UNLIKE)
         for method in methods:
             line = found[(found["number"] == number) & (found["method"] == method)].sort_values("concepts")
-            (drawn,) = axis.plot(line["concepts"], line["value"], marker="o", markersize=4, label=method)
+            (drawn,) = axis.plot(line["concepts"], line["value"], markersize=4, label=method)
             axis.fill_between(
                 line["concepts"], line["low"], line["high"], color=drawn.get_color(), alpha=0.2, linewidth=0
             )
