@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.attacks.trials import CONCEPT_IMAGES, NEW_WORD, OTHER_IMAGES
-from lethe.files.whole import written_whole
-from lethe.pictures.figures import plt
+from lethe.pictures.figures import plt, save_figure, save_panels
 from lethe.tables.attacks import reported
 from lethe.tables.protocols import interval
 
@@ -67,7 +66,7 @@ def pairs(
             if c == 0:
                 axis.set_ylabel(rows[r], fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(textwrap.fill(title, int(11 * size[0])), fontsize=10)
-    _write(figure, path)
+    save_figure(figure, path)
 
 
 def beside(pair: Pair) -> np.ndarray:
@@ -113,22 +112,10 @@ def curves(path: Path, found: pd.DataFrame, *, title: str) -> None:
             axis.fill_between(line["steps"], line["low"], line["high"], alpha=0.12, linewidth=0, color=style["color"])
         axis.set_title(f"finetuned on {sort}", fontsize=10)
         axis.set_xticks(sorted(shown["steps"].unique()))
-        axis.set_ylim(-2, 102)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("percent with the concept")
-    figure.supxlabel("steps of finetuning", fontsize=10)
-    figure.suptitle(title, fontsize=10)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
-    _write(figure, path)
+    up, across = "percent with the concept", "steps of finetuning"
+    save_panels(figure, axes[0], path, title=title, across=across, up=up)
 
 
 def _short(caption: str, width: int = 36, lines: int = 2) -> str:
     """A caption on at most two lines."""
     return textwrap.fill(caption, width, max_lines=lines, placeholder="…")
-
-
-def _write(figure: Any, path: Path) -> None:
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
-    plt.close(figure)

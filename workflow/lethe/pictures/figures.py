@@ -16,6 +16,8 @@ from lethe.pictures.examples import shown_columns
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 plt.rcParams["text.parse_math"] = False  # a concept's name may hold dollar signs
 
@@ -66,9 +68,7 @@ def image_grid(
         label = axes[r][0]
         label.text(-0.12, 0.5, rows[r], transform=label.transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(_wrapped(title, int(13 * width), 4), fontsize=10)
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _wrapped(text: str, width: int, lines: int) -> str:
@@ -98,16 +98,7 @@ def lines_by_count(path: Path, found: pd.DataFrame, *, title: str) -> None:
         axis.set_xscale("log")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
-        axis.set_ylim(-2, 102)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("percent")
-    figure.supxlabel("concepts erased", fontsize=10)
-    figure.suptitle(title, fontsize=10)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
-    plt.close(figure)
+    save_panels(figure, axes[0], path, title=title, across="concepts erased", up="percent")
 
 
 def loss_curves(path: Path, curves: Mapping[str, pd.Series], *, title: str, window: int = 10, named: int = 12) -> None:
@@ -128,6 +119,24 @@ def loss_curves(path: Path, curves: Mapping[str, pd.Series], *, title: str, wind
     if len(curves) <= named:
         names = [name if len(name) <= 40 else f"{name[:39]}…" for name in curves]
         axis.legend(lines, names, frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_panels(figure: Figure, axes: Sequence[Axes], path: Path, *, title: str, across: str, up: str) -> None:
+    """Write panels of percentages side by side as PNG, with what their axes are and one legend, that of the first."""
+    for axis in axes:
+        axis.set_ylim(-2, 102)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(up)
+    figure.supxlabel(across, fontsize=10)
+    figure.suptitle(title, fontsize=10)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all and the same bytes each time, and close it."""
     with written_whole(path) as part:
         figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
     plt.close(figure)
