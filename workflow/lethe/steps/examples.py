@@ -57,11 +57,13 @@ def run(job: Job) -> None:
         erased = f"{shown} of {len(settings.concepts)} concepts{worst}"
     where = "Erased (left of the gap)" if gone else "Erased"
     together = "pair" if len(settings.edits) == 2 else "group"
+    prompts = f' Prompts: "{common}…";' if common else ""
+    said = f"{where}: {erased}.{prompts} {'each' if prompts else 'Each'} {together} of rows has the same seeds."
     image_grid(
         job.out["figure"],
         grid,
         columns=[prompt[len(common) :] for _, prompt in columns],
         rows=labels,
         divider=gone,
-        title=f'{where}: {erased}. Prompts: "{common}…"; each {together} of rows has the same seeds.',
+        title=said,
     )
