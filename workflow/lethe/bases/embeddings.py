@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lethe.bases.denoising import Conditions
-from lethe.bases.text import TextEncoders, joined_states
+from lethe.bases.prompts import phrase_positions
+from lethe.bases.text import TextEncoders, check_tokens, joined_states
+from lethe.inputs.templates import fill
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,33 @@ class Words:
     prompt: str
     ids: tuple[Tensor, ...]
     place: range
+
+
+def words_in(
+    text: TextEncoders, template: str, phrase: str, tokens: int | None = None, *, mend: str = "shorten it"
+) -> Words:
+    """A prompt with a phrase; with so many tokens of their own in the phrase's place, if any.
+
+    Those have the id of the phrase's first token: what stands there is put in later (`with_words`). Raises ValueError
+    for a prompt that does not fit into the window, which `mend` says how to mend, or that the base's tokenizers count
+    differently.
+    """
+    prompt = fill(template, phrase)
+    check_tokens(text, [prompt])
+    place = phrase_positions(text.tokenizer, template, phrase)
+    ids = []
+    for tokenizer in text.tokenizers:
+        found, window = tokenizer(prompt, truncation=True)["input_ids"], tokenizer.model_max_length
+        if tokens is not None:
+            found = [*found[: place.start], *[found[place.start]] * tokens, *found[place.stop :]]
+        if len(found) > window:
+            raise ValueError(
+                f"{prompt!r} needs {len(found)} tokens, {tokens or len(place)} of them in the name's place; the text "
+                f"encoder reads {window}: {mend}"
+            )
+        ids.append(torch.tensor([found + [tokenizer.pad_token_id] * (window - len(found))]))
+    length = len(place) if tokens is None else tokens
+    return Words(prompt, tuple(ids), range(place.start, place.start + length))
 
 
 def with_words(

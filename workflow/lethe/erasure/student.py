@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,12 @@ class Student:
         dtype = self.unet.dtype
         values = {name: value.to(dtype) for name, value in self.values.items()}
         return functional_call(self.unet, self.before | values, args, kwargs)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Give every parameter the value of its name."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:

@@ -22,11 +22,10 @@ from transformers import CLIPTokenizer
 from lethe.bases.base import Base
 from lethe.bases.denoising import conditions_of, predicted
 from lethe.bases.diffusion import encode_images, noised, target
-from lethe.bases.embeddings import Words, with_words
+from lethe.bases.embeddings import Words, with_words, words_in
 from lethe.bases.pixels import to_pixels
-from lethe.bases.prompts import phrase_positions
 from lethe.bases.schedulers import training_schedule
-from lethe.bases.text import TextEncoders, check_tokens
+from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.attention import recorded_attention
@@ -34,7 +33,6 @@ from lethe.erasure.student import Student
 from lethe.erasure.training import Budget, train
 from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
-from lethe.inputs.templates import fill
 
 
 @dataclass(frozen=True)
@@ -129,22 +127,7 @@ def words_for(text: TextEncoders, concept: Concept, tokens: int | None) -> Words
     a prompt that does not fit into the window, or that the base's tokenizers count differently.
     """
     template = "a photo in the style of {}" if concept.kind == "style" else "a photo of {}"
-    prompt = fill(template, concept.name)
-    check_tokens(text, [prompt])
-    place = phrase_positions(text.tokenizer, template, concept.name)
-    ids = []
-    for tokenizer in text.tokenizers:
-        found, window = tokenizer(prompt, truncation=True)["input_ids"], tokenizer.model_max_length
-        if tokens is not None:
-            found = [*found[: place.start], *[found[place.start]] * tokens, *found[place.stop :]]
-        if len(found) > window:
-            raise ValueError(
-                f"fmn: {prompt!r} needs {len(found)} tokens, {tokens} of them in the name's place; the text encoder "
-                f"reads {window}: lower inversion.tokens of the method"
-            )
-        ids.append(torch.tensor([found + [tokenizer.pad_token_id] * (window - len(found))]))
-    length = len(place) if tokens is None else tokens
-    return Words(prompt, tuple(ids), range(place.start, place.start + length))
+    return words_in(text, template, concept.name, tokens, mend="lower inversion.tokens of the method")
 
 
 def looked_at(tokenizer: CLIPTokenizer, words: Words, *, use_pooler: bool) -> Tensor:

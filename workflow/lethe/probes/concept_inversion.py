@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.attacks.denoising import Pictures, frozen, images_of, sizes_of
+from lethe.attacks.denoising import images_of, sizes_of
 from lethe.attacks.tokens import unused
 from lethe.attacks.trials import ATTACK, PLAIN, SEARCH, Trials, Try
 from lethe.attacks.workspace import Workspace
@@ -21,7 +21,8 @@ from lethe.bases.denoising import Conditions
 from lethe.bases.embeddings import Words, new_word, with_words
 from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
-from lethe.erasure.training import Budget, train
+from lethe.erasure.noising import Pictures
+from lethe.erasure.training import Budget, frozen, train
 from lethe.inputs.concepts import Concept
 from lethe.inputs.templates import fill
 
@@ -84,7 +85,7 @@ def trained(
         settings["steps"], rate, weight_decay=0.0, max_grad_norm=None, mend="lower learning_rates of the probe"
     )
     checkpoint = None if workspace.folder is None else workspace.folder / f"inversion-{rate:g}.safetensors"
-    with frozen(base.pipeline.unet):
+    with frozen(base.pipeline.unet.parameters()):
         train(
             values, loss_of_step, budget, seed=workspace.seed, dtype=base.dtype, name="new word", checkpoint=checkpoint
         )
@@ -119,11 +120,8 @@ def loss(
 ) -> Tensor:
     """The mean loss of n images at random times, all with one of the templates, drawn too."""
     template = settings["templates"][int(torch.randint(len(settings["templates"]), (), generator=generator))]
-    which, times = pictures.drawn(n, generator)
-    conditions = asked(base, fill(template, word), token, values, pictures.size)
-    return pictures.losses(
-        base.pipeline.unet, conditions.rows(torch.zeros(n, dtype=torch.long)), which, times, generator
-    ).mean()
+    condition = asked(base, fill(template, word), token, values, pictures.size)
+    return pictures.mean_loss(base.pipeline.unet, condition, n, generator)
 
 
 def asked(base: Base, prompt: str, token: int, values: Mapping[str, Tensor], size: tuple[int, int]) -> Conditions:

@@ -16,13 +16,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from lethe.attacks.denoising import Pictures, images_of
+from lethe.attacks.denoising import images_of
 from lethe.attacks.tokens import unused
 from lethe.attacks.trials import ATTACK, CONCEPT_IMAGES, CONTROL, NEW_WORD, OTHER_IMAGES, Trials, Try
 from lethe.attacks.workspace import Workspace
 from lethe.bases.base import Base
 from lethe.bases.denoising import conditions_of
 from lethe.edits.edit import Edit
+from lethe.erasure.noising import Pictures
 from lethe.erasure.student import Student
 from lethe.erasure.training import Budget, train
 from lethe.inputs.concepts import Concept

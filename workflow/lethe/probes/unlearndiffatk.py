@@ -15,7 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from lethe.attacks.denoising import Pictures, frozen, images_of, sizes_of
+from lethe.attacks.denoising import images_of, sizes_of
 from lethe.attacks.simplex import drawn, project, straight_through
 from lethe.attacks.tokens import naming, padded, prefixed, words_of
 from lethe.attacks.trials import ATTACK, PLAIN, RANDOM, SEARCH, SEEDS, Trials, Try
@@ -23,6 +23,8 @@ from lethe.attacks.workspace import Workspace
 from lethe.bases.base import Base
 from lethe.bases.embeddings import Words, with_words
 from lethe.edits.edit import Edit
+from lethe.erasure.noising import Pictures
+from lethe.erasure.training import frozen
 from lethe.inputs.concepts import Concept
 
 TARGETS = 7_000_000  # seeds of the images to denoise begin here, apart from all others
@@ -131,7 +133,7 @@ def gradient(
         for number, table in enumerate(vocabulary.tables)
     }
     words = Words(prompt, tuple(ids), range(1, 1 + k))
-    with frozen(pipeline.unet), torch.enable_grad():
+    with frozen(pipeline.unet.parameters()), torch.enable_grad():
         conditions = with_words(base.text, words, learned, sizes_of(base, pictures.size, n))
         times = torch.full((n,), min(time, len(pictures.alphas) - 1))
         losses = pictures.losses(pipeline.unet, conditions, torch.arange(n), times, generator)
