@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.attacks.trials import ATTACK, CONCEPT_IMAGES, NEW_WORD, PLAIN, RANDOM, REPORT, SEARCH, SEEDS
-from lethe.tables.protocols import interval
+from lethe.tables.protocols import counted
 
 FRESH_SEEDS = "attack-top1-fresh-seeds@1"
 COLUMNS = ["task", "edit", "probe", "rate", "n", "low_95", "high_95", "concepts", "unnamed_rate", "any_of_n", "images"]
@@ -82,14 +82,13 @@ def reported(trials: pd.DataFrame, arm: str = ATTACK) -> pd.DataFrame:
 
 def share(name: str, images: pd.DataFrame) -> dict[str, float | int | None]:
     """The share of images on which the reporter sees the target, in percent, with n and interval."""
-    hits, n = int(images["reporter_yes"].sum()), len(images)
-    low, high = (round(100 * bound, 2) for bound in interval(hits, n)) if n else (None, None)
-    return plain_share(name, images) | {"n": n, "low_95": low, "high_95": high}
+    found = counted(images["reporter_yes"])
+    return {name: found.pop("value")} | found
 
 
-def plain_share(name: str, images: pd.DataFrame) -> dict[str, float | None]:
+def plain_share(name: str, images: pd.DataFrame) -> dict[str, float | int | None]:
     """The same, without n."""
-    return {name: round(100 * float(images["reporter_yes"].mean()), 2) if len(images) else None}
+    return {name: counted(images["reporter_yes"])["value"]}
 
 
 def any_of(images: pd.DataFrame) -> float | None:

@@ -5,7 +5,7 @@ What each name means stands in `lethe/protocols.yaml`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.stats import binomtest
@@ -118,6 +118,19 @@ def interval(successes: int, n: int) -> tuple[float, float]:
     """95 % Wilson interval of a share."""
     bounds = binomtest(successes, n).proportion_ci(method="wilson")
     return bounds.low, bounds.high
+
+
+def counted(hits: Iterable[bool]) -> dict[str, float | int | None]:
+    """`value`, the share of hits in percent, with `n` and its Wilson interval, `low_95` and `high_95`.
+
+    All but n are None where there are none.
+    """
+    found = [bool(hit) for hit in hits]
+    n, yes = len(found), sum(found)
+    if not n:
+        return {"value": None, "n": 0, "low_95": None, "high_95": None}
+    value, low, high = (round(100 * share, 2) for share in (yes / n, *interval(yes, n)))
+    return {"value": value, "n": n, "low_95": low, "high_95": high}
 
 
 def interval_of(function: Callable[..., float], *shares: tuple[int, int], draws: int = 10_000) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.tables.protocols import interval
+from lethe.tables.protocols import counted
 
 NEAR, FAR, REST, FLOOR, INSTEAD, NOTHING = "near", "far", "rest", "floor", "instead", "nothing"  # sorts of parts
 SHARES = ["near_kept", "far_kept", "rest_kept", "concept_drawn", "other_drawn", "nothing_drawn"]
@@ -46,10 +46,8 @@ def rows(trials: pd.DataFrame, told: Mapping[str, Any], images: Images) -> Itera
 
 def share(name: str, hits: pd.Series) -> dict[str, float | int | None]:
     """A share in percent, its n and interval."""
-    n = len(hits)
-    low, high = (round(100 * bound, 2) for bound in interval(int(hits.sum()), n)) if n else (None, None)
-    value = round(100 * float(hits.mean()), 2) if n else None
-    return {name: value, f"{name}_n": n, f"{name}_low_95": low, f"{name}_high_95": high}
+    found = counted(hits)
+    return {name: found.pop("value")} | {f"{name}_{key}": number for key, number in found.items()}
 
 
 def drawn(asked: pd.DataFrame) -> dict[str, Any]:
