@@ -244,7 +244,12 @@ def test_the_first_concepts_of_a_kind_can_be_asked_for(config: dict) -> None:
         ("methods.mace.fusion", "mean", ["methods.mace.fusion must be one of closed-form, sum, none; got 'mean'"]),
         ("methods.loras", {"kind": "mace"}, ["methods.loras needs another name"]),
         ("tasks.objects.mace", {"lamp": 1}, ["tasks.objects.mace.lamp is not a known key; did you mean lamb?"]),
-        ("tasks.objects.esd", {"steps": 1}, ["tasks.objects.esd is not a known key"]),
+        (
+            "tasks.objects.esd",
+            {"steps": 1},
+            ["tasks.objects.esd: the task's methods lack esd; name it there, or leave"],
+        ),
+        ("tasks.objects.esf", {"steps": 1}, ["tasks.objects.esf is not a known key"]),
         (
             "tasks.objects.methods",
             ["mace", "uce-debias"],

@@ -203,7 +203,9 @@ def _sentences(error: Any) -> Iterator[str]:
         yield f"{_at((*path, value))} needs another name: it must be {rule['title']}."
     elif error.validator == "additionalProperties":
         for key in (key for key in value if isinstance(key, str) and key not in keys):
-            if key in MOVED:
+            if path[:1] == ("tasks",) and len(path) == 2 and key in kinds("methods"):
+                yield f"{_at((*path, key))}: the task's methods lack {key}; name it there, or leave its settings out."
+            elif key in MOVED:
                 yield f"{_at((*path, key))}: {MOVED[key]}."
             else:
                 yield f"{_at((*path, key))} is not a known key{_hint(key, keys)} Known keys: {_listed(keys)}."
