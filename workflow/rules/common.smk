@@ -371,6 +371,6 @@ def print_results():
         job.outputs["record"] for job in PLAN.tables
     }
     made = [path for path in results() if path not in shown and Path(path).exists()]
-    print("\nDone. Tables and pictures:", *(f"  {path}" for path in made), sep="\n")
+    print(f"\nDone.{' Tables and pictures:' * bool(made)}", *(f"  {path}" for path in made), sep="\n")
     if said := notes(Path(path) for job in workflow.dag.jobs for path in job.output):
         print("Know before you read them:", *(f"  {sentence}" for sentence in said), sep="\n")
