@@ -76,6 +76,14 @@ def test_scale() -> None:
     assert result["memory_growth"] == pytest.approx(many / few - 1, abs=1e-2)
 
 
+def test_shards() -> None:
+    result = run("shards")
+    assert result["by_size"] == result["by_batch"]  # one shard, so one process
+    assert 0 < result["loading"] < 2 * result["by_size"]["2"]
+    assert result["times"] == 1
+    assert result["peak_mib"].keys() == {"2 by 2"}
+
+
 def test_prior() -> None:
     result = run("prior")
     assert {"over_text_encoder", "ratio_published"} <= result.keys()
