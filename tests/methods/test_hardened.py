@@ -108,7 +108,13 @@ def test_the_loss_is_that_of_the_formula(base_pipeline: DiffusionPipeline, with_
     words = [[hardened.worded(base.text, one, values)] if with_word else []]
     prompts = hardened.conditions_of(base.text, kept, (IMAGE, IMAGE))
     found = hardened.loss(
-        base_pipeline.unet, student, [one], words, stays, prompts, chosen, torch.Generator().manual_seed(9)
+        base_pipeline.unet,
+        student,
+        [one],
+        words,
+        hardened.Retained(stays, prompts),
+        chosen,
+        torch.Generator().manual_seed(9),
     )
 
     drawn = torch.Generator().manual_seed(9)

@@ -64,6 +64,14 @@ class Erased:
     places: Sequence[Words]
 
 
+@dataclass(frozen=True)
+class Retained:
+    """Images of what should stay, and what the U-Net reads of the prompt of each."""
+
+    pictures: Pictures
+    prompts: Conditions
+
+
 def erase(
     base: Base,
     concepts: Sequence[Concept],
@@ -83,7 +91,7 @@ def erase(
         raise ValueError("hardened: `concepts` must hold at least one concept; got none")
     check_prompts(settings["prompts"])
     erased = [erased_of(base, *one, settings) for one in zip(concepts, reads["images"], strict=True)]
-    kept, prompts = retained(base, concepts, settings, _file(workspace, "retained"), size=erased[0].pictures.size)
+    kept = retained(base, concepts, settings, _file(workspace, "retained"), size=erased[0].pictures.size)
     unet, seed = base.pipeline.unet, settings["seed"]
     student = Student(unet, parameter_names(unet, settings["parameters"]))
     if settings["closed_form"]["use"]:
@@ -100,7 +108,7 @@ def erase(
             continue
         train(
             student.values,
-            lambda generator: loss(unet, student, erased, words, kept, prompts, settings, generator),
+            lambda generator: loss(unet, student, erased, words, kept, settings, generator),
             Budget(
                 settings["steps"], settings["learning_rate"], optimiser="adam", weight_decay=0.0, max_grad_norm=None
             ),
@@ -127,8 +135,7 @@ def loss(
     student: Student,
     erased: Sequence[Erased],
     words: Sequence[Sequence[Conditions]],
-    kept: Pictures,
-    prompts: Conditions,
+    kept: Retained,
     settings: Mapping[str, Any],
     generator: torch.Generator,
 ) -> Tensor:
@@ -149,10 +156,10 @@ def loss(
         asked.append(said.row(at))
         wanted.append(one.anchored.row(at))
     noisy, _ = one.pictures.noisy(which, times, generator)
-    stays, times_of_kept = kept.drawn(n, generator)
-    noisy_kept, _ = kept.noisy(stays, times_of_kept, generator)
+    stays, times_of_kept = kept.pictures.drawn(n, generator)
+    noisy_kept, _ = kept.pictures.noisy(stays, times_of_kept, generator)
     latents = torch.cat([noisy, noisy_kept])
-    at, holds = torch.cat([times, times_of_kept]).to(latents.device), prompts.rows(stays)
+    at, holds = torch.cat([times, times_of_kept]).to(latents.device), kept.prompts.rows(stays)
     with torch.no_grad():
         target = predicted(unet, latents, at, wanted[0].joined(*wanted[1:], holds)).float()
     made = predicted(student, latents, at, asked[0].joined(*asked[1:], holds)).float()
@@ -173,8 +180,8 @@ def erased_of(base: Base, concept: Concept, images: Sequence[np.ndarray], settin
 
 def retained(
     base: Base, concepts: Sequence[Concept], settings: Mapping[str, Any], done: Path | None, *, size: tuple[int, int]
-) -> tuple[Pictures, Conditions]:
-    """Images of what should stay, of a size in pixels, and what the U-Net reads of the prompt of each.
+) -> Retained:
+    """Images of what should stay, of a size in pixels, with their prompts.
 
     Names and captions take turns, drawn at random; a name stands in a prompt drawn for it. Images are drawn once, and
     found again in the file `done`. Raises ValueError when nothing is to stay.
@@ -190,7 +197,7 @@ def retained(
         told.append(fill(around[_drawn(len(around), generator)], texts[_drawn(len(texts), generator)]))
     conditions, schedule = conditions_of(base.text, told, size), training_schedule(base.pipeline.scheduler)
     if done is not None and done.exists():
-        return Pictures(read_tensors(done)[0]["latents"].to(base.device), *schedule, size), conditions
+        return Retained(Pictures(read_tensors(done)[0]["latents"].to(base.device), *schedule, size), conditions)
     rows = pd.DataFrame({"prompt": told, "evaluation_seed": range(DRAWN_FROM, DRAWN_FROM + len(told))})
     own = base.pipeline.scheduler
     use_scheduler(base.pipeline, "dpm-solver++")
@@ -204,7 +211,7 @@ def retained(
     pictures = replace(pictures, latents=pictures.latents.contiguous())
     if done is not None:
         write_tensors(done, {"latents": pictures.latents}, {})
-    return pictures, conditions
+    return Retained(pictures, conditions)
 
 
 def learned_word(
