@@ -46,7 +46,8 @@ def pairs(
     path: Path, grid: Sequence[Sequence[Pair | None]], *, columns: Sequence[str], rows: Sequence[str], title: str
 ) -> None:
     """Write pairs of images (`grid[row][column]`), each with its caption below, as PNG; for None it says so."""
-    size = (2.1 * len(columns) + 1.4, 1.45 * len(rows) + 0.7)
+    size = (2.1 * len(columns) + 1.8, 1.45 * len(rows) + 0.7)
+    shape = next((beside(pair).shape for line in grid for pair in line if pair is not None), (32, 66, 3))
     figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")
     for r, line in enumerate(grid):
         for c, pair in enumerate(line):
@@ -55,6 +56,7 @@ def pairs(
             axis.set_yticks([], [])
             axis.spines[:].set_visible(False)
             if pair is None:
+                axis.imshow(np.full(shape, 255, np.uint8))  # as large as the others, so that titles stand in a line
                 axis.text(
                     0.5, 0.5, "nothing", ha="center", va="center", fontsize=8, color="0.5", transform=axis.transAxes
                 )
