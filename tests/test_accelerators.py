@@ -29,6 +29,10 @@ SETTINGS: dict[str, Mapping[str, Any]] = {
     "uce": dict(prior=PRIOR, preserve=["bird"]),
     "rece": dict(prior=PRIOR, preserve=["bird"], rounds=1),
     "lethe": dict(prior=PRIOR, retain=["bird"], tau=1.0),
+    "hardened": dict(  # without norms: of a bias of 0 Adam's first step is but the sign of a gradient
+        **dict(retain=["bird"], retain_images=2, sampling_steps=1, closed_form={"tau": 1.0}, prior=PRIOR),
+        **dict(parameters="x", rounds=1, word={"steps": 1}, steps=1),
+    ),
     "speed": dict(retain=["bird", "sky"], tau=1.0),
     "oce": dict(prior=PRIOR, preserve=["bird"]),
     "esd": dict(steps=1, sampling_steps=2),
