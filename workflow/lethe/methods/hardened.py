@@ -97,14 +97,17 @@ def erase(
     if settings["closed_form"]["use"]:
         student.load(student.values | begun(base, concepts, settings, reads["prior"]))
     words: list[list[Conditions]] = [[] for _ in concepts]
+    rounds, finished = _file(workspace, "rounds"), 0  # one file for all, since it is as large as the U-Net
+    if rounds is not None and rounds.exists():
+        values, told = read_tensors(rounds)
+        student.load(values)
+        finished = told["rounds"]
     for number in range(settings["rounds"]):
-        done = _file(workspace, f"round-{number}")
         for place, one in enumerate(erased):
             if settings["word"]["steps"]:
                 learned = learned_word(base, student, one, settings, number, _file(workspace, f"word-{number}-{place}"))
                 words[place].append(worded(base.text, one, learned))
-        if done is not None and done.exists():
-            student.load(read_tensors(done)[0])
+        if number < finished:
             continue
         train(
             student.values,
@@ -117,8 +120,8 @@ def erase(
             name=f"hardened, round {number + 1} of {settings['rounds']}",
             checkpoint=_file(workspace, "training"),
         )
-        if done is not None:
-            write_tensors(done, student.values, {})
+        if rounds is not None:
+            write_tensors(rounds, student.values, {"rounds": number + 1})
     return WeightEdit(student.weights())
 
 
