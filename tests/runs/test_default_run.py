@@ -101,7 +101,8 @@ def test_slurm_gives_the_same_bytes(finished: Path, slurm: dict[str, str], tmp_p
         for part in (f"results/emoji/{name}", f"results/provenance/emoji/{name}"):
             shutil.copytree(finished / part, folder / part)
     before = len(submitted(slurm))
-    run = snakemake(folder, "--cores", "8", "--profile", "slurm", *of_fewer(folder), environment=slurm)
+    quickly = ("--slurm-init-seconds-before-status-checks", "3")
+    run = snakemake(folder, "--cores", "8", "--profile", "slurm", *quickly, *of_fewer(folder), environment=slurm)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {path.name for path in (folder / "logs").iterdir()} - {"slurm"} == rules
     here, there = contents(finished), contents(folder)
