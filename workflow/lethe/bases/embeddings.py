@@ -26,13 +26,13 @@ class Words:
 
 
 def words_in(
-    text: TextEncoders, template: str, phrase: str, tokens: int | None = None, *, mend: str = "shorten it"
+    text: TextEncoders, template: str, phrase: str, tokens: int | None, *, by: str, mend: str = "shorten the prompt"
 ) -> Words:
     """A prompt with a phrase; with so many tokens of their own in the phrase's place, if any.
 
     Those have the id of the phrase's first token: what stands there is put in later (`with_words`). Raises ValueError
-    for a prompt that does not fit into the window, which `mend` says how to mend, or that the base's tokenizers count
-    differently.
+    for a prompt that does not fit into the window, naming the method that asks (`by`) and how to mend it, or that the
+    base's tokenizers count differently.
     """
     prompt = fill(template, phrase)
     check_tokens(text, [prompt])
@@ -44,8 +44,8 @@ def words_in(
             found = [*found[: place.start], *[found[place.start]] * tokens, *found[place.stop :]]
         if len(found) > window:
             raise ValueError(
-                f"{prompt!r} needs {len(found)} tokens, {tokens or len(place)} of them in the name's place; the text "
-                f"encoder reads {window}: {mend}"
+                f"{by}: {prompt!r} needs {len(found)} tokens, {tokens} of them in the name's place; the text encoder "
+                f"reads {window}: {mend}"
             )
         ids.append(torch.tensor([found + [tokenizer.pad_token_id] * (window - len(found))]))
     length = len(place) if tokens is None else tokens

@@ -127,7 +127,7 @@ def words_for(text: TextEncoders, concept: Concept, tokens: int | None) -> Words
     a prompt that does not fit into the window, or that the base's tokenizers count differently.
     """
     template = "a photo in the style of {}" if concept.kind == "style" else "a photo of {}"
-    return words_in(text, template, concept.name, tokens, mend="lower inversion.tokens of the method")
+    return words_in(text, template, concept.name, tokens, by="fmn", mend="lower inversion.tokens of the method")
 
 
 def looked_at(tokenizer: CLIPTokenizer, words: Words, *, use_pooler: bool) -> Tensor:

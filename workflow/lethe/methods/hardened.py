@@ -177,7 +177,7 @@ def erased_of(base: Base, concept: Concept, images: Sequence[np.ndarray], settin
         conditions_of(base.text, [fill(template, words) for template in templates], pictures.size)
         for words in (concept.name, concept.anchor)
     )
-    places = [words_in(base.text, template, concept.name, 1) for template in templates]
+    places = [words_in(base.text, template, concept.name, 1, by="hardened") for template in templates]
     return Erased(concept, pictures, named, anchored, places)
 
 
