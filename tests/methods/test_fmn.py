@@ -23,6 +23,7 @@ from lethe.bases.denoising import conditions_of
 from lethe.bases.pipeline import load_pipeline, text_encoders
 from lethe.edits.weights import WeightEdit
 from lethe.erasure import training
+from lethe.erasure.noising import Pictures
 from lethe.inputs.concepts import Concept
 from lethe.methods import fmn
 from lethe.methods.mace.training import attention_loss
@@ -292,19 +293,24 @@ def test_words_are_learned_by_what_the_unet_predicts(
 def test_words_fit_the_images_better_when_they_are_learned(pipeline: DiffusionPipeline) -> None:
     """Mean loss over the same 24 draws, before and after 30 steps."""
     base, latents = Base.of_pipeline(pipeline), latents_of(pipeline, [SHIP])
-    words = fmn.words_for(base.text, SHIP, 4)
-    schedule = fmn.Schedule(pipeline.scheduler.alphas_cumprod, "epsilon")
+    words, alphas = fmn.words_for(base.text, SHIP, 4), pipeline.scheduler.alphas_cumprod
+    of_ship = Pictures(latents, alphas, "epsilon", (IMAGE, IMAGE))
     chosen = {"inversion": INVERSION | {"steps": 30, "learning_rate": 0.1}, "seed": 3}
     before = fmn.beginnings(base.text, words, "ship", seed=3)
-    after = fmn._learned(base, SHIP, words, latents, schedule, {}, chosen, None, 0)
+    after = fmn._learned(base, SHIP, words, of_ship, {}, chosen, None, 0)
 
     @torch.no_grad()
     def loss(values: dict[str, Tensor]) -> float:
         conditions, generator = fmn.with_words(base.text, words, values, {}), torch.Generator().manual_seed(9)
         total = 0.0
         for _ in range(24):
-            noisy, time, wanted, _ = schedule.drawn(latents, generator)
-            total += F.mse_loss(fmn.predicted(pipeline.unet, noisy, time, conditions), wanted).item()
+            which, time = (
+                torch.randint(len(latents), (1,), generator=generator),
+                torch.randint(1000, (1,), generator=generator),
+            )
+            noise, a = torch.randn(1, 4, 8, 8, generator=generator), alphas[time]
+            noisy = a.sqrt() * latents[which] + (1 - a).sqrt() * noise
+            total += F.mse_loss(fmn.predicted(pipeline.unet, noisy, time, conditions), noise).item()
         return total / 24
 
     assert loss(after) < 0.98 * loss(before)

@@ -8,48 +8,27 @@ text. With textual inversion (arXiv 2208.01618) the tokens are new ones, learned
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from lethe.bases.base import Base
 from lethe.bases.denoising import conditions_of, predicted
-from lethe.bases.diffusion import encode_images, noised, target
 from lethe.bases.embeddings import Words, with_words, words_in
-from lethe.bases.pixels import to_pixels
-from lethe.bases.schedulers import training_schedule
 from lethe.bases.text import TextEncoders
 from lethe.edits.edit import Edit
 from lethe.edits.weights import WeightEdit
 from lethe.erasure.attention import recorded_attention
+from lethe.erasure.noising import Pictures
 from lethe.erasure.student import Student
 from lethe.erasure.training import Budget, train
 from lethe.files.tensors import read_tensors, write_tensors
 from lethe.inputs.concepts import Concept
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What a base noises images by: products of 1 - betas `[timesteps]`, and what its U-Net predicts."""
-
-    alphas: Tensor
-    prediction: str
-
-    def drawn(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-        """One of the latents `[n, c, h, w]` with noise, `[1, c, h, w]`; its time `[1]`; what to predict; which one."""
-        which = int(torch.randint(len(latents), (), generator=generator))
-        time = torch.randint(len(self.alphas), (1,), generator=generator)
-        clean = latents[which : which + 1]
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        wanted = target(clean, noise, self.alphas, time, self.prediction)
-        return noised(clean, noise, self.alphas, time), time.to(clean.device), wanted, which
 
 
 def erase(
@@ -69,32 +48,33 @@ def erase(
     if not concepts:
         raise ValueError("fmn: `concepts` must hold at least one concept; got none")
     unet, seed = base.pipeline.unet, settings["seed"]
-    schedule = Schedule(*training_schedule(base.pipeline.scheduler))
     student = Student(unet, parameter_names(unet, settings["parameters"]))
-    latents, asked, looked, owner = [], [], [], []
+    shown, asked, looked, owner = [], [], [], []
     for number, (concept, images) in enumerate(zip(concepts, reads["images"], strict=True)):
-        size = np.shape(images[0])[:2]
-        latents.append(encode_images(base.pipeline.vae, to_pixels(images), seed=seed))
-        owner += [number] * len(latents[-1])
+        pictures = Pictures.of(base, images, seed=seed)
+        shown.append(pictures.latents)
+        owner += [number] * len(images)
         tokens = settings["inversion"]["tokens"] if settings["textual_inversion"] else None
         words = words_for(base.text, concept, tokens)
-        conditions = conditions_of(base.text, [words.prompt], size)
+        conditions = conditions_of(base.text, [words.prompt], pictures.size)
         if tokens is not None:
             added = conditions.added
-            learned = _learned(base, concept, words, latents[-1], schedule, added, settings, workspace, number)
+            learned = _learned(base, concept, words, pictures, added, settings, workspace, number)
             with torch.no_grad():
                 conditions = with_words(base.text, words, learned, added)
         asked.append(conditions)
         looked.append(looked_at(base.text.tokenizer, words, use_pooler=settings["use_pooler"]))
-    every = torch.cat(latents)
+    every = replace(pictures, latents=torch.cat(shown))
 
     with recorded_attention(unet) as recorder:
 
         def loss_of_step(generator: torch.Generator) -> Tensor:
-            noisy, time, _, which = schedule.drawn(every, generator)
+            which, times = every.drawn(1, generator)
+            noisy, _ = every.noisy(which, times, generator)
+            place = owner[int(which)]
             recorder.layers.clear()
-            recorder.tokens = looked[owner[which]].to(noisy.device)
-            predicted(student, noisy, time, asked[owner[which]])
+            recorder.tokens = looked[place].to(noisy.device)
+            predicted(student, noisy, times.to(noisy.device), asked[place])
             return attention_norm(recorder.layers)
 
         train(
@@ -162,8 +142,7 @@ def _learned(
     base: Base,
     concept: Concept,
     words: Words,
-    latents: Tensor,
-    schedule: Schedule,
+    pictures: Pictures,
     added: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     workspace: Path | None,
@@ -177,9 +156,7 @@ def _learned(
     values = beginnings(base.text, words, concept.name, seed=settings["seed"])
 
     def loss_of_step(generator: torch.Generator) -> Tensor:
-        noisy, time, wanted, _ = schedule.drawn(latents, generator)
-        made = predicted(frozen, noisy, time, with_words(base.text, words, values, added))
-        return F.mse_loss(made.float(), wanted.float())
+        return pictures.mean_loss(frozen, with_words(base.text, words, values, added), 1, generator)
 
     chosen = settings["inversion"]
     train(
