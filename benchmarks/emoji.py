@@ -52,8 +52,6 @@ class Emoji:
         self.pipeline = api.load(self.config["bases"][chosen["base"]]["model"], device="cpu")
         self.base = Base.of_pipeline(self.pipeline)
         known, names = read_concepts(Path(self.config["concepts"])), chosen["concepts"]
-        if isinstance(names, Mapping):
-            names = [concept.name for concept in known[: names["first"]]]
         self.concepts = sorted(
             (concept for concept in known if concept.name in names), key=lambda concept: concept.name
         )
