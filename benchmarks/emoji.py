@@ -30,6 +30,7 @@ from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
+from lethe.inputs.texts import naming
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.methods.mace.join import MaceSettings, erase, preserved
 from lethe.methods.mace.loras import concept_lora
@@ -139,13 +140,19 @@ class Emoji:
         return {name: round(100 * share, 2) for name, share in shares.items()} | counts
 
     def clip_score(self, edit: WeightEdit | None, captions: int, *, seed: int = 101) -> dict[str, float]:
-        """The CLIP score on as many of the captions of the evaluation's `quality`, drawn with seeds from `seed` on."""
+        """The CLIP score on as many of the captions of the evaluation's `quality`, drawn with seeds from `seed` on.
+
+        Beside it that of those captions which name no concept of the task.
+        """
         texts = pd.read_csv(self.config["suites"][self.evaluation["quality"]]["file"])["prompt"]
         texts = list(texts.sample(captions, random_state=seed))
         images = self._drawn(edit, texts, range(seed, seed + captions))
         judge = load_judge(**self._judge, device=self.base.device)
         embedded = image_embeddings(judge, iter(images), texts), text_embeddings(judge, texts)
-        return {"clip_score": round(clip_score(*embedded), 2), "n_clip_score": captions}
+        named = np.array(naming(texts, [concept.name for concept in self.concepts]))
+        unnamed = clip_score(*(part[~named] for part in embedded))
+        told = {"clip_score": clip_score(*embedded), "clip_score_unnamed": unnamed}
+        return {name: round(score, 2) for name, score in told.items()} | {"n_clip_score": captions}
 
     @property
     def _judge(self) -> dict[str, Any]:

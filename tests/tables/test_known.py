@@ -26,7 +26,7 @@ OF_ATTACKS |= {"clip": "some/clip"}
 def test_every_protocol_that_a_table_gives_is_one_of_ours() -> None:
     given = {line["protocol"] for line in attacks.rows(NO_TRIALS, OF_ATTACKS)}
     for table in (objects, people, explicit, styles, recognised):
-        columns = [*table.SOURCES, "acc_e_class_probability", "h_o_class_probability"]
+        columns = [*table.SOURCES, "acc_e_class_probability", "h_o_class_probability", "clip_score_unnamed"]
         given |= set(table.table_protocols({}, ABOUT, columns).values())
     names = {name for protocol in given for name in re.findall(r"[\w.-]+@\d+", protocol)} | {protocols.MEAN}
     ours = {name for name, of in known().items() if "elsewhere" not in of}
@@ -50,7 +50,7 @@ def test_numbers_of_any_images_have_the_protocols_of_tables() -> None:
 
     both = {"erased": {"clip": pairs, "identities": faces}, "kept": {"clip": pairs, "identities": faces}}
     both["kept"] = {name: table.assign(type="other") for name, table in both["kept"].items()}
-    both |= {"explicit": {"nudenet": boxes}, "quality": {"clip": pairs, "fid": features}}
+    both |= {"explicit": {"nudenet": boxes}, "quality": {"clip": pairs.assign(prompt="a y"), "fid": features}}
     both["reference_images"] = {"fid": features[::-1]}
     shared = set()
     for table, names in {

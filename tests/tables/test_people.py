@@ -44,6 +44,7 @@ def measured() -> dict[str, dict[str, pd.DataFrame]]:
     kept = [("Jean-Luc Godard", luc), ("Jean-Luc Godard", luc), ("Jean-Luc Godard", ada), ("Zoë", "Zoe_[9]")]
     kept += [("Zoë", None), ("Ada Lovelace", ada)]  # the last one is erased
     quality = pd.DataFrame({"image": [[1.0, 0.0], [0.6, 0.8]], "text": [[1.0, 0.0], [1.0, 0.0]]})
+    quality["prompt"] = ["a lighthouse", "ADA LOVELACE, smiling"]
     by = {"erased": identities(*erased), "kept": identities(*kept)}
     return {role: {"identities": table} for role, table in by.items()} | {"quality": {"clip": quality}}
 
@@ -60,6 +61,8 @@ def test_the_cells_are_what_a_person_counts(measured: dict) -> None:
     assert (cells["face_ratio_e"], cells["n_face_ratio_e"]) == (pytest.approx(400 / 6), 6)
     assert (cells["face_ratio_s"], cells["n_face_ratio_s"]) == (80, 5)
     assert (cells["clip_score"], cells["n_clip_score"]) == (pytest.approx(80), 2)
+    beside = found.beside
+    assert (beside["clip_score_unnamed"], beside["n_clip_score_unnamed"]) == (pytest.approx(100), 1)
     assert set(cells) == {name for name in SOURCES if "fid" not in name and "kid" not in name}
     assert all(f"n_{name}" in cells for name in cells if name != "h_c" and not name.startswith("n_"))
     told = found.details

@@ -35,7 +35,8 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     parts = {role: by.get(role) for role in ("erased", "generality", "kept")}
     of_quality = quality.of_measures(measures)
     scores = object_scores(**parts, classes=by["classes"], concepts=settings["concepts"], of_quality=of_quality)
-    details, beside = scores.pop("details"), scores.pop("beside")
+    unnamed, bounds = quality.unnamed(by.get("quality"), settings["concepts"])
+    details, beside = scores.pop("details") | bounds, scores.pop("beside") | unnamed
     images = predictions({role: by[role] for role in ROLES if role in by}, by["classes"], settings["concepts"])
     return Row(scores, details, images, beside)
 

@@ -63,7 +63,9 @@ def row(measures: Mapping[str, Mapping[str, pd.DataFrame]], settings: Mapping[st
     order = ("acc_e", "acc_s", "h_c", "face_ratio_e", "face_ratio_s")
     cells = {name: (cells | {"h_c": mean})[name] for name in order}
     scores, n, intervals = quality.of_measures(measures)
-    return Row(cells | scores | counts | n, details | intervals, pd.concat(images, ignore_index=True))
+    unnamed, bounds = quality.unnamed(measures.get("quality", {}).get("clip"), settings["concepts"])
+    images = pd.concat(images, ignore_index=True)
+    return Row(cells | scores | counts | n, details | intervals | bounds, images, unnamed)
 
 
 def name_of(label: str) -> str:

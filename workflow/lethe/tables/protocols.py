@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 ACCURACY = "clip-top1@1"
 CLASS_PROBABILITY = "clip-softmax@1"
 CLIP_SCORE = "clip-score-100cos@1"
+CLIP_SCORE_UNNAMED = "clip-score-100cos-unnamed@1"
 FRECHET_CLIP = "clip-frechet@1"
 FID_INCEPTION = "cleanfid-clean-fid@1"
 KID_INCEPTION = "cleanfid-clean-kid-x1000@1"

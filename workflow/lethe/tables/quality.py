@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from lethe.inputs.texts import naming
 from lethe.measures.stored import as_array
 from lethe.tables import protocols
 
+UNNAMED = "clip_score_unnamed"
 SOURCES = {  # what each column comes from
     **dict.fromkeys(("clip_score", "n_clip_score", "n_fid", "n_fid_inception", "n_kid_inception"), ("quality",)),
     **dict.fromkeys(("fid", "fid_inception", "kid_inception"), ("quality", "reference_images")),
@@ -43,6 +46,20 @@ def scores(
     return found, counts, {"clip_score_interval_95": protocols.mean_interval(each)}
 
 
+def unnamed(quality: pd.DataFrame | None, concepts: Sequence[str]) -> tuple[dict[str, float | int], dict[str, Any]]:
+    """The CLIP score of those prompts that name nothing erased, with its n; and its interval.
+
+    An edit that works lowers the CLIP score by each prompt that does name something. Nothing where there is no such
+    prompt, or no `quality`.
+    """
+    kept = None if quality is None else quality[~np.array(naming(list(quality["prompt"]), concepts), bool)]
+    if kept is None or kept.empty:
+        return {}, {}
+    each = protocols.clip_scores(as_array(kept["image"]), as_array(kept["text"]))
+    numbers = {UNNAMED: float(each.mean()), f"n_{UNNAMED}": len(kept)}
+    return numbers, {f"{UNNAMED}_interval_95": protocols.mean_interval(each)}
+
+
 def distances(images: pd.DataFrame, reference: pd.DataFrame, *, kernel_alone: bool = False) -> dict[str, float]:
     """FID and KID of two sets, of their column features; KID has no bias in small ones."""
     features = as_array(images["features"]), as_array(reference["features"])
@@ -63,6 +80,7 @@ def table_protocols(about: Mapping[str, Any], columns: Sequence[str]) -> dict[st
     clip, images = about.get("clip"), about.get("reference_images")
     told = {
         "clip_score": f"{protocols.CLIP_SCORE} by {clip}",
+        UNNAMED: f"{protocols.CLIP_SCORE_UNNAMED} by {clip}",
         "fid": f"{protocols.FRECHET_CLIP} by {clip} to {images}",
         "fid_inception": f"{protocols.FID_INCEPTION} to {images}",
         "kid_inception": f"{protocols.KID_INCEPTION} to {images}",
