@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lethe.pictures import attacks
 from lethe.pictures.attacks import Pair, beside, curves, pairs, relearned, strongest
 
 EDITS = [["original", "original"], ["uce", "t/uce"]]
@@ -53,6 +54,20 @@ def test_relearning_is_counted_by_edit_sort_and_steps() -> None:
         ("uce", "other images", 5),
         ("new word", "new word", 10),
     }
+
+
+def test_thirteen_methods_have_lines_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"method {number}" for number in range(13)]
+    rows = [trial(f"t/{name}", 0.9, part=f"concept images, {n} steps") for name in names for n in (0, 5)]
+    rows += [trial("original", 0.1, part="new word, 5 steps", arm="control")]
+    found = relearned(pd.DataFrame(rows), [["original", "original"], *([name, f"t/{name}"] for name in names)])
+    drawn = {}
+    monkeypatch.setattr(attacks, "save_panels", lambda figure, axes, *_, **__: drawn.update(figure=figure))
+    curves(tmp_path / "curves.png", found, title="t")
+    lines = drawn["figure"].axes[0].get_lines()
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+    assert looks.keys() == {*names, "new word"}
+    assert len(set(looks.values())) == 14
 
 
 def test_pictures_are_written_where_nothing_was_found_too(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.attacks.trials import CONCEPT_IMAGES, NEW_WORD, OTHER_IMAGES
-from lethe.pictures.figures import plt, save_figure, save_panels
+from lethe.pictures.figures import UNLIKE, plt, save_figure, save_panels
 from lethe.tables.attacks import reported
 from lethe.tables.protocols import interval
 
@@ -104,14 +105,16 @@ def curves(path: Path, found: pd.DataFrame, *, title: str) -> None:
         1, len(sorts), figsize=(3.6 * len(sorts) + 1.4, 3.4), sharey=True, squeeze=False, layout="constrained"
     )
     names = list(dict.fromkeys(found["line"]))
-    colours = dict(zip(names, plt.rcParams["axes.prop_cycle"].by_key()["color"] * len(names), strict=False))
+    styles = dict(zip(names, cycle(UNLIKE), strict=False)) | {
+        NEW_WORD: dict(color="0.4", linestyle=(0, (1, 1)), marker="x")
+    }
     for axis, sort in zip(axes[0], sorts, strict=True):
         shown = found[found["sort"].isin([sort, NEW_WORD] if sort == CONCEPT_IMAGES else [sort])]
         for name in dict.fromkeys(shown["line"]):
             line = shown[shown["line"] == name].sort_values("steps")
-            style = dict(color="0.4", linestyle="--") if name == NEW_WORD else dict(color=colours[name])
-            axis.plot(line["steps"], line["value"], marker="o", markersize=4, label=name, **style)
-            axis.fill_between(line["steps"], line["low"], line["high"], alpha=0.12, linewidth=0, color=style["color"])
+            (drawn,) = axis.plot(line["steps"], line["value"], markersize=4, label=name, **styles[name])
+            band = dict(alpha=0.12, linewidth=0, color=drawn.get_color())
+            axis.fill_between(line["steps"], line["low"], line["high"], **band)
         axis.set_title(f"finetuned on {sort}", fontsize=10)
         axis.set_xticks(sorted(shown["steps"].unique()))
     up, across = "percent with the concept", "steps of finetuning"

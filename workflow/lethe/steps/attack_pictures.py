@@ -23,11 +23,11 @@ def run(job: Job) -> None:
         return Pair(images[0], images[1] if len(images) > 1 else None, f"{mine['concept']}: {words}")
 
     methods = [(method, edit) for method, edit in settings.edits if edit != "original"]
-    grid = [[pair(edit, probe) for _, edit in methods] for probe in settings.probes]
+    grid = [[pair(edit, probe) for probe in settings.probes] for _, edit in methods]
     pairs(
         job.out["figure"],
         grid,
-        columns=[method for method, _ in methods],
-        rows=settings.probes,
+        columns=settings.probes,
+        rows=[method for method, _ in methods],
         title=f"{settings.task}: what each probe brought back best, beside the base's image of the same seed",
     )
