@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("bad_input")  # so that a case that fails says what differs
 torch.set_num_threads(1)
+# Processes that tests start, too: with more threads than cores each waits for the others at every step.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WINDOW = 77  # of Stable Diffusion
 WIDTH = 32  # of the text states

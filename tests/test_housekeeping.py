@@ -13,6 +13,7 @@ import yaml
 
 from bad_input import Case, each_of
 from emoji_world.plan import EmojiPlan
+from lethe.__main__ import parser_of
 from lethe.jobs import Step
 from lethe.plan import Plan
 from lethe.plugins import kinds, manifest
@@ -92,6 +93,17 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert len(marked) == 1
     assert "pytest" in marked[0]
     assert "<!-- test command -->" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_commands_that_documents_name_are_there() -> None:
+    """In code letters, at the beginning of a line of a block, and in the notebook."""
+    commands = re.findall(r"^    ([a-z]+) ", parser_of(measures=False).format_help(), re.MULTILINE)
+    documents = [ROOT / name for name in ("README.md", "config/README.md", "results/README.md")]
+    documents += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").glob("*.ipynb")]
+    told = {
+        word for path in documents for word in re.findall(r"(?:`|^)lethe ([a-z][\w-]*)", path.read_text(), re.MULTILINE)
+    }
+    assert told - {"warm"} == set(commands)  # `lethe warm` is the name of a process
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

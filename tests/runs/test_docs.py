@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -47,7 +48,13 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     found = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     pictures = [output for outputs in found for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == shown == 3
-    assert "['ship'" in str(found)
+    told = [output["text"] for outputs in found for output in outputs if output.get("name") == "stdout"]
+    before, closed_form, trained = (ast.literal_eval(line) for line in "".join(told).splitlines()[:3])
+    assert before == ["ship", "ship", "bird", "cat", "house", "guitar"]
+    assert closed_form[3:] == trained[3:] == before[3:]
+    assert not {"ship", "bird"} & {*closed_form[:3]}
+    assert "ship" not in trained
+    assert trained[2] == "bird"
 
 
 def test_readmes_example_erases_what_the_model_knows(tmp_path: Path) -> None:
