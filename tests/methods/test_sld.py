@@ -321,7 +321,7 @@ def test_the_manifest_is_whole_and_its_defaults_are_valid(kind: str) -> None:
     method = importlib.import_module(about.module)
     assert callable(method.erase)
     assert callable(method.guide)
-    assert (tuple(about.reads), dict(about.more), about.settings["required"]) == ((), {}, [])
+    assert (tuple(about.reads), set(about.more), about.settings["required"]) == ((), {"remedy"}, [])
     schema = about.settings | {"$defs": frame()["$defs"]}
     Draft202012Validator.check_schema(schema)
     usual = {name: rule["default"] for name, rule in about.settings["properties"].items()}
