@@ -245,6 +245,7 @@ def test_a_text_that_is_a_statement_of_its_own_is_no_code() -> None:
 @example(["def f(): '''A docstring'''; return 1"])
 @example(["def f():", "    '''A docstring''' # with a comment", "    return 1"])
 @example(["def f():", "    '''A docstring", "", "    of two lines'''", "    return 1"])
+@example(["def f():", "    return 1", "    '''A docstring'''"])
 def test_bare_source_means_the_same(lines: list[str]) -> None:
     source = "\n".join(lines)
     try:
@@ -263,13 +264,18 @@ def test_bare_source_means_the_same(lines: list[str]) -> None:
 
 
 class WithoutDocstrings(ast.NodeTransformer):
-    """Definitions and modules without their docstrings, nor the texts after these, which mean as little."""
+    """Definitions and modules without their docstrings, nor other statements that are a text, which mean as little."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
-        while isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            body = [one for one in node.body if not (isinstance(one, ast.Expr) and _is_text(one.value))]
+            node.body = body or ([] if isinstance(node, ast.Module) else [ast.Pass()])
         return node
+
+
+def _is_text(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def test_the_python_on_path_must_be_able_to_run_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
