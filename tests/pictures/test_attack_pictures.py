@@ -11,6 +11,7 @@ from PIL import Image
 
 from lethe.pictures import attacks
 from lethe.pictures.attacks import Pair, beside, curves, pairs, relearned, strongest
+from lethe.pictures.figures import plt
 
 EDITS = [["original", "original"], ["uce", "t/uce"]]
 
@@ -65,6 +66,7 @@ def test_thirteen_methods_have_lines_that_differ(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(attacks, "save_panels", lambda figure, axes, *_, **__: drawn.update(figure=figure))
     curves(tmp_path / "curves.png", found, title="t")
     lines = drawn["figure"].axes[0].get_lines()
+    plt.close(drawn["figure"])
     looks = {line.get_label(): (line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
     assert looks.keys() == {*names, "new word"}
     assert len(set(looks.values())) == 14
