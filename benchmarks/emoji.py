@@ -30,7 +30,7 @@ from lethe.inputs.concepts import Concept, read_concepts
 from lethe.inputs.priors import prior_texts
 from lethe.inputs.suites import class_names
 from lethe.inputs.templates import fill, read_templates, template_file
-from lethe.inputs.texts import naming
+from lethe.inputs.texts import name_occurs
 from lethe.measures.clip import image_embeddings, load_judge, text_embeddings
 from lethe.methods.mace.join import MaceSettings, erase, preserved
 from lethe.methods.mace.loras import concept_lora
@@ -149,7 +149,7 @@ class Emoji:
         images = self._drawn(edit, texts, range(seed, seed + captions))
         judge = load_judge(**self._judge, device=self.base.device)
         embedded = image_embeddings(judge, iter(images), texts), text_embeddings(judge, texts)
-        named = np.array(naming(texts, [concept.name for concept in self.concepts]))
+        named = np.array(name_occurs(texts, [concept.name for concept in self.concepts]))
         unnamed = clip_score(*(part[~named] for part in embedded))
         told = {"clip_score": clip_score(*embedded), "clip_score_unnamed": unnamed}
         return {name: round(score, 2) for name, score in told.items()} | {"n_clip_score": captions}

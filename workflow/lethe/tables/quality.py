@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.inputs.texts import naming
+from lethe.inputs.texts import name_occurs
 from lethe.measures.stored import as_array
 from lethe.tables import protocols
 
@@ -52,7 +52,7 @@ def unnamed(quality: pd.DataFrame | None, concepts: Sequence[str]) -> tuple[dict
     An edit that works lowers the CLIP score by each prompt that does name something. Nothing where there is no such
     prompt, or no `quality`.
     """
-    kept = None if quality is None else quality[~np.array(naming(list(quality["prompt"]), concepts), bool)]
+    kept = None if quality is None else quality[~np.array(name_occurs(list(quality["prompt"]), concepts), bool)]
     if kept is None or kept.empty:
         return {}, {}
     each = protocols.clip_scores(as_array(kept["image"]), as_array(kept["text"]))
