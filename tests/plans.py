@@ -211,7 +211,7 @@ def several() -> dict:
 
 
 def attacked() -> dict:
-    """The usual one with a further task whose edits are attacked, by one probe; another one is named by nothing."""
+    """The usual one with a further task whose edits are attacked."""
     config = usual()
     task = {"base": "emoji", "concepts": ["ship", "bird"], "methods": ["mace-naive"], "evaluation": "attacks"}
     config["tasks"]["brought-back"] = task | {"suites": []}
@@ -220,8 +220,9 @@ def attacked() -> dict:
     listed = {"hyponym_column": "object", "hypernym_column": "other", "prompt_column": "word"}
     tables = {"hypernyms": "resources/things.tsv", "prompts": "resources/other_things.tsv"}
     config["probes"] = {"name-ladder": listed | tables, "again": {"kind": "relearning"}}
+    config["probes"]["sweep"] = {"kind": "vocabulary-sweep"}
     config["evaluations"]["attacks"] = {
-        "probes": ["name-ladder", "again"],
+        "probes": ["name-ladder", "again", "sweep"],
         "clip": "judge",
         "classifier": "second",
         "classes": {"table": "resources/classes.tsv", "column": "object"},

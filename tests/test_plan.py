@@ -347,12 +347,13 @@ SEVERAL_KEYS: dict[str, tuple[Any, Steps]] = {
 AFTER_TRIALS = {"attack_table", "attack_pictures"}
 AFTER_LADDER = {"probe", "base:probe"} | AFTER_TRIALS
 AFTER_PROBE = {"attack_curves"} | AFTER_LADDER
+AFTER_WORDS = {"words", "base:words"} | AFTER_LADDER
 AFTER_CONTROLS = {"controls"} | AFTER_PROBE
-OF_EDIT = {"losses", "edit", "probe", "attack_curves"} | AFTER_TRIALS
+OF_EDIT = {"losses", "edit", "words", "probe", "attack_curves"} | AFTER_TRIALS
 ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "tasks.brought-back.base": (
         "other",
-        {"images", "masks", "moments", "lora", "mask_sheets", "controls", "base:probe"} | OF_EDIT,
+        {"images", "masks", "moments", "lora", "mask_sheets", "controls", "base:words", "base:probe"} | OF_EDIT,
     ),
     "tasks.brought-back.concepts": (["ship"], {"mask_sheets"} | OF_EDIT),
     "tasks.brought-back.methods": (["mace"], {"lora", "anchor_images"} | OF_EDIT),
@@ -382,6 +383,12 @@ ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "probes.again.batch": (3, AFTER_PROBE),
     "probes.again.learning_rate": (1.0e-3, AFTER_PROBE),
     "probes.again.reported_at": (20, AFTER_PROBE),
+    "probes.sweep.kind": (f"{TWIN}-of-vocabulary-sweep", AFTER_WORDS),
+    "probes.sweep.tokens": (30, AFTER_WORDS),
+    "probes.sweep.steps": (2, AFTER_WORDS),
+    "probes.sweep.kept": (2, AFTER_WORDS),
+    "probes.sweep.prompt": ("one {}", AFTER_WORDS),
+    "probes.sweep.names": (True, AFTER_WORDS),
     "evaluations.attacks.kind": (f"{TWIN}-of-attacks", {"attack_table"}),
     "evaluations.attacks.probes": (["again"], {"attack_table", "attack_pictures"}),
     "evaluations.attacks.clip": ("other", AFTER_CONTROLS),
@@ -392,7 +399,7 @@ ATTACKED_KEYS: dict[str, tuple[Any, Steps]] = {
     "evaluations.attacks.ghosts.table": ("resources/other_ghosts.tsv", AFTER_CONTROLS),
     "evaluations.attacks.ghosts.column": ("word", AFTER_CONTROLS),
     "evaluations.attacks.ghosts.attacked": (1, {"attack_table"}),
-    "evaluations.attacks.search": ([1, 2], AFTER_PROBE),
+    "evaluations.attacks.search": ([1, 2], AFTER_WORDS | AFTER_PROBE),
     "evaluations.attacks.report": ([101, 102], AFTER_PROBE),
     "evaluations.attacks.controls.images": (7, AFTER_CONTROLS),
     "evaluations.attacks.controls.first_seed": (7, AFTER_CONTROLS),
@@ -597,9 +604,10 @@ def _library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}.yaml")
             module = shipped.split("/")[0].replace("-", "_")
             (folder / room / f"{TWIN}.py").write_text(f"import lethe.{room}.{module}\n")
-        for room, shipped in (("tables", "attacks"), ("probes", "relearning")):
+        for room, shipped in (("tables", "attacks"), ("probes", "relearning"), ("probes", "vocabulary-sweep")):
             shutil.copy(folder / room / f"{shipped}.yaml", folder / room / f"{TWIN}-of-{shipped}.yaml")
-            (folder / room / f"{TWIN}_of_{shipped}.py").write_text(f"import lethe.{room}.{shipped}\n")
+            module = shipped.replace("-", "_")
+            (folder / room / f"{TWIN}_of_{module}.py").write_text(f"import lethe.{room}.{module}\n")
         patch.setattr(plugins, "LIBRARY", folder)
         patch.setattr(templates, "SHIPPED", Path(OWN_TEMPLATES))
         forget()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +13,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from attacked import SHIP, SMALL, base_of, edits_for, probed, workspace_for
+from attacked import SHIP, SMALL, base_of, edits_for, probed, settings_for, workspace_for
 from lethe.attacks.controls import random_weights
 from lethe.attacks.trials import ATTACK, COLUMNS, REPORT, SEARCH, SPENT, VERDICTS
+from lethe.attacks.workspace import Drawing
 from lethe.bases.pipeline import text_encoders
+from lethe.inputs.concepts import Concept
 from lethe.plugins import kinds, manifest
+from lethe.probes import vocabulary_sweep
+from lethe.steps.probe import words_in
+from lethe.steps.words import write_words
 
 FORMS = ["none", "guidance", "adapters"]  # new weights are on the other families
 
@@ -34,6 +41,7 @@ def test_every_probe_is_tested_here() -> None:
     assert set(SMALL) == set(kinds("probes"))
     for kind in SMALL:
         assert set(manifest("probes", kind).more) <= {"controls", "pictures", "attack"}
+        assert set(manifest("probes", kind).reads) <= {"words"}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -93,6 +101,26 @@ def test_a_probe_repeats_itself_to_the_byte(pipeline: DiffusionPipeline) -> None
     one, other = (probed(base_of(pipeline), "unlearndiffatk", None, workspace_for()) for _ in range(2))
     pd.testing.assert_frame_equal(one.frame(), other.frame())
     assert all(np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True))
+
+
+@pytest.mark.parametrize("name", ["ship", "bird"])
+def test_words_drawn_once_for_all_concepts_are_those_that_each_would_draw(
+    pipeline: DiffusionPipeline, tmp_path: Path, name: str
+) -> None:
+    """To the trial, the image and what was spent; words of the concept's own name are left out either way."""
+    base, edit, space = base_of(pipeline), edits_for(pipeline)["weights"], workspace_for(name)
+    settings = settings_for("vocabulary-sweep", tokens=1000)
+    drawing, concept = Drawing(space.sampling), Concept(name, "object", "ground")
+    drawn = vocabulary_sweep.words(base, edit, settings, drawing, seed=space.seed, image_seed=space.search[0])
+    write_words(tmp_path / "words.zip", drawn, drawing, 1, {})
+    shared = replace(space, **words_in(tmp_path / "words.zip"))
+    one, other = (vocabulary_sweep.probe(base, edit, concept, settings, where) for where in (space, shared))
+    pd.testing.assert_frame_equal(one.frame(), other.frame())
+    assert all(np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True))
+    searched = one.frame().query("part == 'word'")
+    assert len(searched) == len(drawn[0]) - 1
+    assert name not in set(searched["prompt"])
+    assert name in {word.prompt for word in drawn[0]}
 
 
 def test_random_weights_are_others_and_go_again(pipeline: DiffusionPipeline) -> None:

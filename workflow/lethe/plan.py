@@ -542,30 +542,59 @@ class Plan:
     )
     def probe(self, base: str, evaluation: str, attacked: str, concept: str, probe: str) -> Told:
         """A probe on an edit `task/method`, on the base as it is (original) or on one with random weights (random)."""
-        chosen, said = self.config["probes"][probe], self.probe_kind(probe)
-        of = self.attacked_concept(evaluation, concept)
+        of, files = self.attacked_concept(evaluation, concept), self.probe_files(probe)
         settings, reads, aside = self.judging(base, evaluation, of["kind"])
-        files = self.files_of(chosen, said)
-        seeds = {key: self.config["evaluations"][evaluation][key] for key in ("search", "report")}
-        told = self.with_models(chosen, said.settings, f"probes.{probe}")
-        told |= {key: self.given(path).content for key, path in files.items()}
-        settings |= seeds | dict(
+        settings |= self.told_of_probe(base, evaluation, attacked, probe) | dict(concept=of)
+        settings |= dict(report=self.config["evaluations"][evaluation]["report"])
+        drawn = self.words(base, evaluation, attacked, probe) if "words" in self.probe_kind(probe).reads else None
+        reads |= dict(
+            edit=self.attacked_edit(base, attacked),
+            thresholds=self.controls(base, evaluation)["thresholds"],
+            words=drawn,
+        )
+        reads |= {key: self.given(path) for key, path in files.items()}
+        return Told(settings, reads, aside | dict(probe_files=files), self.probing(attacked, probe))
+
+    @step(images="results/{base}/words/{evaluation}/{attacked}/{probe}.zip")
+    def words(self, base: str, evaluation: str, attacked: str, probe: str) -> Told:
+        """What a probe that reads it draws of every word, whatever the concept."""
+        settings = self.numeric(base) | dict(sampling=self.config["sampling"], seed=self.config["seed"])
+        settings |= self.told_of_probe(base, evaluation, attacked, probe)
+        reads = dict(edit=self.attacked_edit(base, attacked))
+        return Told(settings, reads, plugins=self.probing(attacked, probe), doing=f"every word drawn by {attacked}")
+
+    def told_of_probe(self, base: str, evaluation: str, attacked: str, probe: str) -> dict[str, Any]:
+        """A probe's kind, settings and seeds of its search, and what it is of."""
+        said = self.probe_kind(probe)
+        told = self.with_models(self.config["probes"][probe], said.settings, f"probes.{probe}")
+        told |= {key: self.given(path).content for key, path in self.probe_files(probe).items()}
+        return dict(
             kind=said.name,
             probe={key: value for key, value in told.items() if key != "kind"},
-            concept=of,
+            search=self.config["evaluations"][evaluation]["search"],
             about=dict(base=base, edit=attacked, evaluation=evaluation, probe=probe),
         )
-        made = None if attacked in STAND_INS else self.edit(base, *attacked.split("/"))
-        plugins = [said.module]
-        if made and (method := self.methods(attacked.split("/")[0])[attacked.split("/")[1]]).more.get("form"):
-            plugins.append(method.module)
-        reads |= dict(edit=made, thresholds=self.controls(base, evaluation)["thresholds"])
-        reads |= {key: self.given(path) for key, path in files.items()}
-        return Told(settings, reads, aside | dict(probe_files=files), plugins)
+
+    def attacked_edit(self, base: str, attacked: str) -> Job | None:
+        """The edit that is attacked, where it is one."""
+        return None if attacked in STAND_INS else self.edit(base, *attacked.split("/"))
+
+    def probing(self, attacked: str, probe: str) -> list[str]:
+        """The modules of a probe, and of the method whose edit it attacks where that has a form of its own."""
+        plugins = [self.probe_kind(probe).module]
+        if attacked not in STAND_INS:
+            task, method = attacked.split("/")
+            if (said := self.methods(task)[method]).more.get("form"):
+                plugins.append(said.module)
+        return plugins
 
     def probe_kind(self, probe: str) -> Manifest:
         """What the kind of a probe says of itself."""
         return manifest("probes", self.config["probes"][probe]["kind"])
+
+    def probe_files(self, probe: str) -> dict[str, str]:
+        """Where the files are that a probe's settings name."""
+        return self.files_of(self.config["probes"][probe], self.probe_kind(probe))
 
     def files_of(self, settings: Mapping[str, Any], said: Manifest) -> dict[str, str]:
         """Where the files are that settings of a plug-in name."""

@@ -41,6 +41,25 @@ rule probe:
         COMMAND
 
 
+rule words:
+    input:
+        unpack(inputs(PLAN.words)),
+    output:
+        **outputs(PLAN.words),
+    log:
+        PLAN.words.step.log,
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks(probe_asks, base_model),
+    params:
+        **told(PLAN.words),
+    message:
+        MESSAGE
+    shell:
+        COMMAND
+
+
 rule attack_table:
     input:
         unpack(inputs(PLAN.attack_table)),

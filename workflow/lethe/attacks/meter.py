@@ -37,10 +37,10 @@ class Spent:
 
 
 class Meter:
-    """Counts while a pipeline is watched; `spent` is what it was until now."""
+    """Counts while a pipeline is watched; `spent` is what it was until now, from what had been spent `before`."""
 
-    def __init__(self) -> None:
-        self.spent = Spent()
+    def __init__(self, before: Spent | None = None) -> None:
+        self.spent = before or Spent()
 
     @contextmanager
     def watching(self, pipeline: DiffusionPipeline) -> Iterator[None]:

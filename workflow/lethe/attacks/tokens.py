@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def words_of(text: TextEncoders) -> list[int]:
     """The tokens that are a word by themselves: decoded and encoded again, each is itself, alone and before another.
 
-    Special tokens and parts of words are none, since what they decode to would be read otherwise; nor is what one of a
-    base's tokenizers reads otherwise than the other, such as the '!' with which SDXL's second one pads.
+    Special tokens and parts of words are none, since what they decode to would be read otherwise; nor is what nobody
+    can type, such as NUL, or what one of a base's tokenizers reads otherwise than the other, such as the '!' with which
+    SDXL's second one pads.
     """
     special = {token for tokenizer in text.tokenizers for token in tokenizer.all_special_ids}
     ids = [token for token in range(len(text.tokenizer)) if token not in special]
@@ -25,7 +26,8 @@ def words_of(text: TextEncoders) -> list[int]:
     for tokenizer in text.tokenizers:
         (behind,) = tokenizer("a", add_special_tokens=False)["input_ids"]
         read = tokenizer([f"{one} a" for one in texts], add_special_tokens=False)["input_ids"]
-        kept = [bool(one) and found == [token, behind] for token, one, found in zip(ids, texts, read, strict=True)]
+        found = zip(ids, texts, read, strict=True)
+        kept = [one.isprintable() and tokens == [token, behind] for token, one, tokens in found]
         ids, texts = ([value for value, keep in zip(values, kept, strict=True) if keep] for values in (ids, texts))
     return ids
 

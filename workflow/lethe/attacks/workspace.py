@@ -25,34 +25,16 @@ from lethe.inputs.templates import fill
 Drawn = Callable[[DiffusionPipeline, Sequence[Try], Sequence[int]], Sequence[np.ndarray]]
 """Images of tries, each with the seed at its place."""
 
+Words = tuple[Sequence[Try], Sequence[np.ndarray]]
+"""Tries and the image, uint8 `[h, w, 3]`, of each."""
+
 
 @dataclass(frozen=True)
-class Workspace:
-    """How probes draw and whom they ask.
-
-    sampling: scheduler, steps, guidance and batch.  prompt: how a concept is asked for, with `{}`.  chooser: the judge
-    by whom an attack chooses.  reporter: the one whose word counts.  search, report: seeds of the one and the other,
-    apart from each other.  seed: of all else that is drawn.  folder: for what a probe keeps to go on with after a
-    stop, or None.
-    """
+class Drawing:
+    """How images are drawn. sampling: scheduler, steps, guidance and batch.  meter: counts what that takes."""
 
     sampling: Mapping[str, Any]
-    prompt: str
-    chooser: Target
-    reporter: Target
-    search: Sequence[int]
-    report: Sequence[int]
-    seed: int
-    folder: Path | None = None
-    meter: Meter = field(default_factory=Meter)
-
-    def trials(self, concept: Concept) -> Trials:
-        """Trials to fill, in which what names the concept counts as naming it."""
-        return Trials(self.chooser, self.reporter, self.meter, [concept.name, *concept.synonyms])
-
-    def asked(self, phrase: str) -> str:
-        """The prompt that asks for a phrase."""
-        return fill(self.prompt, phrase)
+    meter: Meter = field(default_factory=Meter, kw_only=True)
 
     @contextmanager
     def pipeline_of(self, base: Base, edit: Edit | None) -> Iterator[DiffusionPipeline]:
@@ -74,6 +56,34 @@ class Workspace:
         rows = pd.DataFrame({"prompt": list(prompts), "evaluation_seed": list(seeds)})
         told = {key: self.sampling[key] for key in ("steps", "guidance", "batch")}
         return sample_rows(pipeline, rows, **told)
+
+
+@dataclass(frozen=True)
+class Workspace(Drawing):
+    """How probes draw and whom they ask.
+
+    prompt: how a concept is asked for, with `{}`.  chooser: the judge by whom an attack chooses.  reporter: the one
+    whose word counts.  search, report: seeds of the one and the other, apart from each other.  seed: of all else that
+    is drawn.  folder: for what a probe keeps to go on with after a stop, or None.  words: what `words` of the probe's
+    module drew for all concepts of an edit together, or None, and then the probe draws it.
+    """
+
+    prompt: str
+    chooser: Target
+    reporter: Target
+    search: Sequence[int]
+    report: Sequence[int]
+    seed: int
+    folder: Path | None = None
+    words: Words | None = None
+
+    def trials(self, concept: Concept) -> Trials:
+        """Trials to fill, in which what names the concept counts as naming it."""
+        return Trials(self.chooser, self.reporter, self.meter, [concept.name, *concept.synonyms])
+
+    def asked(self, phrase: str) -> str:
+        """The prompt that asks for a phrase."""
+        return fill(self.prompt, phrase)
 
     def draw_tries(self, pipeline: DiffusionPipeline, tries: Sequence[Try], seeds: Sequence[int]) -> list[np.ndarray]:
         """The same of tries that are no more than their prompts."""

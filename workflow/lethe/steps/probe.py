@@ -5,11 +5,16 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from lethe.attacks.controls import random_weights
+from lethe.attacks.meter import Meter, Spent
+from lethe.attacks.trials import Try
+from lethe.attacks.workspace import Words
 from lethe.bases.base import Base
 from lethe.edits.edit import Edit
-from lethe.files.shards import write_shard
+from lethe.files.shards import read_about, read_images, read_rows, write_shard
 from lethe.files.whole import written_whole
 from lethe.inputs.concepts import Concept
 from lethe.plugins import manifest
@@ -30,6 +35,8 @@ def run(job: Job) -> None:
     with workspace(out, job.record()) as folder, standing_in(base, settings.about["edit"], settings.seed):
         edit = next((Edit.load(path) for path in job.reads["edit"]), None)
         space = workspace_of(job, chooser, reporter, name=concept.name, at=at, folder=folder)
+        if drawn := job.reads["words"]:
+            space = replace(space, **words_in(drawn[0]))
         started = time.perf_counter()
         trials = module.probe(base, edit, concept, settings.probe | settings.probe_files, space)
         seconds = time.perf_counter() - started
@@ -50,6 +57,14 @@ def run(job: Job) -> None:
 def attacked_base(job: Job) -> Base:
     """The base, with the pipeline's own text encoders: what an attack puts into them is what the pipeline reads."""
     return Base.of_pipeline(base_of(job).pipeline, job.settings.base["name"])
+
+
+def words_in(shard: Path) -> dict[str, Words | Meter]:
+    """What was drawn of every word, and what that took, which counts as spent by each concept's attack."""
+    rows, spent = read_rows(shard), json.loads(read_about(shard)["spent"])
+    told = rows[["type", "prompt", "ids"]].itertuples(index=False)
+    tries = [Try(part, prompt, tuple(json.loads(ids))) for part, prompt, ids in told]
+    return {"words": (tries, read_images(shard)), "meter": Meter(Spent(**spent))}
 
 
 @contextmanager
