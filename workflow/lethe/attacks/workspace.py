@@ -25,7 +25,7 @@ from lethe.inputs.templates import fill
 Drawn = Callable[[DiffusionPipeline, Sequence[Try], Sequence[int]], Sequence[np.ndarray]]
 """Images of tries, each with the seed at its place."""
 
-Words = tuple[Sequence[Try], Sequence[np.ndarray]]
+DrawnWords = tuple[Sequence[Try], Sequence[np.ndarray]]
 """Tries and the image, uint8 `[h, w, 3]`, of each."""
 
 
@@ -75,7 +75,7 @@ class Workspace(Drawing):
     report: Sequence[int]
     seed: int
     folder: Path | None = None
-    words: Words | None = None
+    words: DrawnWords | None = None
 
     def trials(self, concept: Concept) -> Trials:
         """Trials to fill, in which what names the concept counts as naming it."""

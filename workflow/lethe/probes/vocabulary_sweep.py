@@ -13,7 +13,7 @@ import torch
 
 from lethe.attacks.tokens import naming, words_of
 from lethe.attacks.trials import ATTACK, SEARCH, Trials, Try
-from lethe.attacks.workspace import Drawing, Words, Workspace
+from lethe.attacks.workspace import Drawing, DrawnWords, Workspace
 from lethe.bases.base import Base
 from lethe.edits.edit import Edit
 from lethe.inputs.concepts import Concept
@@ -22,7 +22,7 @@ from lethe.inputs.templates import fill
 
 def words(
     base: Base, edit: Edit | None, settings: Mapping[str, Any], drawing: Drawing, *, seed: int, image_seed: int
-) -> Words:
+) -> DrawnWords:
     """Draw every word once. `seed` decides which, where there are too many, and `image_seed` is that of all images."""
     tokenizer, tokens = base.text.tokenizer, words_of(base.text)
     if len(tokens) > settings["tokens"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lethe.attacks.controls import random_weights
 from lethe.attacks.meter import Meter, Spent
 from lethe.attacks.trials import Try
-from lethe.attacks.workspace import Words
+from lethe.attacks.workspace import DrawnWords
 from lethe.bases.base import Base
 from lethe.edits.edit import Edit
 from lethe.files.shards import read_about, read_images, read_rows, write_shard
@@ -59,7 +59,7 @@ def attacked_base(job: Job) -> Base:
     return Base.of_pipeline(base_of(job).pipeline, job.settings.base["name"])
 
 
-def words_in(shard: Path) -> dict[str, Words | Meter]:
+def words_in(shard: Path) -> dict[str, DrawnWords | Meter]:
     """What was drawn of every word, and what that took, which counts as spent by each concept's attack."""
     rows, spent = read_rows(shard), json.loads(read_about(shard)["spent"])
     told = rows[["type", "prompt", "ids"]].itertuples(index=False)

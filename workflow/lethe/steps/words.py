@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lethe.attacks.workspace import Drawing, Words
+from lethe.attacks.workspace import Drawing, DrawnWords
 from lethe.edits.edit import Edit
 from lethe.files.shards import write_shard
 from lethe.plugins import manifest
@@ -28,7 +28,7 @@ def run(job: Job) -> None:
     write_words(job.out["images"], drawn, drawing, seed, settings.about)
 
 
-def write_words(path: Path, drawn: Words, drawing: Drawing, seed: int, about: Mapping[str, str]) -> None:
+def write_words(path: Path, drawn: DrawnWords, drawing: Drawing, seed: int, about: Mapping[str, str]) -> None:
     """Write what was drawn with a seed as a shard that says what it is of, and what drawing took."""
     tries, images = drawn
     rows = pd.DataFrame(
