@@ -21,7 +21,7 @@ from lethe.bases.pipeline import text_encoders
 from lethe.inputs.concepts import Concept
 from lethe.plugins import kinds, manifest
 from lethe.probes import vocabulary_sweep
-from lethe.steps.probe import words_in
+from lethe.steps.probe import read_words
 from lethe.steps.words import write_words
 
 FORMS = ["none", "guidance", "adapters"]  # new weights are on the other families
@@ -113,7 +113,7 @@ def test_words_drawn_once_for_all_concepts_are_those_that_each_would_draw(
     drawing, concept = Drawing(space.sampling), Concept(name, "object", "ground")
     drawn = vocabulary_sweep.words(base, edit, settings, drawing, seed=space.seed, image_seed=space.search[0])
     write_words(tmp_path / "words.zip", drawn, drawing, 1, {})
-    shared = replace(space, **words_in(tmp_path / "words.zip"))
+    shared = replace(space, **read_words(tmp_path / "words.zip"))
     one, other = (vocabulary_sweep.probe(base, edit, concept, settings, where) for where in (space, shared))
     pd.testing.assert_frame_equal(one.frame(), other.frame())
     assert all(np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True))

@@ -36,7 +36,7 @@ def run(job: Job) -> None:
         edit = next((Edit.load(path) for path in job.reads["edit"]), None)
         space = workspace_of(job, chooser, reporter, name=concept.name, at=at, folder=folder)
         if drawn := job.reads["words"]:
-            space = replace(space, **words_in(drawn[0]))
+            space = replace(space, **read_words(drawn[0]))
         started = time.perf_counter()
         trials = module.probe(base, edit, concept, settings.probe | settings.probe_files, space)
         seconds = time.perf_counter() - started
@@ -59,7 +59,7 @@ def attacked_base(job: Job) -> Base:
     return Base.of_pipeline(base_of(job).pipeline, job.settings.base["name"])
 
 
-def words_in(shard: Path) -> dict[str, DrawnWords | Meter]:
+def read_words(shard: Path) -> dict[str, DrawnWords | Meter]:
     """What was drawn of every word, and what that took, which counts as spent by each concept's attack."""
     rows, spent = read_rows(shard), json.loads(read_about(shard)["spent"])
     told = rows[["type", "prompt", "ids"]].itertuples(index=False)
